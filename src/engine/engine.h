@@ -1,0 +1,197 @@
+// The engine: a loaded model that computes. It knows tokens, sequences, ranges of KV cache, logits
+// and samplers; it knows no sockets, no requests and no peers.
+//
+// Owner: the worker's engine thread. Every call comes from that one thread, with two exceptions:
+// engine_interrupt, from any thread, and the text calls (tokenize, piece, render), which read
+// immutable data and may be called from one other thread.
+//
+// A sequence is a slot number 0 <= seq < limits.n_seq; its tokens have positions 0, 1, 2, ...
+// without gaps. The KV of a range [p0, p1) of a sequence can be exported as bytes and imported into
+// a sequence of another engine that holds exactly [0, p0). Those two calls are what streaming,
+// prefix deltas, disk and failover are made of.
+//
+// Implementations: engine_llama.c (llama.cpp), engine_fake.c (deterministic, for tests),
+// engine_paced.c (wraps another one and slows it down to given rates, for emulated machines).
+#ifndef ENGINE_ENGINE_H
+#define ENGINE_ENGINE_H
+
+#include "base/err.h"
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+// How the KV of a model can cross to another engine, best first. Found by probing (engine/probe.h).
+enum engine_handoff {
+    ENGINE_HANDOFF_NONE = 0,       // the model keeps no KV or state, or nothing came back exact
+    ENGINE_HANDOFF_WHOLE = 1,      // only the whole state at n-1
+    ENGINE_HANDOFF_RANGES = 2,     // ranges, each complete in itself
+    ENGINE_HANDOFF_LATE_STATE = 3, // ranges; the recurrent state travels in the last one only
+};
+const char *engine_handoff_name(enum engine_handoff h); // "none", "whole", "ranges", "ranges-late-state"
+int engine_handoff_parse(const char *name, enum engine_handoff *out);
+
+#define ENGINE_NAME_BYTES 128
+
+// What two engines must have in common before KV may pass between them, and what to call them.
+struct engine_identity {
+    char engine[32];                 // "llama.cpp", "fake"
+    char build[64];                  // release and commit
+    char arch[64];                   // general.architecture
+    char model[ENGINE_NAME_BYTES];   // general.name or file name
+    char weights[32];                // file type, e.g. "Q4_0": may differ between P and D when allowed
+    uint64_t weights_hash;           // XXH3 of tensor names, shapes, types and of a sample of the data
+    uint64_t tokenizer_hash;         // XXH3 of vocabulary, merges and special tokens
+    uint32_t n_vocab, n_layer, n_embd, n_head, n_head_kv, n_swa, n_ctx_train;
+    char type_k[16], type_v[16];     // "f16", "q8_0", ...
+    uint32_t attention_layout;       // bit 0: flash attention (V not transposed), bit 1: recurrent, bit 2: hybrid, bit 3: full-size SWA cache
+};
+// 0, or ERR_MISMATCH with the first member that differs and both values. `same_weights` false
+// allows weights, weights_hash and model to differ.
+int engine_identity_compare(const struct engine_identity *a, const struct engine_identity *b,
+                            bool same_weights, struct err *e);
+json_t *engine_identity_json(const struct engine_identity *id);
+int engine_identity_parse(const json_t *object, struct engine_identity *id, struct err *e);
+
+struct engine_limits {
+    uint32_t n_ctx;         // cells, shared by all sequences
+    uint32_t n_seq;         // sequences
+    uint32_t n_batch;       // most rows in one step
+    enum engine_handoff handoff; // as configured or probed
+    double kv_bytes_per_token;   // of an exported range
+    uint64_t state_bytes;        // of the part that does not grow with tokens (0: none)
+    bool has_tokenizer, has_chat_template;
+};
+
+// One token to compute. Rows of a step may belong to several sequences; rows of one sequence have
+// ascending positions that continue what the engine holds.
+struct engine_row {
+    int32_t token;
+    uint32_t pos;
+    uint32_t seq;
+    bool want_logits;
+};
+
+struct engine_sampling {
+    float temperature; // <= 0: greedy
+    float top_p;       // 1: off
+    int32_t top_k;     // 0: off
+    float min_p;       // 0: off
+    uint32_t seed;
+    float repeat_penalty;    // 1: off
+    float frequency_penalty; // 0: off
+    float presence_penalty;  // 0: off
+    const char *grammar;     // GBNF, NULL: none
+};
+void engine_sampling_default(struct engine_sampling *s); // temperature 0.8, top_p 0.95, top_k 40, min_p 0.05
+
+struct engine;
+struct engine_sampler;
+
+// What an export in progress looks like to the caller. One export per engine at a time.
+enum engine_export_state { ENGINE_EXPORT_BUSY = 0, ENGINE_EXPORT_DONE = 1 };
+
+// Called from inside a step for every layer whose K and V rows of the step are complete, if the
+// engine can: `data` (K rows then V rows of layer `layer`, n bytes) is only valid during the call.
+typedef void engine_tile_callback(void *ctx, uint32_t layer, const void *data, size_t n);
+
+struct engine_ops {
+    const char *name;
+    void (*free)(struct engine *g);
+    // Computes rows in order (0 < n <= limits.n_batch). ERR_CANCELLED after engine_interrupt:
+    // positions of this step are then absent. ERR_BUSY: no cells left. ERR_ENGINE otherwise.
+    int (*step)(struct engine *g, const struct engine_row *rows, size_t n, struct err *e);
+    // n_vocab floats of row `row` of the last step; it must have wanted them. Borrowed until the next step.
+    const float *(*logits)(struct engine *g, size_t row);
+    // Forgets positions [p0, p1) of seq (p1 = UINT32_MAX: to the end). Recurrent models accept only
+    // p0 = 0: anything else is ERR_UNSUPPORTED and changes nothing.
+    int (*remove)(struct engine *g, uint32_t seq, uint32_t p0, uint32_t p1, struct err *e);
+
+    // Bytes that exporting [p0, p1) now would take at most. `last` as in export_start.
+    size_t (*export_bytes)(struct engine *g, uint32_t seq, uint32_t p0, uint32_t p1, bool last);
+    // Starts copying the KV of [p0, p1) of seq into buf. `last`: this range ends at the hand-off
+    // point, so that LATE_STATE puts the recurrent state in. The buffer is the engine's until poll
+    // says DONE. Never disturbs the sequence.
+    int (*export_start)(struct engine *g, uint32_t seq, uint32_t p0, uint32_t p1, bool last,
+                        void *buf, size_t cap, struct err *e);
+    // ENGINE_EXPORT_DONE and *len, ENGINE_EXPORT_BUSY, or an error.
+    int (*export_poll)(struct engine *g, size_t *len, struct err *e);
+    // Appends [p0, p1) to seq, which holds [0, p0). The bytes are untrusted: every count, size,
+    // position and type is checked against what this engine would have written for that range
+    // before the model library sees it. ERR_CORRUPT / ERR_MISMATCH leave the sequence as it was.
+    int (*import)(struct engine *g, uint32_t seq, uint32_t p0, uint32_t p1, bool last,
+                  const void *data, size_t len, struct err *e);
+    // Tiles (optional, NULL = not supported): see engine_tile_callback; import_tile stages one layer of
+    // [p0, p1) and completes the range with the last layer.
+    int (*tiles_set)(struct engine *g, engine_tile_callback *callback, void *ctx);
+    int (*import_tile)(struct engine *g, uint32_t seq, uint32_t p0, uint32_t p1, uint32_t layer,
+                       const void *data, size_t len, struct err *e);
+
+    // ---- text ----
+    // Token ids of n bytes of UTF-8; caller frees. special: recognise special tokens in the text
+    // (true for rendered templates, false for a user's own words). add_bos: as the model wants it.
+    int (*tokenize)(struct engine *g, const char *text, size_t n, bool special, bool add_bos,
+                    int32_t **tokens, size_t *n_tokens, struct err *e);
+    // The bytes of a token (not NUL-terminated; may be an incomplete UTF-8 sequence). Returns the
+    // length, which is at most cap (256 is always enough). Special tokens give 0 bytes.
+    size_t (*piece)(struct engine *g, int32_t token, char *out, size_t cap);
+    bool (*is_end)(struct engine *g, int32_t token); // end of generation
+    // OpenAI chat request object (messages, tools, ...) -> new reference to
+    // {"prompt": text, "stop": [text...], "grammar": text|null}. ERR_INVALID for a request the
+    // template cannot render, with its reason.
+    int (*render)(struct engine *g, const json_t *request, json_t **rendered, struct err *e);
+
+    // ---- sampling ----
+    int (*sampler_new)(struct engine *g, const struct engine_sampling *s,
+                       struct engine_sampler **out, struct err *e);
+    void (*sampler_free)(struct engine *g, struct engine_sampler *sampler);
+    // Lets the sampler know a token that came from elsewhere (the prompt, for penalties).
+    void (*sampler_accept)(struct engine *g, struct engine_sampler *sampler, int32_t token);
+    // Draws from row `row` of the last step and accepts the token.
+    int32_t (*sample)(struct engine *g, struct engine_sampler *sampler, size_t row);
+
+    // Any thread: makes a running step (or an emulated wait) return ERR_CANCELLED soon. Sticky
+    // until the engine thread calls with on = false.
+    void (*interrupt)(struct engine *g, bool on);
+};
+
+// Common head of every implementation; implementations embed it first.
+struct engine {
+    const struct engine_ops *ops;
+    struct engine_identity identity;
+    struct engine_limits limits;
+};
+
+struct engine_options {
+    const char *model;     // path of a GGUF, or "fake[:key=value,...]"
+    uint32_t n_ctx;        // cells; 0: the model's own, at most 8192
+    uint32_t n_seq;        // default 4
+    uint32_t n_batch;      // rows per step; default 512
+    int n_threads;         // 0: cores
+    int n_gpu_layers;      // -1: all
+    const char *type_k, *type_v; // "f16" (default), "f32", "q8_0", ...
+    enum engine_handoff handoff; // what the probe found; ENGINE_HANDOFF_NONE turns exports off
+    void (*progress)(void *ctx, double share); // loading, 0..1; may be NULL
+    void *progress_ctx;
+};
+void engine_options_default(struct engine_options *o);
+
+// Loads. ERR_NOT_FOUND, ERR_CORRUPT (cut short, no GGUF), ERR_UNSUPPORTED (architecture), ...
+int engine_open(const struct engine_options *o, struct engine **out, struct err *e);
+
+// Wraps `inner` (takes it) so that a step with a prompt token takes slot = 1/prefill_tokens_per_s
+// each and a row with want_logits 1/decode_tokens_per_s. Counts the steps that did not fit.
+struct engine *engine_paced_new(struct engine *inner, double prefill_tokens_per_s,
+                                double decode_tokens_per_s);
+struct engine_pace_counts {
+    uint64_t steps, overruns;
+    double worst_ratio; // real time / slot of the worst step
+};
+// Zeroes for an engine that is not paced.
+struct engine_pace_counts engine_pace_get(const struct engine *g);
+
+// Writes a quantised copy of a GGUF ("Q4_0", "Q8_0", ...); the file appears whole or not at all.
+int engine_quantize(const char *from, const char *to, const char *type, struct err *e);
+
+#endif

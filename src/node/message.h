@@ -1,0 +1,125 @@
+// The JSON that control frames carry between gateway and worker, and between two workers.
+// This header is the contract; docs/wire.md shows examples. Unknown members are ignored, wrong
+// types are refused. Times are seconds (doubles) unless a name says otherwise; times inside a
+// timeline are seconds since the worker received the request.
+//
+// Every link begins with HELLO from the dialling side and WELCOME or REFUSED from the other:
+//
+//   HELLO   {"version":1, "role":"gateway"|"bulk"|"tool", "name":"..", "build":"tandem 0.1.0",
+//            "identity":{..engine_identity..} (role bulk), "same_weights":bool}
+//   WELCOME {"version":1, "name":"..", "build":"..", "identity":{..}, "limits":{"n_ctx":8192,
+//            "n_seq":4,"n_batch":512}, "handoff":"ranges", "kv_bytes_per_token":23040,
+//            "state_bytes":0, "rates":{"prefill_tokens_per_s":300,"decode_tokens_per_s":60},
+//            "facts":{"system":"..","cpu":"..","cores":2,"memory_bytes":..}, "paced":bool,
+//            "model":"smollm2-135m", "has_chat_template":true, "pid":123}
+//   REFUSED {"code":"mismatch", "message":".."}
+//
+// The gateway's requests (frame id = the gateway's request id, unique per link):
+//
+//   RENDER   {"chat":{..OpenAI request..}} or {"prompt":"text"} or {"tokens":[..]}
+//         -> RENDERED {"stop":[..],"grammar":text|null} + body: token ids
+//   GENERATE {"epoch":1,"max_tokens":n,"stop":[..],"ignore_eos":bool,"sampling":{"temperature":..,
+//             "top_p":..,"top_k":..,"min_p":..,"seed":..,"repeat_penalty":..,
+//             "frequency_penalty":..,"presence_penalty":..,"grammar":..},
+//             "timeline":bool, "handoff":null or {"host":"..","port":7077,"ticket":"hex32",
+//             "transfer":id,"stall_s":3.0,"serial":bool}} + body: token ids of the whole prompt
+//         -> PROGRESS {"phase":"prefill"|"handoff","done":tokens,"total":tokens}  (a few per second)
+//            TOKEN {"id":token,"text":"..","index":i}   text is valid UTF-8, may be "" while bytes are held back
+//            DONE {"finish":"stop"|"length","stop":".."|null,"prompt_tokens":n,"gen_tokens":n,"text":"rest held back",
+//                  "tokens_read":tokens this worker computed of the prompt, "tokens_imported":n,
+//                  "prefill_s":from receipt to the start of the first decode step,
+//                  "decode_s":from there to the last token, "handoff_end_s":..|null (end marker seen),
+//                  "tail_s":.. (decode worker's view: end of P's compute is in PREFILLED),
+//                  "kv_bytes":n,"fallback":null|"text","overruns":n,"worst_ratio":x,"timeline":[..]}
+//            FAILED {"code":"..","message":".."}
+//   PREFILL  {"epoch":1,"transfer":id,"ticket":"hex32","serial":bool,"upto":n-1,"from":p0,
+//             "link_bytes_per_s":guess|0,"timeline":bool} + body: token ids of the whole prompt
+//         -> ACCEPTED {} at once, then PROGRESS, then PREFILLED {"tokens":n,"compute_s":..,
+//            "export_s":..,"wait_s":..,"done_s":when the last token was computed,
+//            "sent_s":when the end marker left,"kv_bytes":n,"segments":n,"overruns":n,
+//            "worst_ratio":x,"timeline":[..]} or FAILED
+//   CANCEL {}, ABANDON {"reason":".."}, STATUS {} -> STATUS_IS {"requests":n,"transfers":n,
+//             "cells_used":n,"rates":{..},"memory":{..},"overruns":n,"worst_ratio":x}
+//
+// Timeline entries: {"what":"compute"|"export"|"send"|"import"|"decode","t0":s,"t1":s,"p0":n,"p1":n}
+//
+// Bulk link: PULL {"ticket":"hex32"} (id = transfer) answered by SEGMENT/BEAT/END or ABORT.
+#ifndef NODE_MESSAGE_H
+#define NODE_MESSAGE_H
+
+#include "base/err.h"
+#include "engine/engine.h"
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#define MESSAGE_TICKET_HEX 32
+#define MESSAGE_PORT 7077           // default of `tandem node`
+#define MESSAGE_MAX_TOKENS (1u << 20) // tokens of one prompt
+#define MESSAGE_STOPS_MAX 16
+#define MESSAGE_STOP_BYTES 256
+
+struct message_handoff {
+    bool present;
+    char host[256];
+    uint16_t port;
+    char ticket[MESSAGE_TICKET_HEX + 1];
+    uint64_t transfer;
+    double stall_s;
+    bool serial;
+};
+
+struct message_generate {
+    uint32_t epoch;
+    uint32_t max_tokens;
+    bool ignore_eos, timeline;
+    struct engine_sampling sampling;
+    char *grammar; // owned
+    char *stops[MESSAGE_STOPS_MAX]; // owned
+    size_t n_stops;
+    struct message_handoff handoff;
+};
+
+struct message_prefill {
+    uint32_t epoch;
+    uint64_t transfer;
+    char ticket[MESSAGE_TICKET_HEX + 1];
+    bool serial, timeline;
+    uint32_t from, upto;
+    double link_bytes_per_s;
+};
+
+int message_generate_parse(const json_t *head, struct message_generate *m, struct err *e);
+json_t *message_generate_json(const struct message_generate *m);
+void message_generate_fini(struct message_generate *m);
+int message_prefill_parse(const json_t *head, struct message_prefill *m, struct err *e);
+json_t *message_prefill_json(const struct message_prefill *m);
+
+struct message_hello {
+    uint32_t version;
+    char role[16];
+    char name[128];
+    char build[64];
+    bool has_identity, same_weights;
+    struct engine_identity identity;
+};
+int message_hello_parse(const json_t *head, struct message_hello *m, struct err *e);
+json_t *message_hello_json(const struct message_hello *m);
+
+struct message_welcome {
+    uint32_t version;
+    char name[128], build[64], model[ENGINE_NAME_BYTES];
+    struct engine_identity identity;
+    struct engine_limits limits;
+    double prefill_tokens_per_s, decode_tokens_per_s;
+    char system[64], cpu[128];
+    uint32_t cores;
+    uint64_t memory_bytes;
+    bool paced;
+    int64_t pid;
+};
+int message_welcome_parse(const json_t *head, struct message_welcome *m, struct err *e);
+json_t *message_welcome_json(const struct message_welcome *m);
+
+#endif

@@ -1,0 +1,77 @@
+// What differs by operating system: processes, cores, memory, paths. Whole files implement it per
+// system (os/linux.c, os/darwin.c); what is POSIX lives in os/posix.c.
+#ifndef OS_OS_H
+#define OS_OS_H
+
+#include "base/err.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+// ---- processes -----------------------------------------------------------------------------
+
+struct os_spawn {
+    const char *const *argv; // argv[0] is the path; NULL-terminated; never a shell string
+    const int *fds;          // descriptors the child gets as 3, 4, ... in this order
+    size_t n_fds;
+    int stderr_fd; // -1: inherit
+    int stdout_fd; // -1: inherit
+    bool die_with_parent; // Linux: PR_SET_PDEATHSIG(SIGKILL); elsewhere the child must watch fd 3 for EOF
+    bool new_group;       // own process group, so that os_kill_group reaches grandchildren
+};
+
+// Starts a child with every other descriptor closed and default signals. 0 and *pid, or an error
+// (ERR_NOT_FOUND when the program is not there).
+int os_spawn(const struct os_spawn *s, pid_t *pid, struct err *e);
+
+// How a child ended, in words ("exit code 3", "signal 6 (Aborted)").
+void os_exit_text(int wait_status, char *out, size_t out_bytes);
+
+// The folder of the running executable, without a trailing slash.
+int os_self_dir(char *out, size_t out_bytes, struct err *e);
+
+// ---- cores and memory -----------------------------------------------------------------------
+
+// Pins the calling thread (and threads it makes later) to the listed cores: "0", "0,2-3".
+// ERR_INVALID for a list that does not parse or names no core of this machine; ERR_UNSUPPORTED on macOS.
+int os_cpu_pin(const char *list, struct err *e);
+int os_cpu_count(void);
+// Names this thread for debuggers and `top -H` (15 bytes).
+void os_thread_name(const char *name);
+
+struct os_facts {
+    char system[64];  // "Linux 6.1.0 x86_64"
+    char cpu[128];    // model name
+    int cores;        // usable by this process
+    uint64_t memory_bytes;
+};
+void os_facts_get(struct os_facts *f);
+
+// Memory of a process in bytes: resident now, its peak, and the part of it that is private and
+// not backed by a file. 0 where the system does not tell.
+struct os_memory {
+    uint64_t resident_bytes;
+    uint64_t peak_bytes;
+    uint64_t anonymous_bytes;
+};
+int os_memory_get(pid_t pid, struct os_memory *m);
+
+// ---- paths ------------------------------------------------------------------------------------
+
+// XDG folders with /tandem appended; TANDEM_CACHE, TANDEM_CONFIG and TANDEM_STATE override whole.
+int os_cache_dir(char *out, size_t out_bytes, struct err *e);
+int os_config_dir(char *out, size_t out_bytes, struct err *e);
+int os_state_dir(char *out, size_t out_bytes, struct err *e);
+// mkdir -p with mode 0700.
+int os_mkdirs(const char *path, struct err *e);
+// Reads a whole regular file of at most max_bytes; adds a NUL; caller frees.
+int os_file_read(const char *path, size_t max_bytes, char **data, size_t *len, struct err *e);
+// Writes aside, fsyncs, renames: the file is either the old or the new content. mode as for chmod.
+int os_file_write(const char *path, const void *data, size_t len, mode_t mode, struct err *e);
+
+// Cryptographic randomness from the kernel; aborts if there is none.
+void os_random(void *out, size_t n);
+
+#endif
