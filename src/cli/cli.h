@@ -1,0 +1,61 @@
+// The program: a table of commands, one file each. Flags beat environment (TANDEM_*) beat file
+// (tandem.ini in the config folder). Every command has --help and --json; progress goes to stderr
+// and only to a terminal; NO_COLOR is honoured.
+//
+// Exit codes: 0 done, 1 it failed (the reason is on stderr), 2 wrong usage, 3 checked and the answer
+// is no (`check` finds no exact mode, `bench` misses a bound it was given).
+#ifndef CLI_CLI_H
+#define CLI_CLI_H
+
+#include "base/err.h"
+#include "node/node.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+
+struct cli_command {
+    const char *name;
+    const char *summary; // one line for `tandem --help`
+    int (*run)(int argc, char **argv); // argv[0] is the command's name; returns the exit code
+};
+extern const struct cli_command cli_serve, cli_node, cli_pair, cli_check, cli_bench, cli_demo,
+    cli_ps, cli_chat;
+
+enum cli_option_kind { CLI_FLAG, CLI_STRING, CLI_INT, CLI_DOUBLE, CLI_LIST };
+
+// One option; `value` points at bool, const char *, int64_t, double or struct cli_list.
+struct cli_option {
+    const char *name; // "--listen"
+    char letter;      // 'm' for -m, 0: none
+    enum cli_option_kind kind;
+    void *value;
+    const char *arg;  // "ADDR:PORT", NULL for flags
+    const char *help;
+    double min, max;  // for numbers; both 0: any
+};
+
+#define CLI_LIST_MAX 16
+struct cli_list {
+    const char *items[CLI_LIST_MAX];
+    size_t n;
+};
+
+// Parses argv[1..] against the table, after environment (TANDEM_LISTEN for --listen) and the ini
+// file's section [command]. --help prints `usage`, `about` and the table, and returns 1 in *done.
+// Positional arguments land in `rest` (NULL: none allowed). 0 or ERR_INVALID with the way out.
+int cli_parse(int argc, char **argv, const struct cli_option *options, const char *usage,
+              const char *about, struct cli_list *rest, bool *done, struct err *e);
+
+// Prints "tandem COMMAND: message" to stderr and returns 1 (2 for ERR_INVALID).
+int cli_fail(const char *command, const struct err *e);
+
+// The options every command that starts a worker shares (-m, --ctx, --threads, --gpu-layers, --kv-type,
+// --cpus, --parallel, --pace-prefill, --pace-decode, --link-rate, --tiles, --min-chunk), to be
+// appended to a command's own table.
+size_t cli_worker_options(struct node_worker_options *o, struct cli_option *out, size_t max);
+
+// A progress bar on stderr when it is a terminal; nothing otherwise.
+void cli_progress(const char *what, double share);
+void cli_progress_end(void);
+
+#endif

@@ -1,0 +1,64 @@
+// The node: a supervisor process that keeps one worker process alive, and the worker itself.
+//
+//   tandem serve / tandem node (supervisor)                 tandem-worker (one loaded model)
+//   +------------------------------+   socketpair, fd 3   +--------------------------------+
+//   | spawn, watch, restart with   |<-------------------->| engine thread: steps, exports, |
+//   | back-off; owns the listening |   listening socket,  |   imports, samples             |
+//   | socket while no worker runs  |-- fd 4 ------------->| a reader and a writer thread   |
+//   +------------------------------+                      |   per link, an accept thread   |
+//                                                         +--------------------------------+
+//
+// The worker accepts peers itself, so KV goes straight from its export buffer to the socket. While
+// no worker is ready, the supervisor answers on the same socket and says why.
+// An engine abort ends the worker alone; its requests fail with a clear error at whoever waits.
+#ifndef NODE_NODE_H
+#define NODE_NODE_H
+
+#include "base/err.h"
+#include "engine/engine.h"
+#include "net/net.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+// What a worker is started with; becomes its command line.
+struct node_worker_options {
+    struct engine_options engine;
+    const char *name;      // shown to peers; NULL: host name
+    const char *cpus;      // pin to these cores ("0", "0,2-3"); NULL: no
+    double pace_prefill, pace_decode; // tokens/s of an emulated machine; 0: native speed
+    double link_bytes_per_s;          // emulated link for what this worker sends in bulk; 0: native
+    struct net_key key;    // given to the worker over fd 3, never on the command line
+    const char *listen;    // "ADDR:PORT" for peers; NULL: no peers (a gateway's local worker only dials)
+    bool tiles;            // send the last chunk layer by layer
+    uint32_t min_chunk_tokens; // finest chunk (default 16)
+    uint32_t max_requests; // waiting and running together (default 64)
+};
+void node_worker_options_default(struct node_worker_options *o);
+
+struct node_supervisor;
+
+// Callbacks run on the supervisor's own thread.
+struct node_supervisor_ops {
+    // A worker is up: a fresh connection to it, taken by the callee, on which HELLO goes first.
+    void (*on_up)(void *ctx, struct net_conn *control);
+    // The worker ended (`why` in words) and comes back after retry_ns; after too many quick deaths
+    // retry_ns is -1: it stays down.
+    void (*on_down)(void *ctx, const char *why, int64_t retry_ns);
+};
+
+// Starts the thread and the first worker. With o->listen, binds at once (errors are returned here);
+// *bound_port gets the port. `o` and its strings must outlive the supervisor.
+int node_supervisor_start(const struct node_worker_options *o,
+                          const struct node_supervisor_ops *ops, void *ctx, uint16_t *bound_port,
+                          struct node_supervisor **out, struct err *e);
+// Ends the worker (TERM, grace, KILL), joins and frees.
+void node_supervisor_free(struct node_supervisor *s);
+// The worker's process id, or -1.
+int64_t node_supervisor_pid(struct node_supervisor *s);
+
+// `tandem-worker serve ...`: main of the worker process.
+int node_worker_main(int argc, char **argv);
+
+#endif
