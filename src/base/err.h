@@ -1,4 +1,4 @@
-// Errors. A function that can fail returns 0 or a negative `enum err` and, where the caller can use
+// Errors. A function that can fail returns 0 or a negative `enum err_code` and, where the caller can use
 // the detail, fills the caller's `struct err`. The message says what happened, the value, and what
 // to do. Lower layers return; the boundary (a route, a command, a session) logs once.
 //
@@ -8,7 +8,7 @@
 
 #include <stddef.h>
 
-enum err {
+enum err_code {
     ERR_INVALID = -1,  // a caller's, user's or peer's value is not acceptable
     ERR_RANGE = -2,    // a size or position is outside its named limit
     ERR_IO = -3,       // the operating system refused
@@ -27,7 +27,7 @@ enum err {
 #define ERR_MESSAGE_BYTES 512
 
 struct err {
-    int code; // 0 or an enum err
+    int code; // 0 or an enum err_code
     char message[ERR_MESSAGE_BYTES];
 };
 
