@@ -1,0 +1,468 @@
+// The JSON of control frames, read strictly: a member of the wrong type or outside its limits is
+// refused and named, a member that must be there and is not is named too, members that are not
+// known are ignored so that a newer peer can say more.
+#include "node/message.h"
+
+#include "base/buf.h"
+#include "base/json.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define GRAMMAR_MAX_BYTES (1u << 20)
+
+// Reading one object: the first failure sticks, so that a list of members reads as a list.
+struct reader {
+    const json_t *object;
+    struct err *e;
+    int rc;
+};
+
+static struct reader reader_of(const json_t *object, const char *what, struct err *e)
+{
+    struct reader r = {.object = object, .e = e};
+    if (!json_is_object(object))
+        r.rc = err_set(e, ERR_INVALID, "%s must be a JSON object", what);
+    return r;
+}
+
+static void need(struct reader *r, const char *member)
+{
+    const json_t *v = r->rc == 0 ? json_object_get(r->object, member) : NULL;
+    if (r->rc == 0 && (v == NULL || json_is_null(v)))
+        r->rc = err_set(r->e, ERR_INVALID, "member \"%s\" is missing", member);
+}
+
+static void read_bool(struct reader *r, const char *member, bool *out)
+{
+    if (r->rc == 0)
+        r->rc = json_get_bool(r->object, member, out, r->e);
+}
+
+static void read_u32(struct reader *r, const char *member, uint32_t max, uint32_t *out)
+{
+    int64_t v = *out;
+    if (r->rc == 0)
+        r->rc = json_get_i64(r->object, member, 0, max, &v, r->e);
+    if (r->rc == 0)
+        *out = (uint32_t)v;
+}
+
+static void read_u64(struct reader *r, const char *member, uint64_t *out)
+{
+    int64_t v = (int64_t)*out;
+    if (r->rc == 0)
+        r->rc = json_get_i64(r->object, member, 0, INT64_MAX, &v, r->e);
+    if (r->rc == 0)
+        *out = (uint64_t)v;
+}
+
+static void read_f64(struct reader *r, const char *member, double min, double max, double *out)
+{
+    if (r->rc == 0)
+        r->rc = json_get_f64(r->object, member, min, max, out, r->e);
+}
+
+static void read_f32(struct reader *r, const char *member, double min, double max, float *out)
+{
+    double v = (double)*out;
+    read_f64(r, member, min, max, &v);
+    if (r->rc == 0)
+        *out = (float)v;
+}
+
+static void read_text(struct reader *r, const char *member, char *out, size_t out_bytes)
+{
+    if (r->rc == 0)
+        r->rc = json_copy_string(r->object, member, out, out_bytes, r->e);
+}
+
+static struct reader read_object(struct reader *r, const char *member)
+{
+    json_t *o = NULL;
+    if (r->rc == 0)
+        r->rc = json_get_object(r->object, member, &o, r->e);
+    return (struct reader){.object = o, .e = r->e, .rc = r->rc};
+}
+
+// A nested object that may be absent: true when it is there.
+static bool present(const struct reader *r)
+{
+    return r->rc == 0 && r->object != NULL;
+}
+
+static void fail_into(struct reader *r, const struct reader *nested, const char *where)
+{
+    if (r->rc == 0 && nested->rc != 0) {
+        r->rc = nested->rc;
+        err_wrap(r->e, "%s", where);
+    }
+}
+
+static void read_ticket(struct reader *r, char out[MESSAGE_TICKET_HEX + 1])
+{
+    uint8_t bytes[MESSAGE_TICKET_HEX / 2];
+    const char *hex = NULL;
+    need(r, "ticket");
+    if (r->rc == 0)
+        r->rc = json_get_string(r->object, "ticket", &hex, r->e);
+    if (r->rc != 0)
+        return;
+    if (strlen(hex) != MESSAGE_TICKET_HEX || hex_decode(hex, bytes, sizeof bytes) != 0)
+        r->rc = err_set(r->e, ERR_INVALID, "member \"ticket\" must be %d hex digits",
+                        MESSAGE_TICKET_HEX);
+    else
+        memcpy(out, hex, MESSAGE_TICKET_HEX + 1);
+}
+
+// ---- GENERATE ---------------------------------------------------------------------------------
+
+static void sampling_read(struct reader *top, struct engine_sampling *s)
+{
+    struct reader r = read_object(top, "sampling");
+    if (!present(&r))
+        return;
+    int64_t top_k = s->top_k;
+    read_f32(&r, "temperature", -1, 100, &s->temperature);
+    read_f32(&r, "top_p", 0, 1, &s->top_p);
+    read_f32(&r, "min_p", 0, 1, &s->min_p);
+    read_u32(&r, "seed", UINT32_MAX, &s->seed);
+    read_f32(&r, "repeat_penalty", 0, 100, &s->repeat_penalty);
+    read_f32(&r, "frequency_penalty", -100, 100, &s->frequency_penalty);
+    read_f32(&r, "presence_penalty", -100, 100, &s->presence_penalty);
+    if (r.rc == 0)
+        r.rc = json_get_i64(r.object, "top_k", 0, INT32_MAX, &top_k, r.e);
+    s->top_k = (int32_t)top_k;
+    fail_into(top, &r, "sampling");
+}
+
+static void grammar_read(struct reader *top, struct message_generate *m)
+{
+    const char *text = NULL;
+    struct reader r = read_object(top, "sampling");
+    if (!present(&r))
+        return;
+    r.rc = json_get_string(r.object, "grammar", &text, r.e);
+    if (r.rc == 0 && text != NULL && strlen(text) > GRAMMAR_MAX_BYTES)
+        r.rc = err_set(r.e, ERR_RANGE, "member \"grammar\" has %zu bytes, at most %u are taken",
+                       strlen(text), GRAMMAR_MAX_BYTES);
+    if (r.rc == 0 && text != NULL)
+        m->sampling.grammar = m->grammar = mem_strdup(text);
+    fail_into(top, &r, "sampling");
+}
+
+static void stops_read(struct reader *r, struct message_generate *m)
+{
+    json_t *list = NULL;
+    if (r->rc == 0)
+        r->rc = json_get_array(r->object, "stop", &list, r->e);
+    size_t n = list != NULL && r->rc == 0 ? json_array_size(list) : 0;
+    if (n > MESSAGE_STOPS_MAX) {
+        r->rc = err_set(r->e, ERR_RANGE, "member \"stop\" has %zu texts, at most %d are taken", n,
+                        MESSAGE_STOPS_MAX);
+        return;
+    }
+    for (size_t i = 0; i < n; i++) {
+        const json_t *v = json_array_get(list, i);
+        size_t bytes = json_string_length(v);
+        if (!json_is_string(v) || bytes == 0 || bytes > MESSAGE_STOP_BYTES) {
+            r->rc = err_set(r->e, ERR_INVALID, "member \"stop\"[%zu] must be a text of 1 to %d bytes",
+                            i, MESSAGE_STOP_BYTES);
+            return;
+        }
+        m->stops[m->n_stops++] = mem_strdup(json_string_value(v));
+    }
+}
+
+static void handoff_read(struct reader *top, struct message_handoff *h)
+{
+    uint32_t port = 0;
+    struct reader r = read_object(top, "handoff");
+    if (!present(&r))
+        return;
+    *h = (struct message_handoff){.present = true, .stall_s = 3.0};
+    need(&r, "host");
+    read_text(&r, "host", h->host, sizeof h->host);
+    need(&r, "port");
+    read_u32(&r, "port", UINT16_MAX, &port);
+    if (r.rc == 0 && port == 0)
+        r.rc = err_set(r.e, ERR_INVALID, "member \"port\" must be 1 to 65535");
+    h->port = (uint16_t)port;
+    read_ticket(&r, h->ticket);
+    need(&r, "transfer");
+    read_u64(&r, "transfer", &h->transfer);
+    read_f64(&r, "stall_s", 0.001, 3600, &h->stall_s);
+    read_bool(&r, "serial", &h->serial);
+    fail_into(top, &r, "handoff");
+}
+
+int message_generate_parse(const json_t *head, struct message_generate *m, struct err *e)
+{
+    *m = (struct message_generate){0};
+    engine_sampling_default(&m->sampling);
+    struct reader r = reader_of(head, "GENERATE", e);
+    read_u32(&r, "epoch", UINT32_MAX, &m->epoch);
+    need(&r, "max_tokens");
+    read_u32(&r, "max_tokens", MESSAGE_MAX_TOKENS, &m->max_tokens);
+    read_bool(&r, "ignore_eos", &m->ignore_eos);
+    read_bool(&r, "timeline", &m->timeline);
+    sampling_read(&r, &m->sampling);
+    grammar_read(&r, m);
+    stops_read(&r, m);
+    handoff_read(&r, &m->handoff);
+    if (r.rc != 0)
+        message_generate_fini(m);
+    return r.rc;
+}
+
+static json_t *sampling_json(const struct engine_sampling *s, const char *grammar)
+{
+    json_t *o = json_object();
+    json_put(o, "temperature", json_real((double)s->temperature));
+    json_put(o, "top_p", json_real((double)s->top_p));
+    json_put(o, "top_k", json_integer(s->top_k));
+    json_put(o, "min_p", json_real((double)s->min_p));
+    json_put(o, "seed", json_integer(s->seed));
+    json_put(o, "repeat_penalty", json_real((double)s->repeat_penalty));
+    json_put(o, "frequency_penalty", json_real((double)s->frequency_penalty));
+    json_put(o, "presence_penalty", json_real((double)s->presence_penalty));
+    json_put(o, "grammar", grammar != NULL ? json_string(grammar) : json_null());
+    return o;
+}
+
+static json_t *handoff_json(const struct message_handoff *h)
+{
+    if (!h->present)
+        return json_null();
+    json_t *o = json_object();
+    json_put(o, "host", json_string(h->host));
+    json_put(o, "port", json_integer(h->port));
+    json_put(o, "ticket", json_string(h->ticket));
+    json_put(o, "transfer", json_integer((json_int_t)h->transfer));
+    json_put(o, "stall_s", json_real(h->stall_s));
+    json_put(o, "serial", json_boolean(h->serial));
+    return o;
+}
+
+json_t *message_generate_json(const struct message_generate *m)
+{
+    // The grammar may have been given either way by whoever filled the struct.
+    const char *grammar = m->grammar != NULL ? m->grammar : m->sampling.grammar;
+    json_t *o = json_object(), *stops = json_array();
+    for (size_t i = 0; i < m->n_stops; i++)
+        json_array_append_new(stops, json_string(m->stops[i]));
+    json_put(o, "epoch", json_integer(m->epoch));
+    json_put(o, "max_tokens", json_integer(m->max_tokens));
+    json_put(o, "ignore_eos", json_boolean(m->ignore_eos));
+    json_put(o, "timeline", json_boolean(m->timeline));
+    json_put(o, "sampling", sampling_json(&m->sampling, grammar));
+    json_put(o, "stop", stops);
+    json_put(o, "handoff", handoff_json(&m->handoff));
+    return o;
+}
+
+void message_generate_fini(struct message_generate *m)
+{
+    free(m->grammar);
+    for (size_t i = 0; i < m->n_stops; i++)
+        free(m->stops[i]);
+    *m = (struct message_generate){0};
+}
+
+// ---- PREFILL ----------------------------------------------------------------------------------
+
+int message_prefill_parse(const json_t *head, struct message_prefill *m, struct err *e)
+{
+    *m = (struct message_prefill){0};
+    struct reader r = reader_of(head, "PREFILL", e);
+    read_u32(&r, "epoch", UINT32_MAX, &m->epoch);
+    need(&r, "transfer");
+    read_u64(&r, "transfer", &m->transfer);
+    read_ticket(&r, m->ticket);
+    read_bool(&r, "serial", &m->serial);
+    read_bool(&r, "timeline", &m->timeline);
+    read_u32(&r, "from", MESSAGE_MAX_TOKENS, &m->from);
+    need(&r, "upto");
+    read_u32(&r, "upto", MESSAGE_MAX_TOKENS, &m->upto);
+    read_f64(&r, "link_bytes_per_s", 0, 1e13, &m->link_bytes_per_s);
+    if (r.rc == 0 && m->from >= m->upto)
+        r.rc = err_set(e, ERR_INVALID, "member \"from\" is %u, which must be below \"upto\", %u",
+                       m->from, m->upto);
+    return r.rc;
+}
+
+json_t *message_prefill_json(const struct message_prefill *m)
+{
+    json_t *o = json_object();
+    json_put(o, "epoch", json_integer(m->epoch));
+    json_put(o, "transfer", json_integer((json_int_t)m->transfer));
+    json_put(o, "ticket", json_string(m->ticket));
+    json_put(o, "serial", json_boolean(m->serial));
+    json_put(o, "timeline", json_boolean(m->timeline));
+    json_put(o, "from", json_integer(m->from));
+    json_put(o, "upto", json_integer(m->upto));
+    json_put(o, "link_bytes_per_s", json_real(m->link_bytes_per_s));
+    return o;
+}
+
+// ---- HELLO ------------------------------------------------------------------------------------
+
+static bool role_known(const char *role)
+{
+    return strcmp(role, "gateway") == 0 || strcmp(role, "bulk") == 0 || strcmp(role, "tool") == 0;
+}
+
+static void identity_read(struct reader *r, struct engine_identity *id)
+{
+    need(r, "identity");
+    if (r->rc == 0)
+        r->rc = engine_identity_parse(json_object_get(r->object, "identity"), id, r->e);
+}
+
+int message_hello_parse(const json_t *head, struct message_hello *m, struct err *e)
+{
+    *m = (struct message_hello){.same_weights = true};
+    struct reader r = reader_of(head, "HELLO", e);
+    need(&r, "version");
+    read_u32(&r, "version", UINT32_MAX, &m->version);
+    need(&r, "role");
+    read_text(&r, "role", m->role, sizeof m->role);
+    if (r.rc == 0 && !role_known(m->role))
+        r.rc = err_set(e, ERR_INVALID, "member \"role\" is \"%s\", not gateway, bulk or tool",
+                       m->role);
+    read_text(&r, "name", m->name, sizeof m->name);
+    read_text(&r, "build", m->build, sizeof m->build);
+    read_bool(&r, "same_weights", &m->same_weights);
+    const json_t *identity = r.rc == 0 ? json_object_get(head, "identity") : NULL;
+    m->has_identity = identity != NULL && !json_is_null(identity);
+    if (m->has_identity || strcmp(m->role, "bulk") == 0)
+        identity_read(&r, &m->identity);
+    return r.rc;
+}
+
+json_t *message_hello_json(const struct message_hello *m)
+{
+    json_t *o = json_object();
+    json_put(o, "version", json_integer(m->version));
+    json_put(o, "role", json_string(m->role));
+    json_put(o, "name", json_string(m->name));
+    json_put(o, "build", json_string(m->build));
+    if (m->has_identity)
+        json_put(o, "identity", engine_identity_json(&m->identity));
+    json_put(o, "same_weights", json_boolean(m->same_weights));
+    return o;
+}
+
+// ---- WELCOME ----------------------------------------------------------------------------------
+
+static void limits_read(struct reader *top, struct engine_limits *l)
+{
+    const char *mode = NULL;
+    need(top, "limits");
+    struct reader r = read_object(top, "limits");
+    if (present(&r)) {
+        read_u32(&r, "n_ctx", INT32_MAX, &l->n_ctx);
+        read_u32(&r, "n_seq", INT32_MAX, &l->n_seq);
+        read_u32(&r, "n_batch", INT32_MAX, &l->n_batch);
+        fail_into(top, &r, "limits");
+    }
+    need(top, "handoff");
+    if (top->rc == 0)
+        top->rc = json_get_string(top->object, "handoff", &mode, top->e);
+    if (top->rc == 0 && engine_handoff_parse(mode, &l->handoff) != 0)
+        top->rc = err_set(top->e, ERR_INVALID, "member \"handoff\" is \"%s\", which is no mode",
+                          mode);
+    read_f64(top, "kv_bytes_per_token", 0, 1e12, &l->kv_bytes_per_token);
+    read_u64(top, "state_bytes", &l->state_bytes);
+    read_bool(top, "has_tokenizer", &l->has_tokenizer);
+    read_bool(top, "has_chat_template", &l->has_chat_template);
+}
+
+static void rates_read(struct reader *top, struct message_welcome *m)
+{
+    struct reader r = read_object(top, "rates");
+    if (!present(&r))
+        return;
+    read_f64(&r, "prefill_tokens_per_s", 0, 1e12, &m->prefill_tokens_per_s);
+    read_f64(&r, "decode_tokens_per_s", 0, 1e12, &m->decode_tokens_per_s);
+    fail_into(top, &r, "rates");
+}
+
+static void facts_read(struct reader *top, struct message_welcome *m)
+{
+    struct reader r = read_object(top, "facts");
+    if (!present(&r))
+        return;
+    read_text(&r, "system", m->system, sizeof m->system);
+    read_text(&r, "cpu", m->cpu, sizeof m->cpu);
+    read_u32(&r, "cores", UINT32_MAX, &m->cores);
+    read_u64(&r, "memory_bytes", &m->memory_bytes);
+    fail_into(top, &r, "facts");
+}
+
+int message_welcome_parse(const json_t *head, struct message_welcome *m, struct err *e)
+{
+    *m = (struct message_welcome){.limits.has_tokenizer = true};
+    struct reader r = reader_of(head, "WELCOME", e);
+    need(&r, "version");
+    read_u32(&r, "version", UINT32_MAX, &m->version);
+    read_text(&r, "name", m->name, sizeof m->name);
+    read_text(&r, "build", m->build, sizeof m->build);
+    read_text(&r, "model", m->model, sizeof m->model);
+    identity_read(&r, &m->identity);
+    limits_read(&r, &m->limits);
+    rates_read(&r, m);
+    facts_read(&r, m);
+    read_bool(&r, "paced", &m->paced);
+    if (r.rc == 0)
+        r.rc = json_get_i64(head, "pid", -1, INT32_MAX, &m->pid, e);
+    return r.rc;
+}
+
+static json_t *limits_json(const struct engine_limits *l)
+{
+    json_t *o = json_object();
+    json_put(o, "n_ctx", json_integer(l->n_ctx));
+    json_put(o, "n_seq", json_integer(l->n_seq));
+    json_put(o, "n_batch", json_integer(l->n_batch));
+    return o;
+}
+
+static json_t *rates_json(const struct message_welcome *m)
+{
+    json_t *o = json_object();
+    json_put(o, "prefill_tokens_per_s", json_real(m->prefill_tokens_per_s));
+    json_put(o, "decode_tokens_per_s", json_real(m->decode_tokens_per_s));
+    return o;
+}
+
+static json_t *facts_json(const struct message_welcome *m)
+{
+    json_t *o = json_object();
+    json_put(o, "system", json_string(m->system));
+    json_put(o, "cpu", json_string(m->cpu));
+    json_put(o, "cores", json_integer(m->cores));
+    json_put(o, "memory_bytes", json_integer((json_int_t)m->memory_bytes));
+    return o;
+}
+
+json_t *message_welcome_json(const struct message_welcome *m)
+{
+    json_t *o = json_object();
+    json_put(o, "version", json_integer(m->version));
+    json_put(o, "name", json_string(m->name));
+    json_put(o, "build", json_string(m->build));
+    json_put(o, "model", json_string(m->model));
+    json_put(o, "identity", engine_identity_json(&m->identity));
+    json_put(o, "limits", limits_json(&m->limits));
+    json_put(o, "handoff", json_string(engine_handoff_name(m->limits.handoff)));
+    json_put(o, "kv_bytes_per_token", json_real(m->limits.kv_bytes_per_token));
+    json_put(o, "state_bytes", json_integer((json_int_t)m->limits.state_bytes));
+    json_put(o, "has_tokenizer", json_boolean(m->limits.has_tokenizer));
+    json_put(o, "has_chat_template", json_boolean(m->limits.has_chat_template));
+    json_put(o, "rates", rates_json(m));
+    json_put(o, "facts", facts_json(m));
+    json_put(o, "paced", json_boolean(m->paced));
+    json_put(o, "pid", json_integer(m->pid));
+    return o;
+}
