@@ -31,7 +31,8 @@ int json_get_array(const json_t *object, const char *member, json_t **out, struc
 json_t *json_parse(const void *text, size_t n, struct err *e);
 // Compact text, caller frees. Never NULL for a value built by us.
 char *json_text(const json_t *value);
-// Steals `value`, so that building reads well; aborts if out of memory.
+// Steals `value`, so that building reads well; aborts if out of memory. A NULL value, which is what
+// json_string gives for text that is not UTF-8, is put as null: foreign text must not end the process.
 void json_put(json_t *object, const char *member, json_t *value);
 
 #endif

@@ -1,5 +1,5 @@
 // What differs by operating system: processes, cores, memory, paths. Whole files implement it per
-// system (os/linux.c, os/darwin.c); what is POSIX lives in os/posix.c.
+// system (os/linux.c, os/darwin.c); what is POSIX lives in os/posix.c and os/spawn.c.
 #ifndef OS_OS_H
 #define OS_OS_H
 
@@ -19,10 +19,11 @@ struct os_spawn {
     int stderr_fd; // -1: inherit
     int stdout_fd; // -1: inherit
     bool die_with_parent; // Linux: PR_SET_PDEATHSIG(SIGKILL); elsewhere the child must watch fd 3 for EOF
-    bool new_group;       // own process group, so that os_kill_group reaches grandchildren
+    bool new_group;       // own process group, so that kill(-pid, ...) reaches grandchildren
 };
 
-// Starts a child with every other descriptor closed and default signals. 0 and *pid, or an error
+// Starts a child with stdin on /dev/null, every other descriptor closed and default signals. The
+// parent-death signal of Linux follows the thread that called this, not only the process. 0 and *pid, or an error
 // (ERR_NOT_FOUND when the program is not there).
 int os_spawn(const struct os_spawn *s, pid_t *pid, struct err *e);
 
