@@ -139,13 +139,19 @@ struct wire_link_ops {
 
 struct wire_link_options {
     size_t queue_frames;   // bound of the outgoing queue (default 1024)
-    int64_t idle_ns;       // close when nothing was heard for this long; pings go out at a third of it (0 = never)
+    int64_t idle_ns;       // close when not one byte was heard for this long (bytes of a frame that is
+                           // still coming in count); pings go out at a third of it (0 = never)
     int64_t frame_ns;      // a frame that has begun must make progress within this (default 10 s)
     const char *name;      // for logs and thread names
 };
 void wire_link_options_default(struct wire_link_options *o);
 
-// Takes the connection and starts two threads.
+// Takes the connection. Nothing runs yet: frames may be queued, callbacks have not begun.
+struct wire_link *wire_link_new(struct net_conn *c, const struct wire_link_ops *ops, void *ctx,
+                                const struct wire_link_options *o);
+// Starts the two threads. Call once.
+void wire_link_run(struct wire_link *l);
+// Both at once.
 struct wire_link *wire_link_start(struct net_conn *c, const struct wire_link_ops *ops, void *ctx,
                                   const struct wire_link_options *o);
 // Queues a frame, which the link takes (also on failure). timeout_ns as for chan_send; 0, ERR_CLOSED
