@@ -1,0 +1,50 @@
+# The rooms of src/ as static libraries. A room that has no files yet becomes an empty interface
+# library, so that every combination of rooms links.
+if(APPLE)
+    set(other_system linux)
+else()
+    set(other_system darwin)
+endif()
+
+# sources(OUT pattern...): C and C++ files under src/ that match, without those of other systems.
+function(sources out)
+    set(found)
+    foreach(pattern ${ARGN})
+        file(GLOB some CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/${pattern})
+        list(APPEND found ${some})
+    endforeach()
+    list(FILTER found EXCLUDE REGEX "(/|_)${other_system}\\.c$")
+    set(${out} ${found} PARENT_SCOPE)
+endfunction()
+
+# room(NAME SOURCES file... LINKS library...)
+function(room name)
+    cmake_parse_arguments(arg "" "" "SOURCES;LINKS" ${ARGN})
+    if(arg_SOURCES)
+        add_library(${name} STATIC ${arg_SOURCES})
+        target_link_libraries(${name} PUBLIC tandem_options ${arg_LINKS})
+    else()
+        add_library(${name} INTERFACE)
+        target_link_libraries(${name} INTERFACE tandem_options ${arg_LINKS})
+    endif()
+endfunction()
+
+set(llama_files "/engine/(llama|probe|engine_open|quantize)[^/]*$")
+
+if(TANDEM_SUBSET)
+    sources(base base/*.c os/*.c)
+else()
+    sources(base base/*.c os/*.c net/*.c wire/*.c kv/*.c sched/*.c engine/*.c node/message*.c)
+endif()
+list(FILTER base EXCLUDE REGEX ${llama_files})
+room(tandem_base SOURCES ${base} LINKS tandem_libs)
+
+if(NOT TANDEM_SUBSET)
+    sources(front node/supervisor*.c gateway/*.c cli/*.c)
+    list(FILTER front EXCLUDE REGEX "/cli/main\\.c$")
+    room(tandem_front SOURCES ${front} LINKS tandem_base)
+
+    sources(worker node/*.c)
+    list(FILTER worker EXCLUDE REGEX "/node/(supervisor|message)[^/]*$")
+    room(tandem_worker_lib SOURCES ${worker} LINKS tandem_base)
+endif()

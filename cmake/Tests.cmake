@@ -1,0 +1,95 @@
+# tests/NAME_test.c          one cmocka program each (llama_*: with the engine)
+# tests/fuzz_NAME.c          libFuzzer target with TANDEM_FUZZ, else replayed over tests/corpus/NAME
+# tests/e2e_NAME.sh          the real programs on loopback, one at a time
+# tests/check_NAME.sh        checks of the checkers under scripts/
+set(test_dir ${CMAKE_SOURCE_DIR}/tests)
+set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
+pkg_check_modules(cmocka IMPORTED_TARGET cmocka)
+if(NOT cmocka_FOUND)
+    message(FATAL_ERROR "library cmocka is missing: run make deps")
+endif()
+
+set(sanitizer_environment
+    "ASAN_OPTIONS=detect_leaks=1:abort_on_error=1"
+    "UBSAN_OPTIONS=print_stacktrace=1"
+    "TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1:suppressions=${test_dir}/tsan.supp")
+
+function(test_register name)
+    set_tests_properties(${name} PROPERTIES TIMEOUT 300
+        ENVIRONMENT "TANDEM_BIN=${CMAKE_BINARY_DIR};TANDEM_SOURCE=${CMAKE_SOURCE_DIR};${sanitizer_environment}")
+endfunction()
+
+if(TANDEM_SUBSET)
+    set(unit_patterns base_*_test.c os_*_test.c)
+else()
+    set(unit_patterns *_test.c)
+    set(rooms tandem_front tandem_worker_lib)
+endif()
+
+set(units)
+foreach(pattern ${unit_patterns})
+    file(GLOB some CONFIGURE_DEPENDS ${test_dir}/${pattern})
+    list(APPEND units ${some})
+endforeach()
+foreach(file ${units})
+    get_filename_component(name ${file} NAME_WE)
+    if(name MATCHES "^llama_" AND NOT TANDEM_LLAMA)
+        continue()
+    endif()
+    add_executable(${name} ${file})
+    target_link_libraries(${name} PRIVATE ${rooms} tandem_base PkgConfig::cmocka)
+    if(name MATCHES "^llama_")
+        target_link_libraries(${name} PRIVATE tandem_llama)
+        set_target_properties(${name} PROPERTIES LINKER_LANGUAGE CXX)
+        add_test(NAME ${name} COMMAND ${CMAKE_SOURCE_DIR}/scripts/with-model.sh $<TARGET_FILE:${name}>)
+        test_register(${name})
+        set_tests_properties(${name} PROPERTIES FIXTURES_REQUIRED model)
+    else()
+        add_test(NAME ${name} COMMAND ${name})
+        test_register(${name})
+    endif()
+endforeach()
+
+if(NOT TANDEM_SUBSET)
+    file(GLOB fuzzers CONFIGURE_DEPENDS ${test_dir}/fuzz_*.c)
+    foreach(file ${fuzzers})
+        get_filename_component(target ${file} NAME_WE)
+        string(REGEX REPLACE "^fuzz_" "" name ${target})
+        if(TANDEM_FUZZ)
+            add_executable(${target} ${file})
+            target_link_options(${target} PRIVATE -fsanitize=fuzzer)
+        else()
+            add_executable(${target} ${file} ${test_dir}/replay_main.c)
+            add_test(NAME replay_${name} COMMAND ${target} ${test_dir}/corpus/${name})
+            test_register(replay_${name})
+        endif()
+        target_link_libraries(${target} PRIVATE ${rooms} tandem_base)
+    endforeach()
+
+    file(GLOB checks CONFIGURE_DEPENDS ${test_dir}/check_*.sh)
+    foreach(file ${checks})
+        get_filename_component(name ${file} NAME_WE)
+        add_test(NAME ${name} COMMAND ${file} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+        test_register(${name})
+    endforeach()
+endif()
+
+if(TARGET tandem AND TARGET tandem-worker)
+    add_test(NAME front_links_no_llama
+             COMMAND ${CMAKE_SOURCE_DIR}/scripts/check-symbols.sh $<TARGET_FILE:tandem>
+                     $<TARGET_FILE:tandem-worker>)
+    test_register(front_links_no_llama)
+
+    # Gets the bench model first, if it is not in the cache folder yet.
+    add_test(NAME model COMMAND ${CMAKE_SOURCE_DIR}/scripts/model.sh)
+    test_register(model)
+    set_tests_properties(model PROPERTIES FIXTURES_SETUP model TIMEOUT 1800)
+
+    file(GLOB scripts CONFIGURE_DEPENDS ${test_dir}/e2e_*.sh)
+    foreach(file ${scripts})
+        get_filename_component(name ${file} NAME_WE)
+        add_test(NAME ${name} COMMAND ${CMAKE_SOURCE_DIR}/scripts/with-model.sh ${file})
+        test_register(${name})
+        set_tests_properties(${name} PROPERTIES FIXTURES_REQUIRED model RUN_SERIAL TRUE)
+    endforeach()
+endif()
