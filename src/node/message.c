@@ -166,8 +166,9 @@ static void stops_read(struct reader *r, struct message_generate *m)
         const json_t *v = json_array_get(list, i);
         size_t bytes = json_string_length(v);
         if (!json_is_string(v) || bytes == 0 || bytes > MESSAGE_STOP_BYTES) {
-            r->rc = err_set(r->e, ERR_INVALID, "member \"stop\"[%zu] must be a text of 1 to %d bytes",
-                            i, MESSAGE_STOP_BYTES);
+            r->rc = err_set(r->e, ERR_INVALID,
+                            "member \"stop\"[%zu] must be a text of 1 to %d bytes", i,
+                            MESSAGE_STOP_BYTES);
             return;
         }
         m->stops[m->n_stops++] = mem_strdup(json_string_value(v));
