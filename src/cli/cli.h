@@ -21,9 +21,19 @@ struct cli_command {
 extern const struct cli_command cli_serve, cli_node, cli_pair, cli_check, cli_bench, cli_demo,
     cli_ps, cli_chat;
 
-enum cli_option_kind { CLI_FLAG, CLI_STRING, CLI_INT, CLI_DOUBLE, CLI_LIST };
+enum cli_option_kind {
+    CLI_FLAG,   // bool
+    CLI_STRING, // const char *
+    CLI_INT,    // int64_t
+    CLI_DOUBLE, // double
+    CLI_LIST,   // struct cli_list; given more than once, or with commas in environment and file
+    CLI_UINT32, // uint32_t
+    CLI_INT32,  // int
+    CLI_TWIN,   // two const char * in a row, both set to the same text
+};
 
-// One option; `value` points at bool, const char *, int64_t, double or struct cli_list.
+// One option; `value` points at what its kind says. A table ends with an entry without a name.
+// Texts live as long as the process.
 struct cli_option {
     const char *name; // "--listen"
     char letter;      // 'm' for -m, 0: none
@@ -41,7 +51,8 @@ struct cli_list {
 };
 
 // Parses argv[1..] against the table, after environment (TANDEM_LISTEN for --listen) and the ini
-// file's section [command]. --help prints `usage`, `about` and the table, and returns 1 in *done.
+// file's section [command]. --help prints `usage`, `about` and the table, and sets *done;
+// --log-level is understood everywhere. An unknown option is answered with the nearest known one.
 // Positional arguments land in `rest` (NULL: none allowed). 0 or ERR_INVALID with the way out.
 int cli_parse(int argc, char **argv, const struct cli_option *options, const char *usage,
               const char *about, struct cli_list *rest, bool *done, struct err *e);
@@ -49,10 +60,14 @@ int cli_parse(int argc, char **argv, const struct cli_option *options, const cha
 // Prints "tandem COMMAND: message" to stderr and returns 1 (2 for ERR_INVALID).
 int cli_fail(const char *command, const struct err *e);
 
-// The options every command that starts a worker shares (-m, --ctx, --threads, --gpu-layers, --kv-type,
-// --cpus, --parallel, --pace-prefill, --pace-decode, --link-rate, --tiles, --min-chunk), to be
-// appended to a command's own table.
+// The options every command that starts a worker shares (-m, --name, --ctx, --parallel, --threads,
+// --gpu-layers, --kv-type, --cpus, --tiles, --min-chunk, --pace-prefill, --pace-decode,
+// --link-rate), to be appended to a command's own table, which still needs its end. Returns how
+// many were written.
 size_t cli_worker_options(struct node_worker_options *o, struct cli_option *out, size_t max);
+
+// The name in `names` (NULL-terminated) that is closest to a mistyped one, or NULL.
+const char *cli_nearest(const char *typed, const char *const *names);
 
 // A progress bar on stderr when it is a terminal; nothing otherwise.
 void cli_progress(const char *what, double share);
