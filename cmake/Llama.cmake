@@ -1,5 +1,7 @@
 # The llama.cpp engine: gets the pinned release built (scripts/llama.cmake, kept in the cache folder
 # across clones) and makes the target tandem_llama from src/engine/{llama,probe,engine_open,quantize}*.
+enable_language(CXX)
+
 if(NOT LLAMA_DIR)
     execute_process(
         COMMAND ${CMAKE_COMMAND} -DBACKEND=${TANDEM_BACKEND} -P ${CMAKE_SOURCE_DIR}/scripts/llama.cmake

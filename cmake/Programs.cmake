@@ -28,3 +28,11 @@ foreach(file ${benches})
     set_target_properties(bench_${name} PROPERTIES
         OUTPUT_NAME ${name} RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bench)
 endforeach()
+
+# What `make` builds: the programs without tests and benches.
+add_custom_target(programs)
+foreach(program tandem tandem-worker)
+    if(TARGET ${program})
+        add_dependencies(programs ${program})
+    endif()
+endforeach()

@@ -1,0 +1,97 @@
+# Thin front of CMake and the scripts. `make` builds, `make demo` shows, `make test` tests.
+#   BACKEND=cpu|cuda|metal|vulkan   of the engine (default cpu)
+#   WERROR=ON                       warnings are errors
+#   MODEL=FILE                      the model of demo and benches (default: downloaded once)
+#   JSON=FILE                       where `make demo` writes its figures
+BACKEND ?= cpu
+WERROR ?= OFF
+BUILD ?= build
+FUZZ_SECONDS ?= 20
+JOBS ?= 2
+
+CONFIGURE = cmake -S . -G Ninja -DTANDEM_WERROR=$(WERROR)
+# One stamp per set of options: changing them configures again, repeating them does not.
+STAMP = $(BUILD)/.configured-$(BACKEND)-$(WERROR)
+CTEST = ctest --output-on-failure
+
+.PHONY: all deps test model demo check format tidy sanitize fuzz acceptance bench-long cross \
+	macos-check clean
+
+all: $(STAMP)
+	cmake --build $(BUILD) --target programs
+
+$(STAMP):
+	@scripts/deps.sh build
+	$(CONFIGURE) -B $(BUILD) -DTANDEM_BACKEND=$(BACKEND)
+	@rm -f $(BUILD)/.configured-*
+	@touch $@
+
+deps:
+	@scripts/deps.sh build
+
+test: $(STAMP)
+	cmake --build $(BUILD)
+	$(CTEST) --test-dir $(BUILD) -j $(JOBS)
+
+# Prints one line, the path; what else there is to say goes to stderr.
+model:
+	@$(MAKE) all >&2
+	@TANDEM_BIN=$(BUILD) scripts/model.sh
+
+demo: all
+	@TANDEM_BIN=$(BUILD) scripts/with-model.sh $(BUILD)/tandem demo $(if $(JSON),--json-file $(JSON))
+
+check:
+	@scripts/check-includes.sh
+	@scripts/check-banned.sh
+	@scripts/deps.sh build check
+	@scripts/check-format.sh
+
+format:
+	@scripts/check-format.sh --fix
+
+tidy: $(STAMP)
+	@scripts/deps.sh build check
+	clang-tidy --quiet -p $(BUILD) $$(find src -name '*.c' ! -name '*darwin.c')
+
+# The unit tests and the replayed fuzz corpora, without the model library.
+sanitize: sanitize-address sanitize-thread
+sanitize-%:
+	@scripts/deps.sh build
+	$(CONFIGURE) -B build-$(patsubst address,asan,$(patsubst thread,tsan,$*)) \
+		-DTANDEM_LLAMA=OFF -DTANDEM_SANITIZE=$*
+	cmake --build build-$(patsubst address,asan,$(patsubst thread,tsan,$*))
+	$(CTEST) --test-dir build-$(patsubst address,asan,$(patsubst thread,tsan,$*)) -j $(JOBS)
+
+fuzz:
+	@scripts/deps.sh build check
+	$(CONFIGURE) -B build-fuzz -DCMAKE_C_COMPILER=clang -DTANDEM_FUZZ=ON -DTANDEM_LLAMA=OFF \
+		-DTANDEM_SANITIZE=address
+	cmake --build build-fuzz
+	@scripts/fuzz.sh build-fuzz $(FUZZ_SECONDS)
+
+acceptance: test-programs
+	@TANDEM_BIN=$(BUILD) scripts/with-model.sh bench/acceptance.sh
+
+bench-long: test-programs
+	@TANDEM_BIN=$(BUILD) scripts/with-model.sh bench/long.sh
+
+.PHONY: test-programs
+test-programs: $(STAMP)
+	cmake --build $(BUILD)
+
+# Our own code for 64-bit ARM, its unit tests run by qemu's user mode.
+cross:
+	@scripts/deps.sh build cross
+	@sysroot=$$(scripts/sysroot-arm64.sh) && TANDEM_SYSROOT=$$sysroot $(CONFIGURE) -B build-arm64 \
+		-DCMAKE_TOOLCHAIN_FILE=cmake/aarch64-linux.cmake -DTANDEM_LLAMA=OFF
+	cmake --build build-arm64
+	$(CTEST) --test-dir build-arm64 -j $(JOBS)
+
+# Compiles src/ for macOS on ARM, without linking.
+macos-check:
+	@scripts/deps.sh build
+	@scripts/macos-check.sh
+
+clean:
+	rm -rf build build-asan build-tsan build-fuzz build-arm64 build-macos

@@ -1,0 +1,18 @@
+# Cross build for 64-bit ARM Linux; TANDEM_SYSROOT is what scripts/sysroot-arm64.sh printed.
+set(CMAKE_SYSTEM_NAME Linux)
+set(CMAKE_SYSTEM_PROCESSOR aarch64)
+set(CMAKE_C_COMPILER aarch64-linux-gnu-gcc)
+# The toolchain file is read again in try-compile projects, which see no cache variables.
+if(DEFINED ENV{TANDEM_SYSROOT})
+    set(TANDEM_SYSROOT $ENV{TANDEM_SYSROOT} CACHE PATH "")
+endif()
+list(APPEND CMAKE_TRY_COMPILE_PLATFORM_VARIABLES TANDEM_SYSROOT)
+set(CMAKE_SYSROOT ${TANDEM_SYSROOT})
+set(CMAKE_FIND_ROOT_PATH ${TANDEM_SYSROOT})
+set(CMAKE_FIND_ROOT_PATH_MODE_PROGRAM NEVER)
+set(CMAKE_FIND_ROOT_PATH_MODE_LIBRARY ONLY)
+set(CMAKE_FIND_ROOT_PATH_MODE_INCLUDE ONLY)
+set(CMAKE_CROSSCOMPILING_EMULATOR qemu-aarch64-static -L ${TANDEM_SYSROOT})
+set(ENV{PKG_CONFIG_SYSROOT_DIR} ${TANDEM_SYSROOT})
+set(ENV{PKG_CONFIG_LIBDIR}
+    ${TANDEM_SYSROOT}/usr/lib/aarch64-linux-gnu/pkgconfig:${TANDEM_SYSROOT}/usr/share/pkgconfig)
