@@ -31,7 +31,7 @@ endfunction()
 
 set(llama_files "/engine/(llama|probe|engine_open|quantize)[^/]*$")
 
-sources(base base/*.c os/*.c net/*.c wire/*.c kv/*.c sched/*.c engine/*.c node/message*.c)
+sources(base base/*.c os/*.c net/*.c wire/*.c kv/*.c sched/*.c engine/*.c node/message*.c node/options.c)
 list(FILTER base EXCLUDE REGEX ${llama_files})
 room(tandem_base SOURCES ${base} LINKS tandem_libs)
 
@@ -40,5 +40,5 @@ list(FILTER front EXCLUDE REGEX "/cli/main\\.c$")
 room(tandem_front SOURCES ${front} LINKS tandem_base)
 
 sources(worker node/*.c)
-list(FILTER worker EXCLUDE REGEX "/node/(supervisor|message)[^/]*$")
+list(FILTER worker EXCLUDE REGEX "/node/(supervisor|message|options)[^/]*$")
 room(tandem_worker_lib SOURCES ${worker} LINKS tandem_base)

@@ -172,6 +172,7 @@ struct engine_options {
     int n_gpu_layers;      // -1: all
     const char *type_k, *type_v; // "f16" (default), "f32", "q8_0", ...
     enum engine_handoff handoff; // what the probe found; ENGINE_HANDOFF_NONE turns exports off
+    bool tiles;            // tiles_set will be used: prepare for it
     void (*progress)(void *ctx, double share); // loading, 0..1; may be NULL
     void *progress_ctx;
 };

@@ -3,10 +3,12 @@
 //   tandem serve / tandem node (supervisor)                 tandem-worker (one loaded model)
 //   +------------------------------+   socketpair, fd 3   +--------------------------------+
 //   | spawn, watch, restart with   |<-------------------->| engine thread: steps, exports, |
-//   | back-off; owns the listening |   listening socket,  |   imports, samples             |
-//   | socket while no worker runs  |-- fd 4 ------------->| a reader and a writer thread   |
-//   +------------------------------+                      |   per link, an accept thread   |
-//                                                         +--------------------------------+
+//   | back-off; answers on the     |   ready pipe, fd 4   |   imports, samples             |
+//   | listening socket while no    |<---------------------| a reader and a writer thread   |
+//   | worker is ready              |   listening socket,  |   per link, an accept thread   |
+//   +------------------------------+-- fd 5 ------------->+--------------------------------+
+//
+// What goes over fd 3 first is the cluster key, 32 bytes; then HELLO, as on any link.
 //
 // The worker accepts peers itself, so KV goes straight from its export buffer to the socket. While
 // no worker is ready, the supervisor answers on the same socket and says why.
@@ -18,6 +20,7 @@
 #include "engine/engine.h"
 #include "net/net.h"
 
+#include <jansson.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -36,6 +39,10 @@ struct node_worker_options {
     uint32_t max_requests; // waiting and running together (default 64)
 };
 void node_worker_options_default(struct node_worker_options *o);
+// As JSON text without the key (caller frees), and back; the parsed strings live as long as `v`.
+char *node_worker_options_text(const struct node_worker_options *o);
+int node_worker_options_parse(const json_t *v, struct node_worker_options *o, struct err *e);
+void node_name_default(char *out, size_t out_bytes); // the host's name
 
 struct node_supervisor;
 
@@ -43,8 +50,8 @@ struct node_supervisor;
 struct node_supervisor_ops {
     // A worker is up: a fresh connection to it, taken by the callee, on which HELLO goes first.
     void (*on_up)(void *ctx, struct net_conn *control);
-    // The worker ended (`why` in words) and comes back after retry_ns; after too many quick deaths
-    // retry_ns is -1: it stays down.
+    // The worker ended (`why` in words) and comes back after retry_ns. It stays down (retry_ns -1)
+    // after an error that trying again cannot mend: its exit code is then NODE_EXIT_PERMANENT.
     void (*on_down)(void *ctx, const char *why, int64_t retry_ns);
 };
 
@@ -58,7 +65,9 @@ void node_supervisor_free(struct node_supervisor *s);
 // The worker's process id, or -1.
 int64_t node_supervisor_pid(struct node_supervisor *s);
 
-// `tandem-worker serve ...`: main of the worker process.
+#define NODE_EXIT_PERMANENT 2 // the worker's exit code: no model, bad options, ...
+
+// `tandem-worker serve OPTIONS`: main of the worker process.
 int node_worker_main(int argc, char **argv);
 
 #endif

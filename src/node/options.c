@@ -1,0 +1,116 @@
+// A worker's options as one JSON argument of its command line, so that both ends share one list.
+// The key is not among them: a command line can be read by others.
+#include "base/buf.h"
+#include "base/json.h"
+#include "node/node.h"
+#include "os/os.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+void node_worker_options_default(struct node_worker_options *o)
+{
+    *o = (struct node_worker_options){.min_chunk_tokens = 64, .max_requests = 64};
+    engine_options_default(&o->engine);
+}
+
+static json_t *text_json(const char *s)
+{
+    return s == NULL ? json_null() : json_string(s);
+}
+
+char *node_worker_options_text(const struct node_worker_options *o)
+{
+    const struct engine_options *g = &o->engine;
+    json_t *v = json_object();
+    json_put(v, "model", text_json(g->model));
+    json_put(v, "ctx", json_integer(g->n_ctx));
+    json_put(v, "seqs", json_integer(g->n_seq));
+    json_put(v, "batch", json_integer(g->n_batch));
+    json_put(v, "threads", json_integer(g->n_threads));
+    json_put(v, "gpu_layers", json_integer(g->n_gpu_layers));
+    json_put(v, "type_k", text_json(g->type_k));
+    json_put(v, "type_v", text_json(g->type_v));
+    json_put(v, "name", text_json(o->name));
+    json_put(v, "cpus", text_json(o->cpus));
+    json_put(v, "pace_prefill", json_real(o->pace_prefill));
+    json_put(v, "pace_decode", json_real(o->pace_decode));
+    json_put(v, "link_bytes_per_s", json_real(o->link_bytes_per_s));
+    json_put(v, "listen", text_json(o->listen));
+    json_put(v, "tiles", json_boolean(o->tiles));
+    json_put(v, "min_chunk", json_integer(o->min_chunk_tokens));
+    json_put(v, "max_requests", json_integer(o->max_requests));
+    char *text = json_text(v);
+    json_decref(v);
+    return text;
+}
+
+static int integer_get(const json_t *v, const char *member, int64_t min, int64_t max, int64_t fallback,
+                       int64_t *out, struct err *e)
+{
+    *out = fallback;
+    return json_get_i64(v, member, min, max, out, e);
+}
+
+static int integers_parse(const json_t *v, struct node_worker_options *o, struct err *e)
+{
+    int64_t n[7] = {0};
+    int rc = integer_get(v, "ctx", 0, 1 << 24, o->engine.n_ctx, &n[0], e);
+    if (rc == 0)
+        rc = integer_get(v, "seqs", 1, 256, o->engine.n_seq, &n[1], e);
+    if (rc == 0)
+        rc = integer_get(v, "batch", 16, 1 << 16, o->engine.n_batch, &n[2], e);
+    if (rc == 0)
+        rc = integer_get(v, "threads", 0, 1024, o->engine.n_threads, &n[3], e);
+    if (rc == 0)
+        rc = integer_get(v, "gpu_layers", -1, 1 << 16, o->engine.n_gpu_layers, &n[4], e);
+    if (rc == 0)
+        rc = integer_get(v, "min_chunk", 1, 1 << 16, o->min_chunk_tokens, &n[5], e);
+    if (rc == 0)
+        rc = integer_get(v, "max_requests", 1, 1 << 16, o->max_requests, &n[6], e);
+    o->engine.n_ctx = (uint32_t)n[0];
+    o->engine.n_seq = (uint32_t)n[1];
+    o->engine.n_batch = (uint32_t)n[2];
+    o->engine.n_threads = (int)n[3];
+    o->engine.n_gpu_layers = (int)n[4];
+    o->min_chunk_tokens = (uint32_t)n[5];
+    o->max_requests = (uint32_t)n[6];
+    return rc;
+}
+
+int node_worker_options_parse(const json_t *v, struct node_worker_options *o, struct err *e)
+{
+    node_worker_options_default(o);
+    int rc = integers_parse(v, o, e);
+    if (rc == 0)
+        rc = json_get_string(v, "model", &o->engine.model, e);
+    if (rc == 0)
+        rc = json_get_string(v, "type_k", &o->engine.type_k, e);
+    if (rc == 0)
+        rc = json_get_string(v, "type_v", &o->engine.type_v, e);
+    if (rc == 0)
+        rc = json_get_string(v, "name", &o->name, e);
+    if (rc == 0)
+        rc = json_get_string(v, "cpus", &o->cpus, e);
+    if (rc == 0)
+        rc = json_get_string(v, "listen", &o->listen, e);
+    if (rc == 0)
+        rc = json_get_f64(v, "pace_prefill", 0, 1e12, &o->pace_prefill, e);
+    if (rc == 0)
+        rc = json_get_f64(v, "pace_decode", 0, 1e12, &o->pace_decode, e);
+    if (rc == 0)
+        rc = json_get_f64(v, "link_bytes_per_s", 0, 1e15, &o->link_bytes_per_s, e);
+    if (rc == 0)
+        rc = json_get_bool(v, "tiles", &o->tiles, e);
+    if (rc == 0 && o->engine.model == NULL)
+        rc = err_set(e, ERR_INVALID, "no model is named; say -m MODEL");
+    return rc;
+}
+
+void node_name_default(char *out, size_t out_bytes)
+{
+    if (gethostname(out, out_bytes) != 0 || out[0] == 0)
+        snprintf(out, out_bytes, "node");
+    out[out_bytes - 1] = 0;
+}

@@ -1,0 +1,241 @@
+// Inside a worker process. Private to node/.
+//
+// Threads and what they own:
+//   engine thread   the engine, every job, every transfer, the table of peers: all of struct worker
+//                   below "engine thread only"
+//   text thread     template rendering and tokenising, so that they never wait behind a chunk
+//   accept thread   the listening socket; a short-lived thread per handshake
+//   per link        a reader and a writer (wire_link); they only post events to the inbox
+//
+// A link posts events until LINK_CLOSED, its last one; the engine thread then drops what refers to
+// it and frees it. Export buffers go engine thread -> writer thread -> free list; import buffers go
+// reader thread -> engine thread -> free list; both lists are bounded, which is all the flow
+// control there is: TCP does the rest.
+#ifndef NODE_WORKER_H
+#define NODE_WORKER_H
+
+#include "base/buf.h"
+#include "base/chan.h"
+#include "base/clock.h"
+#include "base/json.h"
+#include "engine/engine.h"
+#include "kv/kv.h"
+#include "node/message.h"
+#include "node/node.h"
+#include "node/text.h"
+#include "wire/wire.h"
+
+#include <stdatomic.h>
+
+#define WORKER_INBOX 4096
+#define WORKER_EXPORT_BUFFERS 4
+#define WORKER_IMPORT_BUFFERS 4
+#define WORKER_PEERS 16
+#define WORKER_CHUNKS_MAX 4096
+#define WORKER_TIMELINE_MAX 4096
+#define WORKER_PROGRESS_NS (250 * NS_PER_MS)
+#define WORKER_HANDSHAKES 16
+#define WORKER_HANDSHAKE_NS (5 * NS_PER_S)
+#define WORKER_SEGMENT_BYTES (4u << 20) // ranges are cut so that a segment is about this long
+#define WORKER_UNPULLED_NS (10 * NS_PER_S)
+#define WORKER_STUCK_STALLS 10 // a transfer without progress for so many stall times is given up
+
+struct worker;
+
+enum worker_link_kind { WORKER_LINK_CONTROL, WORKER_LINK_BULK_IN, WORKER_LINK_BULK_OUT };
+
+// One link of this worker. Made by the thread that did the handshake; then owned by the engine thread.
+struct worker_link {
+    struct worker *worker;
+    struct wire_link *wire;
+    enum worker_link_kind kind;
+    uint32_t serial; // unique in this process
+    bool parent;     // the supervisor's own: the worker ends when it closes
+    struct worker_link *next;
+};
+
+enum worker_event_kind {
+    WORKER_EVENT_LINK_UP,     // link
+    WORKER_EVENT_LINK_CLOSED, // link, error
+    WORKER_EVENT_FRAME,       // link, frame
+    WORKER_EVENT_SENT,        // id, index, t0, t1: a bulk frame left
+    WORKER_EVENT_DIALED,      // peer index; link or error
+    WORKER_EVENT_WAKE,        // a buffer came back
+    WORKER_EVENT_STOP,
+};
+
+struct worker_event {
+    enum worker_event_kind kind;
+    struct worker_link *link;
+    struct wire_frame frame;
+    uint32_t link_serial; // SENT
+    uint64_t id;
+    uint16_t type;
+    uint32_t peer;
+    uint32_t body_bytes;
+    int64_t t0, t1; // clock ns
+    struct err error;
+};
+
+struct worker_span {
+    const char *what;
+    int64_t t0, t1;
+    uint32_t p0, p1;
+};
+
+struct worker_timeline {
+    bool on;
+    int64_t origin_ns;
+    struct worker_span *spans;
+    size_t n, cap;
+};
+void worker_timeline_add(struct worker_timeline *t, const struct worker_span *s);
+json_t *worker_timeline_json(const struct worker_timeline *t); // array, or null when off
+void worker_timeline_fini(struct worker_timeline *t);
+
+// A memory block that is kept mapped and touched: new pages cost more than the copy itself.
+struct worker_block {
+    struct worker *worker;
+    void *data;
+    size_t cap;
+    struct chan *home; // the free list it returns to
+};
+
+enum worker_phase {
+    WORKER_QUEUED,  // waits for a sequence and cells
+    WORKER_HANDOFF, // decode role: a prefill worker is reading the prompt
+    WORKER_READ,    // reading the prompt itself
+    WORKER_DECODE,
+    WORKER_DRAIN, // prefill role: computed, not yet all sent
+};
+
+// What both roles have in common: a prompt, a sequence, a requester.
+struct worker_job {
+    struct worker_job *next;
+    bool is_prefill; // else: generate
+    struct worker_link *link; // the requester; NULL when it left
+    uint64_t id;
+    enum worker_phase phase;
+    int32_t *tokens; // the prompt, n_tokens ids
+    uint32_t n_tokens;
+    uint32_t seq, cells; // valid unless QUEUED
+    uint32_t computed;   // tokens [0, computed) are in the engine
+    int64_t received_ns, progress_ns;
+    struct worker_timeline timeline;
+    int64_t compute_ns;
+    uint32_t ends[WORKER_CHUNKS_MAX]; // chunk schedule
+    size_t n_ends, next_end;
+
+    // prefill role
+    struct message_prefill prefill;
+    struct worker_link *bulk; // who pulls; NULL until then
+    bool pulled, tiled;
+    uint32_t exported;
+    struct kv_send send;
+    struct kv_tokens_hasher *hasher;
+    uint64_t kv_bytes;
+    uint32_t segments;
+    int64_t export_ns, wait_ns, done_ns, sent_ns, blocked_since_ns;
+    bool end_queued;
+
+    // decode role
+    struct message_generate generate;
+    struct engine_sampler *sampler;
+    struct text_stream text;
+    int32_t next_token;
+    uint32_t pos, generated;
+    uint32_t imported, tokens_read;
+    int64_t decode_start_ns, last_token_ns, handoff_end_ns;
+    char fallback[ERR_MESSAGE_BYTES]; // "" = none
+    int peer; // index of the peer of the hand-off, -1: none
+    bool receiving;
+    struct kv_receive receive;
+    int64_t heard_ns;
+    uint64_t received_bytes;
+};
+
+enum worker_peer_state { WORKER_PEER_FREE, WORKER_PEER_DIALING, WORKER_PEER_UP };
+
+struct worker_peer {
+    enum worker_peer_state state;
+    struct net_addr addr;
+    struct worker_link *link;
+};
+
+struct worker {
+    struct node_worker_options options; // immutable
+    struct message_welcome welcome;     // immutable after loading
+    struct engine *engine;
+    struct chan *inbox;                 // struct worker_event
+    struct chan *text_inbox;            // struct worker_event (RENDER frames)
+    struct chan *export_free, *import_free; // struct worker_block *
+    int listen_fd;                      // -1: none
+    size_t segment_max;                 // largest body that a peer may announce
+    _Atomic uint32_t next_serial;       // relaxed: only uniqueness counts
+    _Atomic int handshakes;             // relaxed counter
+    _Atomic bool stopping;              // release/acquire: read by the accept thread
+
+    // engine thread only
+    struct worker_link *links;
+    struct worker_job *jobs; // in order of arrival
+    size_t n_jobs;
+    uint32_t *seq_used; // one per sequence: 1 = taken
+    uint32_t cells_used;
+    struct worker_peer peers[WORKER_PEERS];
+    double prefill_rate, decode_rate, link_rate; // measured, per second; 0: not yet
+    struct engine_row *rows; // scratch, n_batch
+    struct worker_job *exporting;   // whose export the engine is busy with, NULL: none
+    struct worker_block *export_block;
+    struct kv_segment export_segment;
+    int64_t export_start_ns;
+    bool stop;
+};
+
+// ---- worker_link.c: handshakes and links; any thread ----
+int worker_link_accept_parent(struct worker *w, struct net_conn *conn, struct err *e);
+int worker_listen_start(struct worker *w, struct err *e);
+void worker_dial_start(struct worker *w, uint32_t peer, int64_t idle_ns);
+void worker_post(struct worker *w, const struct worker_event *ev);
+void worker_link_send(struct worker_link *l, struct wire_frame f); // engine thread; never blocks
+int worker_text_start(struct worker *w, struct err *e);
+
+// ---- worker_loop.c: the engine thread ----
+void worker_run(struct worker *w);
+void worker_job_finish(struct worker *w, struct worker_job *j); // unlinks and frees
+void worker_job_fail(struct worker *w, struct worker_job *j, int code, const char *message);
+// A job for the tokens in the frame, queued; ids are checked against the vocabulary.
+struct worker_job *worker_job_new(struct worker *w, struct worker_link *l,
+                                  const struct wire_frame *f, struct err *e);
+// Computes tokens [j->computed, end) of the prompt. 0; ERR_CANCELLED: an interrupt came, nothing
+// changed; any other error: the job has failed and is gone.
+int worker_chunk_run(struct worker *w, struct worker_job *j, uint32_t end);
+void worker_progress_send(struct worker *w, struct worker_job *j, const char *phase, uint32_t done,
+                          uint32_t total);
+
+// ---- worker_prefill.c: the prefill role ----
+void worker_prefill_begin(struct worker *w, struct worker_link *l, struct wire_frame *f);
+void worker_prefill_plan(struct worker *w, struct worker_job *j);
+void worker_prefill_chunk(struct worker *w, struct worker_job *j);
+bool worker_prefill_export(struct worker *w, struct worker_job *j); // true: did something
+void worker_prefill_pull(struct worker *w, struct worker_link *l, struct wire_frame *f);
+void worker_prefill_sent(struct worker *w, const struct worker_event *ev);
+void worker_prefill_lost(struct worker *w, struct worker_job *j, const char *why);
+
+// ---- worker_decode.c: the decode role ----
+void worker_generate_begin(struct worker *w, struct worker_link *l, struct wire_frame *f);
+void worker_generate_plan(struct worker *w, struct worker_job *j);
+void worker_generate_chunk(struct worker *w, struct worker_job *j);
+void worker_decode_ready(struct worker *w, struct worker_job *j);
+void worker_decode_step(struct worker *w);
+
+// ---- worker_handoff.c: the receiving side ----
+void worker_handoff_begin(struct worker *w, struct worker_job *j);
+void worker_handoff_dialed(struct worker *w, const struct worker_event *ev);
+void worker_handoff_frame(struct worker *w, struct worker_link *l, struct wire_frame *f);
+void worker_handoff_link_closed(struct worker *w, struct worker_link *l, const struct err *why);
+void worker_handoff_lost(struct worker *w, struct worker_job *j, const char *why);
+void worker_handoff_end(struct worker *w, struct worker_job *j);
+// Gives up transfers that stalled; returns the next time to look.
+int64_t worker_handoff_timers(struct worker *w, int64_t now_ns);
+
+#endif

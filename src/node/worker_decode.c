@@ -1,0 +1,211 @@
+// The decode role: read the prompt (or let a prefill worker do it), then decode all running answers
+// together, one batched step at a time.
+#include "base/log.h"
+#include "node/worker.h"
+
+#include <stdlib.h>
+
+static int generate_parse(const struct wire_frame *f, struct message_generate *m, struct err *e)
+{
+    json_t *head = wire_frame_parse(f, e);
+    int rc = head == NULL ? e->code : message_generate_parse(head, m, e);
+    json_decref(head);
+    return rc;
+}
+
+void worker_generate_begin(struct worker *w, struct worker_link *l, struct wire_frame *f)
+{
+    struct err e = {0};
+    struct message_generate m = {0};
+    struct worker_job *j = NULL;
+    int rc = generate_parse(f, &m, &e);
+
+    if (rc == 0 && (j = worker_job_new(w, l, f, &e)) == NULL)
+        rc = e.code;
+    if (rc != 0) {
+        message_generate_fini(&m);
+        worker_link_send(l, wire_frame_failed(WIRE_FAILED, f->id, rc, e.message));
+        return;
+    }
+    uint32_t room = w->engine->limits.n_ctx - j->n_tokens;
+    j->generate = m;
+    if (j->generate.max_tokens == 0 || j->generate.max_tokens > room)
+        j->generate.max_tokens = room;
+    j->cells = j->n_tokens + j->generate.max_tokens;
+    j->timeline.on = m.timeline;
+    text_stream_init(&j->text, j->generate.stops, m.n_stops);
+    j->generate.sampling.grammar = j->generate.grammar;
+    rc = w->engine->ops->sampler_new(w->engine, &j->generate.sampling, &j->sampler, &e);
+    if (rc != 0)
+        worker_job_fail(w, j, rc, e.message);
+}
+
+// The job has its sequence: who reads the prompt?
+void worker_generate_plan(struct worker *w, struct worker_job *j)
+{
+    uint32_t upto = j->n_tokens - 1;
+    uint32_t chunk = w->engine->limits.n_batch;
+
+    if (j->generate.handoff.present && j->peer < 0 && j->fallback[0] == 0 && upto > 0) {
+        worker_handoff_begin(w, j);
+        return;
+    }
+    j->n_ends = 0;
+    j->next_end = 0;
+    for (uint32_t at = j->computed; at < upto && j->n_ends < WORKER_CHUNKS_MAX;) {
+        at = (at / chunk + 1) * chunk; // the grid that a prefill worker's full chunks lie on, too
+        at = at < upto ? at : upto;
+        j->ends[j->n_ends++] = at;
+    }
+    j->phase = WORKER_READ;
+    if (j->computed == upto)
+        worker_decode_ready(w, j);
+}
+
+void worker_generate_chunk(struct worker *w, struct worker_job *j)
+{
+    uint32_t upto = j->n_tokens - 1;
+
+    if (worker_chunk_run(w, j, j->ends[j->next_end]) != 0)
+        return;
+    j->next_end++;
+    worker_progress_send(w, j, "prefill", j->computed, upto);
+    if (j->computed == upto)
+        worker_decode_ready(w, j);
+    else if (j->next_end == j->n_ends)
+        worker_generate_plan(w, j); // more chunks than one schedule holds
+}
+
+void worker_decode_ready(struct worker *w, struct worker_job *j)
+{
+    (void)w;
+    j->phase = WORKER_DECODE;
+    j->pos = j->n_tokens - 1;
+    j->next_token = j->tokens[j->pos];
+    j->decode_start_ns = j->last_token_ns = clock_now_ns();
+}
+
+// ---- answers -------------------------------------------------------------------------------------
+
+static json_t *number_or_null(bool have, double value)
+{
+    return have ? json_real(value) : json_null();
+}
+
+static json_t *text_or_null(const char *s)
+{
+    return s != NULL && s[0] != 0 ? json_string(s) : json_null();
+}
+
+static void done_send(struct worker *w, struct worker_job *j, const char *finish, struct buf *rest)
+{
+    struct engine_pace_counts pace = engine_pace_get(w->engine);
+    bool handed = j->handoff_end_ns != 0;
+    double ready_s = ns_to_s(j->decode_start_ns - j->received_ns);
+    json_t *head = json_pack(
+        "{s:s,s:o,s:i,s:i,s:s,s:i,s:i,s:f,s:f,s:o,s:I,s:o,s:I,s:f,s:o}", "finish", finish, "stop",
+        text_or_null(j->text.stopped), "prompt_tokens", (int)j->n_tokens, "gen_tokens",
+        (int)j->generated, "text", rest->len == 0 ? "" : (char *)rest->data, "tokens_read",
+        (int)j->tokens_read, "tokens_imported", (int)j->imported, "prefill_s", ready_s, "decode_s",
+        ns_to_s(j->last_token_ns - j->decode_start_ns), "handoff_end_s",
+        number_or_null(handed, ns_to_s(j->handoff_end_ns - j->received_ns)), "kv_bytes",
+        (json_int_t)j->received_bytes, "fallback", text_or_null(j->fallback), "overruns",
+        (json_int_t)pace.overruns, "worst_ratio", pace.worst_ratio, "timeline",
+        worker_timeline_json(&j->timeline));
+    worker_link_send(j->link, wire_frame_json(WIRE_DONE, j->id, head));
+}
+
+static void answer_end(struct worker *w, struct worker_job *j, const char *finish)
+{
+    struct buf rest;
+    buf_init(&rest, 1u << 20);
+    text_stream_end(&j->text, &rest);
+    done_send(w, j, finish, &rest);
+    buf_fini(&rest);
+    worker_job_finish(w, j);
+}
+
+static void token_send(struct worker_job *j, int32_t token, const struct buf *text)
+{
+    json_t *head = json_pack("{s:i,s:s,s:i}", "id", token, "text",
+                             text->len == 0 ? "" : (char *)text->data, "index", (int)j->generated - 1);
+    worker_link_send(j->link, wire_frame_json(WIRE_TOKEN, j->id, head));
+}
+
+// One new token of an answer: its text goes out, and perhaps the answer ends.
+static void token_take(struct worker *w, struct worker_job *j, int32_t token)
+{
+    const struct engine_ops *ops = w->engine->ops;
+    char piece[512];
+    struct buf text;
+
+    j->last_token_ns = clock_now_ns();
+    j->pos++;
+    j->next_token = token;
+    if (ops->is_end(w->engine, token) && !j->generate.ignore_eos) {
+        answer_end(w, j, "stop");
+        return;
+    }
+    buf_init(&text, 1u << 20);
+    j->generated++;
+    size_t n = ops->piece(w->engine, token, piece, sizeof piece);
+    bool stopped = text_stream_put(&j->text, piece, n, &text);
+    token_send(j, token, &text);
+    buf_fini(&text);
+    if (stopped)
+        answer_end(w, j, "stop");
+    else if (j->generated >= j->generate.max_tokens)
+        answer_end(w, j, "length");
+}
+
+// ---- the batched step ----------------------------------------------------------------------------
+
+static size_t rows_collect(struct worker *w)
+{
+    size_t n = 0;
+    for (struct worker_job *j = w->jobs; j != NULL && n < w->engine->limits.n_batch; j = j->next)
+        if (j->phase == WORKER_DECODE)
+            w->rows[n++] = (struct engine_row){j->next_token, j->pos, j->seq, true};
+    return n;
+}
+
+static void rows_fail(struct worker *w, int code, const char *message)
+{
+    struct worker_job *next = NULL;
+    for (struct worker_job *j = w->jobs; j != NULL; j = next) {
+        next = j->next;
+        if (j->phase == WORKER_DECODE)
+            worker_job_fail(w, j, code, message);
+    }
+}
+
+void worker_decode_step(struct worker *w)
+{
+    struct err e = {0};
+    size_t n = rows_collect(w);
+    int64_t t0 = clock_now_ns();
+
+    if (n == 0)
+        return;
+    int rc = w->engine->ops->step(w->engine, w->rows, n, &e);
+    if (rc == ERR_CANCELLED)
+        return; // nothing changed: the same step again
+    if (rc != 0) {
+        rows_fail(w, rc, e.message);
+        return;
+    }
+    int64_t t1 = clock_now_ns();
+    double rate = 1.0 / ns_to_s(t1 - t0 + 1);
+    w->decode_rate = w->decode_rate == 0 ? rate : 0.9 * w->decode_rate + 0.1 * rate;
+
+    // Jobs in the order of their rows; token_take may end a job.
+    struct worker_job *next = NULL;
+    size_t row = 0;
+    for (struct worker_job *j = w->jobs; j != NULL && row < n; j = next) {
+        next = j->next;
+        if (j->phase != WORKER_DECODE)
+            continue;
+        worker_timeline_add(&j->timeline, &(struct worker_span){"decode", t0, t1, j->pos, j->pos + 1});
+        token_take(w, j, w->engine->ops->sample(w->engine, j->sampler, row++));
+    }
+}

@@ -1,0 +1,274 @@
+// The receiving side of a hand-off. The decode worker dials the prefill worker (so that it needs no
+// open port of its own), pulls the transfer its ticket names, and imports segment after segment. If
+// anything is wrong with link, peer or bytes, it reads on by itself from the last committed token.
+#include "base/log.h"
+#include "node/worker.h"
+
+#include <stdlib.h>
+
+static bool handoff_partial(const struct worker *w)
+{
+    // Only complete ranges leave a sequence that can go on from the middle.
+    return w->engine->limits.handoff == ENGINE_HANDOFF_RANGES;
+}
+
+static int peer_find(struct worker *w, const struct message_handoff *h)
+{
+    int free_slot = -1;
+    for (int i = 0; i < WORKER_PEERS; i++) {
+        struct worker_peer *p = &w->peers[i];
+        if (p->state == WORKER_PEER_FREE)
+            free_slot = free_slot < 0 ? i : free_slot;
+        else if (p->addr.port == h->port && strcmp(p->addr.host, h->host) == 0)
+            return i;
+    }
+    if (free_slot >= 0) {
+        struct worker_peer *p = &w->peers[free_slot];
+        snprintf(p->addr.host, sizeof p->addr.host, "%s", h->host);
+        p->addr.port = h->port;
+    }
+    return free_slot;
+}
+
+static void pull_send(struct worker *w, struct worker_job *j)
+{
+    json_t *head = json_pack("{s:s}", "ticket", j->generate.handoff.ticket);
+    worker_link_send(w->peers[j->peer].link,
+                     wire_frame_json(WIRE_PULL, j->generate.handoff.transfer, head));
+}
+
+void worker_handoff_begin(struct worker *w, struct worker_job *j)
+{
+    const struct message_handoff *h = &j->generate.handoff;
+    struct worker_peer *p = NULL;
+
+    j->phase = WORKER_HANDOFF;
+    j->heard_ns = clock_now_ns();
+    kv_receive_init(&j->receive, h->transfer, j->generate.epoch, j->tokens, 0, j->n_tokens - 1,
+                    w->engine->identity.n_layer);
+    j->receiving = true;
+    j->peer = peer_find(w, h);
+    if (j->peer < 0) {
+        worker_handoff_lost(w, j, "no room for another prefill peer");
+        return;
+    }
+    p = &w->peers[j->peer];
+    if (p->state == WORKER_PEER_UP) {
+        pull_send(w, j);
+    } else if (p->state == WORKER_PEER_FREE) {
+        p->state = WORKER_PEER_DIALING;
+        worker_dial_start(w, (uint32_t)j->peer, (int64_t)(h->stall_s * 1e9));
+    }
+}
+
+void worker_handoff_dialed(struct worker *w, const struct worker_event *ev)
+{
+    struct worker_peer *p = &w->peers[ev->peer];
+    char why[ERR_MESSAGE_BYTES + 64];
+    struct worker_job *next = NULL;
+
+    p->link = ev->link;
+    p->state = ev->link != NULL ? WORKER_PEER_UP : WORKER_PEER_FREE;
+    snprintf(why, sizeof why, "prefill node %s:%u: %s", p->addr.host, p->addr.port, ev->error.message);
+    if (ev->link == NULL)
+        log_warn("worker", "cannot reach %s", why);
+    for (struct worker_job *j = w->jobs; j != NULL; j = next) {
+        next = j->next;
+        if (j->phase != WORKER_HANDOFF || j->peer != (int)ev->peer)
+            continue;
+        if (ev->link != NULL)
+            pull_send(w, j);
+        else
+            worker_handoff_lost(w, j, why);
+    }
+}
+
+// Ends the receiving side without a word to the job's requester.
+void worker_handoff_end(struct worker *w, struct worker_job *j)
+{
+    if (!j->receiving)
+        return;
+    if (!j->receive.complete && j->peer >= 0 && w->peers[j->peer].link != NULL)
+        worker_link_send(w->peers[j->peer].link,
+                         wire_frame_failed(WIRE_ABORT, j->generate.handoff.transfer, ERR_CANCELLED,
+                                           "the decode worker no longer needs it"));
+    kv_receive_fini(&j->receive);
+    j->receiving = false;
+}
+
+void worker_handoff_lost(struct worker *w, struct worker_job *j, const char *why)
+{
+    struct err e = {0};
+    uint32_t committed = handoff_partial(w) ? j->receive.next_p0 : 0;
+
+    snprintf(j->fallback, sizeof j->fallback, "%s; read on from token %u", why, committed);
+    log_warn("worker", "hand-off lost: %s", j->fallback);
+    worker_handoff_end(w, j);
+    if (committed == 0 && w->engine->ops->remove(w->engine, j->seq, 0, UINT32_MAX, &e) != 0) {
+        worker_job_fail(w, j, e.code, e.message);
+        return;
+    }
+    j->computed = committed;
+    j->imported = committed;
+    worker_generate_plan(w, j);
+}
+
+// ---- frames --------------------------------------------------------------------------------------
+
+static struct worker_job *job_receiving(struct worker *w, const struct worker_link *l, uint64_t id)
+{
+    for (struct worker_job *j = w->jobs; j != NULL; j = j->next)
+        if (j->phase == WORKER_HANDOFF && j->peer >= 0 && w->peers[j->peer].link == l &&
+            j->generate.handoff.transfer == id)
+            return j;
+    return NULL;
+}
+
+static int segment_import(struct worker *w, struct worker_job *j, const struct kv_segment *s,
+                          const struct wire_frame *f, struct err *e)
+{
+    const struct engine_ops *ops = w->engine->ops;
+    bool last = s->p1 == j->n_tokens - 1;
+
+    if (s->mode != w->engine->limits.handoff)
+        return err_set(e, ERR_MISMATCH, "segment made by mode %u, this worker takes %u (%s)",
+                       s->mode, w->engine->limits.handoff,
+                       engine_handoff_name(w->engine->limits.handoff));
+    if (s->layer == KV_ALL_LAYERS)
+        return ops->import(w->engine, j->seq, s->p0, s->p1, last, f->body.data, f->body.len, e);
+    if (ops->import_tile == NULL)
+        return err_set(e, ERR_UNSUPPORTED, "this engine takes no tiles");
+    return ops->import_tile(w->engine, j->seq, s->p0, s->p1, s->layer, f->body.data, f->body.len, e);
+}
+
+static void ack_send(struct worker_link *l, const struct worker_job *j)
+{
+    uint8_t head[KV_ACK_BYTES];
+    struct kv_ack a = {.transfer = j->receive.transfer, .epoch = j->receive.epoch,
+                       .index = j->receive.next_index - 1, .tokens = j->receive.next_p0,
+                       .complete = j->receive.complete};
+    kv_ack_encode(&a, head);
+    worker_link_send(l, wire_frame_struct(WIRE_ACK, a.transfer, head, sizeof head,
+                                          (struct wire_body){0}));
+}
+
+static void segment_take(struct worker *w, struct worker_job *j, struct worker_link *l,
+                         const struct wire_frame *f)
+{
+    struct err e = {0};
+    struct kv_segment s;
+    int64_t t0 = clock_now_ns();
+    int rc = kv_segment_decode(f->head, f->head_bytes, &s, &e);
+
+    if (rc == 0)
+        rc = kv_receive_segment(&j->receive, &s, f->body.data, f->body.len, &e);
+    if (rc == 0)
+        rc = segment_import(w, j, &s, f, &e);
+    if (rc != 0) {
+        // What the engine took and what was counted may differ now: nothing is committed.
+        if (rc != 0 && j->receive.next_p0 == s.p1)
+            j->receive.next_p0 = s.p0;
+        worker_handoff_lost(w, j, e.message);
+        return;
+    }
+    j->received_bytes += f->body.len;
+    j->imported = j->receive.next_p0;
+    worker_timeline_add(&j->timeline,
+                        &(struct worker_span){"import", t0, clock_now_ns(), s.p0, s.p1});
+    worker_progress_send(w, j, "handoff", j->receive.next_p0, j->n_tokens - 1);
+    ack_send(l, j);
+}
+
+static void end_take(struct worker *w, struct worker_job *j, struct worker_link *l,
+                     const struct wire_frame *f)
+{
+    struct err e = {0};
+    struct kv_end end;
+    int rc = kv_end_decode(f->head, f->head_bytes, &end, &e);
+
+    if (rc == 0)
+        rc = kv_receive_end(&j->receive, &end, &e);
+    if (rc != 0) {
+        worker_handoff_lost(w, j, e.message);
+        return;
+    }
+    ack_send(l, j);
+    j->handoff_end_ns = clock_now_ns();
+    j->computed = j->n_tokens - 1;
+    worker_handoff_end(w, j);
+    worker_decode_ready(w, j);
+}
+
+static void abort_take(struct worker *w, struct worker_job *j, const struct wire_frame *f)
+{
+    struct err e = {0};
+    const char *message = "no reason given";
+    char why[ERR_MESSAGE_BYTES + 64];
+    json_t *head = wire_frame_parse(f, &e);
+
+    if (head != NULL)
+        json_get_string(head, "message", &message, &e);
+    snprintf(why, sizeof why, "the prefill node ended the transfer: %s", message);
+    json_decref(head);
+    worker_handoff_lost(w, j, why);
+}
+
+void worker_handoff_frame(struct worker *w, struct worker_link *l, struct wire_frame *f)
+{
+    struct worker_job *j = job_receiving(w, l, f->id);
+
+    if (j == NULL) {
+        // A request that is gone, or one that never was: the sender may stop.
+        if (f->type == WIRE_SEGMENT)
+            worker_link_send(l, wire_frame_failed(WIRE_ABORT, f->id, ERR_NOT_FOUND,
+                                                  "no request waits for this transfer"));
+        return;
+    }
+    j->heard_ns = clock_now_ns();
+    if (f->type == WIRE_SEGMENT)
+        segment_take(w, j, l, f);
+    else if (f->type == WIRE_END)
+        end_take(w, j, l, f);
+    else if (f->type == WIRE_ABORT)
+        abort_take(w, j, f);
+}
+
+void worker_handoff_link_closed(struct worker *w, struct worker_link *l, const struct err *why)
+{
+    char text[ERR_MESSAGE_BYTES + 64];
+    struct worker_job *next = NULL;
+    int peer = -1;
+
+    for (int i = 0; i < WORKER_PEERS; i++)
+        if (w->peers[i].state != WORKER_PEER_FREE && w->peers[i].link == l)
+            peer = i;
+    if (peer < 0)
+        return;
+    w->peers[peer].state = WORKER_PEER_FREE;
+    w->peers[peer].link = NULL;
+    snprintf(text, sizeof text, "prefill node lost: %s", why->message);
+    for (struct worker_job *j = w->jobs; j != NULL; j = next) {
+        next = j->next;
+        if (j->phase == WORKER_HANDOFF && j->peer == peer)
+            worker_handoff_lost(w, j, text);
+    }
+}
+
+int64_t worker_handoff_timers(struct worker *w, int64_t now_ns)
+{
+    int64_t soonest = now_ns + NS_PER_S;
+    struct worker_job *next = NULL;
+
+    // The link itself notices silence; this is for a peer that answers but makes no progress.
+    for (struct worker_job *j = w->jobs; j != NULL; j = next) {
+        next = j->next;
+        if (j->phase != WORKER_HANDOFF)
+            continue;
+        int64_t stuck = (int64_t)(j->generate.handoff.stall_s * 1e9) * WORKER_STUCK_STALLS;
+        if (now_ns - j->heard_ns >= stuck)
+            worker_handoff_lost(w, j, "the prefill node makes no progress");
+        else if (j->heard_ns + stuck < soonest)
+            soonest = j->heard_ns + stuck;
+    }
+    return soonest;
+}

@@ -1,0 +1,487 @@
+// Handshakes and links of a worker. Everything here ends in an event to the engine thread's inbox,
+// except RENDER, which goes to the text thread.
+#include "base/log.h"
+#include "node/worker.h"
+#include "os/os.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+void worker_post(struct worker *w, const struct worker_event *ev)
+{
+    chan_send(w->inbox, ev, CHAN_FOREVER);
+}
+
+// ---- import buffers: back-pressure -------------------------------------------------------------
+
+static void import_release(void *ctx, void *data)
+{
+    struct worker_block *b = ctx;
+    (void)data;
+    chan_send(b->home, &b, CHAN_FOREVER); // holds as many as there are: never blocks
+}
+
+// Bodies of segments go into one of a few blocks that are kept; everything else into fresh memory.
+static int link_body_get(void *ctx, const struct wire_frame *f, size_t n, struct wire_body *body,
+                         struct err *e)
+{
+    struct worker_link *l = ctx;
+    struct worker *w = l->worker;
+    struct worker_block *b = NULL;
+
+    if (f->type != WIRE_SEGMENT) {
+        body->data = mem_alloc(n);
+        return 0;
+    }
+    if (l->kind != WORKER_LINK_BULK_OUT)
+        return err_set(e, ERR_INVALID, "a segment came over a link that carries none");
+    if (n > w->segment_max)
+        return err_set(e, ERR_RANGE, "segment of %zu bytes; this model's largest is %zu", n,
+                       w->segment_max);
+    if (chan_recv(w->import_free, &b, CHAN_FOREVER) != 0)
+        return err_set(e, ERR_CLOSED, "the worker is stopping");
+    if (b->cap < n) {
+        b->data = mem_resize(b->data, n);
+        b->cap = n;
+    }
+    *body = (struct wire_body){.data = b->data, .len = n, .release = import_release, .ctx = b};
+    return 0;
+}
+
+// ---- link callbacks ----------------------------------------------------------------------------
+
+static bool link_accepts(const struct worker_link *l, unsigned type)
+{
+    switch (l->kind) {
+    case WORKER_LINK_CONTROL:
+        return type == WIRE_RENDER || type == WIRE_GENERATE || type == WIRE_PREFILL ||
+               type == WIRE_CANCEL || type == WIRE_STATUS || type == WIRE_ABANDON;
+    case WORKER_LINK_BULK_IN:
+        return type == WIRE_PULL || type == WIRE_ACK || type == WIRE_ABORT;
+    case WORKER_LINK_BULK_OUT:
+        return type == WIRE_SEGMENT || type == WIRE_END || type == WIRE_ABORT || type == WIRE_BEAT;
+    }
+    return false;
+}
+
+static int link_on_frame(void *ctx, struct wire_frame *f, struct err *e)
+{
+    struct worker_link *l = ctx;
+    struct worker *w = l->worker;
+    struct worker_event ev = {.kind = WORKER_EVENT_FRAME, .link = l, .frame = *f};
+
+    if (!link_accepts(l, f->type)) {
+        int rc = err_set(e, ERR_INVALID, "unexpected frame: %s", wire_type_name(f->type));
+        wire_frame_fini(f);
+        return rc;
+    }
+    if (f->type == WIRE_RENDER)
+        chan_send(w->text_inbox, &ev, CHAN_FOREVER);
+    else
+        worker_post(w, &ev);
+    if (ev.frame.type == WIRE_CANCEL)
+        w->engine->ops->interrupt(w->engine, true);
+    return 0;
+}
+
+// The text thread may still hold a RENDER of this link, so the close takes the same way: first
+// through the text inbox, then to the engine thread. Whoever posts to the engine thread what must
+// stop a running chunk interrupts after posting: the engine thread clears the flag before it drains
+// its inbox, so neither the event nor the interrupt can be missed.
+static void link_on_close(void *ctx, const struct err *why)
+{
+    struct worker_link *l = ctx;
+    struct worker *w = l->worker;
+    struct worker_event ev = {.kind = WORKER_EVENT_LINK_CLOSED, .link = l, .error = *why};
+    if (l->kind == WORKER_LINK_CONTROL) {
+        chan_send(w->text_inbox, &ev, CHAN_FOREVER);
+        return;
+    }
+    worker_post(w, &ev);
+    w->engine->ops->interrupt(w->engine, true);
+}
+
+static void link_on_sent(void *ctx, const struct wire_header *h, int64_t t0, int64_t t1, bool ok)
+{
+    struct worker_link *l = ctx;
+    if (!ok || (h->type != WIRE_SEGMENT && h->type != WIRE_END))
+        return; // what was dropped, the link's end tells
+    struct worker_event ev = {.kind = WORKER_EVENT_SENT, .link_serial = l->serial, .id = h->id,
+                              .type = h->type, .t0 = t0, .t1 = t1,
+                              .body_bytes = h->body_bytes};
+    // Segments only feed timeline and rate; the end marker finishes the job and must arrive.
+    chan_send(l->worker->inbox, &ev, h->type == WIRE_END ? CHAN_FOREVER : 0);
+}
+
+static const struct wire_link_ops link_ops = {
+    .body_get = link_body_get,
+    .on_frame = link_on_frame,
+    .on_close = link_on_close,
+    .on_sent = link_on_sent,
+};
+
+// Takes the connection. The caller tells the engine thread of the link before it runs it, so that
+// LINK_UP comes before the link's own events.
+static struct worker_link *link_open(struct worker *w, struct net_conn *conn,
+                                     enum worker_link_kind kind, int64_t idle_ns)
+{
+    struct worker_link *l = mem_alloc(sizeof *l);
+    struct wire_link_options o;
+
+    wire_link_options_default(&o);
+    o.idle_ns = idle_ns;
+    o.name = kind == WORKER_LINK_CONTROL ? "control" : "bulk";
+    if (kind == WORKER_LINK_BULK_IN)
+        net_conn_pace(conn, w->options.link_bytes_per_s);
+    l->worker = w;
+    l->kind = kind;
+    l->serial = atomic_fetch_add_explicit(&w->next_serial, 1, memory_order_relaxed);
+    l->wire = wire_link_new(conn, &link_ops, l, &o);
+    return l;
+}
+
+
+void worker_link_send(struct worker_link *l, struct wire_frame f)
+{
+    if (l == NULL || l->wire == NULL) {
+        wire_frame_fini(&f);
+        return;
+    }
+    if (wire_link_send(l->wire, f, 0) == ERR_TIMEOUT) {
+        log_warn("worker", "link closed: the peer does not read peer=%s", wire_link_peer(l->wire));
+        wire_link_close(l->wire);
+    }
+}
+
+// ---- handshakes --------------------------------------------------------------------------------
+
+static int hello_check(struct worker *w, const struct message_hello *h, enum worker_link_kind *kind,
+                       struct err *e)
+{
+    if (h->version != WIRE_VERSION)
+        return err_set(e, ERR_MISMATCH,
+                       "protocol version %u here, %u there; install the same release of tandem on "
+                       "both machines",
+                       WIRE_VERSION, h->version);
+    if (strcmp(h->role, "bulk") != 0) {
+        *kind = WORKER_LINK_CONTROL;
+        return 0;
+    }
+    *kind = WORKER_LINK_BULK_IN;
+    if (!h->has_identity)
+        return err_set(e, ERR_INVALID, "a bulk link must say what model it loads");
+    return engine_identity_compare(&w->welcome.identity, &h->identity, h->same_weights, e);
+}
+
+static int hello_read(struct worker *w, struct net_conn *conn, int64_t deadline_ns,
+                      enum worker_link_kind *kind, struct err *e)
+{
+    struct wire_frame f = {0};
+    struct message_hello h;
+    json_t *head = NULL;
+    int rc = wire_frame_read(conn, &f, deadline_ns, e);
+
+    if (rc != 0)
+        return rc;
+    if (f.type != WIRE_HELLO)
+        rc = err_set(e, ERR_INVALID, "the first frame is %s, not hello", wire_type_name(f.type));
+    if (rc == 0 && (head = wire_frame_parse(&f, e)) == NULL)
+        rc = e->code;
+    if (rc == 0)
+        rc = message_hello_parse(head, &h, e);
+    if (rc == 0)
+        rc = hello_check(w, &h, kind, e);
+    json_decref(head);
+    wire_frame_fini(&f);
+    return rc;
+}
+
+// Reads HELLO and answers it; on success the link runs and the connection is taken.
+static int handshake(struct worker *w, struct net_conn *conn, int64_t deadline_ns, bool parent,
+                     struct err *e)
+{
+    enum worker_link_kind kind = WORKER_LINK_CONTROL;
+    struct err reply_error = {0};
+    struct wire_frame reply;
+    int rc = hello_read(w, conn, deadline_ns, &kind, e);
+
+    if (rc == 0)
+        reply = wire_frame_json(WIRE_WELCOME, 0, message_welcome_json(&w->welcome));
+    else
+        reply = wire_frame_failed(WIRE_REFUSED, 0, rc, e->message);
+    int sent = wire_frame_write(conn, &reply, clock_now_ns() + WORKER_HANDSHAKE_NS, &reply_error);
+    wire_frame_fini(&reply);
+    if (rc == 0 && sent != 0)
+        return err_set(e, sent, "%s", reply_error.message);
+    if (rc != 0)
+        return rc;
+    struct worker_link *l = link_open(w, conn, kind, 0);
+    struct worker_event up = {.kind = WORKER_EVENT_LINK_UP, .link = l};
+    l->parent = parent;
+    worker_post(w, &up);
+    wire_link_run(l->wire);
+    return 0;
+}
+
+int worker_link_accept_parent(struct worker *w, struct net_conn *conn, struct err *e)
+{
+    return handshake(w, conn, NET_NEVER, true, e);
+}
+
+struct handshake_task {
+    struct worker *worker;
+    int fd;
+    char peer[128];
+};
+
+static void *handshake_thread(void *arg)
+{
+    struct handshake_task *t = arg;
+    struct worker *w = t->worker;
+    struct net_conn *conn = NULL;
+    struct err e = {0};
+    int64_t deadline = clock_now_ns() + WORKER_HANDSHAKE_NS;
+
+    os_thread_name("handshake");
+    int rc = net_conn_accept_tls(t->fd, &w->options.key, deadline, &conn, &e);
+    if (rc == 0 && (rc = handshake(w, conn, deadline, false, &e)) != 0)
+        net_conn_free(conn);
+    if (rc != 0)
+        log_warn("worker", "peer refused: %s peer=%s code=%s", e.message, t->peer, err_name(rc));
+    atomic_fetch_sub_explicit(&w->handshakes, 1, memory_order_relaxed);
+    free(t);
+    return NULL;
+}
+
+static void handshake_start(struct worker *w, int fd, const char *peer)
+{
+    pthread_t thread;
+    struct handshake_task *t = mem_alloc(sizeof *t);
+
+    t->worker = w;
+    t->fd = fd;
+    snprintf(t->peer, sizeof t->peer, "%s", peer);
+    atomic_fetch_add_explicit(&w->handshakes, 1, memory_order_relaxed);
+    if (pthread_create(&thread, NULL, handshake_thread, t) == 0) {
+        pthread_detach(thread);
+        return;
+    }
+    atomic_fetch_sub_explicit(&w->handshakes, 1, memory_order_relaxed);
+    close(fd);
+    free(t);
+}
+
+static void *accept_thread(void *arg)
+{
+    struct worker *w = arg;
+    char peer[128];
+    struct err e = {0};
+
+    os_thread_name("accept");
+    while (!atomic_load_explicit(&w->stopping, memory_order_acquire)) {
+        int fd = net_accept(w->listen_fd, clock_now_ns() + 200 * NS_PER_MS, peer, sizeof peer, &e);
+        if (fd == ERR_TIMEOUT)
+            continue;
+        if (fd < 0) {
+            clock_sleep_until(clock_now_ns() + 50 * NS_PER_MS); // out of descriptors: do not spin
+            continue;
+        }
+        if (atomic_load_explicit(&w->handshakes, memory_order_relaxed) >= WORKER_HANDSHAKES) {
+            log_warn("worker", "too many handshakes at once, refused peer=%s", peer);
+            close(fd);
+            continue;
+        }
+        handshake_start(w, fd, peer);
+    }
+    return NULL;
+}
+
+int worker_listen_start(struct worker *w, struct err *e)
+{
+    pthread_t thread;
+    if (pthread_create(&thread, NULL, accept_thread, w) != 0)
+        return err_set(e, ERR_IO, "cannot start the accept thread");
+    pthread_detach(thread); // lives as long as the process
+    return 0;
+}
+
+// ---- dialling a prefill worker -----------------------------------------------------------------
+
+struct dial_task {
+    struct worker *worker;
+    uint32_t peer;
+    int64_t idle_ns;
+    struct net_addr addr;
+};
+
+static int dial_hello(struct worker *w, struct net_conn *conn, int64_t deadline_ns, struct err *e)
+{
+    struct message_hello h = {.version = WIRE_VERSION, .role = "bulk", .has_identity = true,
+                              .same_weights = false, .identity = w->welcome.identity};
+    struct wire_frame f = {0};
+    int rc;
+
+    snprintf(h.name, sizeof h.name, "%s", w->welcome.name);
+    snprintf(h.build, sizeof h.build, "%s", w->welcome.build);
+    f = wire_frame_json(WIRE_HELLO, 0, message_hello_json(&h));
+    rc = wire_frame_write(conn, &f, deadline_ns, e);
+    wire_frame_fini(&f);
+    if (rc == 0)
+        rc = wire_frame_read(conn, &f, deadline_ns, e);
+    if (rc != 0)
+        return rc;
+    if (f.type == WIRE_REFUSED) {
+        json_t *head = wire_frame_parse(&f, e);
+        const char *message = "no reason given";
+        const char *code = "io";
+        if (head != NULL) {
+            json_get_string(head, "message", &message, e);
+            json_get_string(head, "code", &code, e);
+        }
+        rc = err_set(e, err_from_name(code), "refused: %s", message);
+        json_decref(head);
+    } else if (f.type != WIRE_WELCOME) {
+        rc = err_set(e, ERR_INVALID, "the answer to hello is %s", wire_type_name(f.type));
+    }
+    wire_frame_fini(&f);
+    return rc;
+}
+
+static void *dial_thread(void *arg)
+{
+    struct dial_task *t = arg;
+    struct worker *w = t->worker;
+    struct worker_event ev = {.kind = WORKER_EVENT_DIALED, .peer = t->peer};
+    struct net_conn *conn = NULL;
+    int64_t deadline = clock_now_ns() + 2 * NS_PER_S;
+
+    os_thread_name("dial");
+    int rc = net_conn_dial(&t->addr, &w->options.key, deadline, &conn, &ev.error);
+    if (rc == 0 && (rc = dial_hello(w, conn, deadline, &ev.error)) != 0)
+        net_conn_free(conn);
+    ev.error.code = rc;
+    if (rc == 0) {
+        ev.link = link_open(w, conn, WORKER_LINK_BULK_OUT, t->idle_ns);
+        struct worker_event up = {.kind = WORKER_EVENT_LINK_UP, .link = ev.link};
+        worker_post(w, &up);
+    }
+    // The engine thread may queue frames on the link as soon as it has heard of it, and cannot free
+    // it before the link's own last event, which comes after wire_link_run.
+    worker_post(w, &ev);
+    if (ev.link != NULL)
+        wire_link_run(ev.link->wire);
+    free(t);
+    return NULL;
+}
+
+void worker_dial_start(struct worker *w, uint32_t peer, int64_t idle_ns)
+{
+    pthread_t thread;
+    struct dial_task *t = mem_alloc(sizeof *t);
+
+    t->worker = w;
+    t->peer = peer;
+    t->idle_ns = idle_ns;
+    t->addr = w->peers[peer].addr;
+    if (pthread_create(&thread, NULL, dial_thread, t) == 0) {
+        pthread_detach(thread);
+        return;
+    }
+    struct worker_event ev = {.kind = WORKER_EVENT_DIALED, .peer = peer};
+    err_set(&ev.error, ERR_IO, "cannot start a thread to dial");
+    worker_post(w, &ev);
+    free(t);
+}
+
+// ---- the text thread -----------------------------------------------------------------------------
+
+// {"chat":..} or {"prompt":..} or {"tokens":[..]} -> token ids, and in *rendered what to answer.
+static int render_tokens(struct engine *g, const json_t *head, json_t **rendered, int32_t **tokens,
+                         size_t *n, struct err *e)
+{
+    json_t *chat = NULL;
+    json_t *list = NULL;
+    const char *prompt = NULL;
+    int rc = json_get_object(head, "chat", &chat, e);
+
+    if (rc == 0)
+        rc = json_get_array(head, "tokens", &list, e);
+    if (rc == 0)
+        rc = json_get_string(head, "prompt", &prompt, e);
+    if (rc != 0)
+        return rc;
+    *rendered = NULL;
+    if (chat != NULL) {
+        if ((rc = g->ops->render(g, chat, rendered, e)) != 0)
+            return rc;
+        if ((rc = json_get_string(*rendered, "prompt", &prompt, e)) != 0)
+            return rc;
+        return g->ops->tokenize(g, prompt, strlen(prompt), true, true, tokens, n, e);
+    }
+    *rendered = json_object();
+    if (prompt != NULL)
+        return g->ops->tokenize(g, prompt, strlen(prompt), true, true, tokens, n, e);
+    *n = json_array_size(list);
+    if (*n > MESSAGE_MAX_TOKENS)
+        return err_set(e, ERR_RANGE, "%zu token ids; at most %u", *n, MESSAGE_MAX_TOKENS);
+    *tokens = mem_alloc((*n + 1) * sizeof **tokens);
+    for (size_t i = 0; i < *n; i++) {
+        json_t *v = json_array_get(list, i);
+        if (!json_is_integer(v) || json_integer_value(v) < 0 ||
+            json_integer_value(v) >= g->identity.n_vocab)
+            return err_set(e, ERR_INVALID, "token id number %zu is not in 0..%u", i,
+                           g->identity.n_vocab - 1);
+        (*tokens)[i] = (int32_t)json_integer_value(v);
+    }
+    return 0;
+}
+
+static void render_answer(struct worker *w, struct worker_link *l, struct wire_frame *f)
+{
+    struct err e = {0};
+    json_t *head = wire_frame_parse(f, &e);
+    json_t *rendered = NULL;
+    int32_t *tokens = NULL;
+    size_t n = 0;
+    int rc = head == NULL ? e.code : render_tokens(w->engine, head, &rendered, &tokens, &n, &e);
+
+    if (rc == 0 && n == 0)
+        rc = err_set(&e, ERR_INVALID, "the prompt is empty; send at least one token");
+    if (rc == 0) {
+        json_object_del(rendered, "prompt");
+        worker_link_send(l, wire_frame_tokens(WIRE_RENDERED, f->id, json_incref(rendered), tokens, n));
+    } else {
+        worker_link_send(l, wire_frame_failed(WIRE_FAILED, f->id, rc, e.message));
+    }
+    json_decref(rendered);
+    json_decref(head);
+    free(tokens);
+    wire_frame_fini(f);
+}
+
+static void *text_thread(void *arg)
+{
+    struct worker *w = arg;
+    struct worker_event ev;
+
+    os_thread_name("text");
+    while (chan_recv(w->text_inbox, &ev, CHAN_FOREVER) == 0) {
+        if (ev.kind == WORKER_EVENT_FRAME) {
+            render_answer(w, ev.link, &ev.frame);
+            continue;
+        }
+        worker_post(w, &ev);
+        w->engine->ops->interrupt(w->engine, true);
+    }
+    return NULL;
+}
+
+int worker_text_start(struct worker *w, struct err *e)
+{
+    pthread_t thread;
+    if (pthread_create(&thread, NULL, text_thread, w) != 0)
+        return err_set(e, ERR_IO, "cannot start the text thread");
+    pthread_detach(thread);
+    return 0;
+}

@@ -1,0 +1,221 @@
+// Start of a worker process: options, key, model, probe, warm-up, threads; then the engine loop.
+#include "base/json.h"
+#include "base/log.h"
+#include "engine/probe.h"
+#include "node/worker.h"
+#include "os/os.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+enum { FD_CONTROL = 3, FD_READY = 4, FD_LISTEN = 5 };
+
+#define WARM_TOKENS 64u
+
+// ---- the engine ----------------------------------------------------------------------------------
+
+static bool engine_is_fake(const struct engine_options *o)
+{
+    return strcmp(o->model, "fake") == 0 || strncmp(o->model, "fake:", 5) == 0;
+}
+
+// One small prompt chunk and two decode steps: the first touch of weights and buffers is slow, and
+// the rates measured here are the first that others hear of this worker.
+static int warm_up(struct worker *w, struct err *e)
+{
+    struct engine *g = w->engine;
+    uint32_t n = g->limits.n_batch < WARM_TOKENS ? g->limits.n_batch : WARM_TOKENS;
+    n = n + 4 < g->limits.n_ctx ? n : g->limits.n_ctx - 4;
+    int rc = 0;
+
+    for (int round = 0; round < 2 && rc == 0; round++) {
+        int64_t t0 = clock_now_ns();
+        for (uint32_t i = 0; i < n; i++)
+            w->rows[i] = (struct engine_row){.token = (int32_t)((i * 7 + 1) % g->identity.n_vocab),
+                                             .pos = i};
+        if ((rc = g->ops->step(g, w->rows, n, e)) != 0)
+            break;
+        int64_t t1 = clock_now_ns();
+        struct engine_row row = {.token = 1, .pos = n, .want_logits = true};
+        if ((rc = g->ops->step(g, &row, 1, e)) != 0)
+            break;
+        int64_t t2 = clock_now_ns();
+        w->prefill_rate = n / ns_to_s(t1 - t0 + 1);
+        w->decode_rate = 1.0 / ns_to_s(t2 - t1 + 1);
+        rc = g->ops->remove(g, 0, 0, UINT32_MAX, e);
+    }
+    return rc;
+}
+
+static int handoff_find(struct engine_options *o, struct err *e)
+{
+    struct probe_result r;
+    if (engine_is_fake(o)) {
+        o->handoff = ENGINE_HANDOFF_RANGES; // the fake engine names its own mode when it opens
+        return 0;
+    }
+    int rc = probe_run(o, true, &r, e);
+    if (rc != 0)
+        return rc;
+    o->handoff = r.handoff;
+    log_info("worker", "hand-off mode: %s (%s)", engine_handoff_name(r.handoff), r.reason);
+    return 0;
+}
+
+static int engine_start(struct worker *w, struct err *e)
+{
+    struct node_worker_options *o = &w->options;
+    int rc = handoff_find(&o->engine, e);
+
+    o->engine.tiles = o->tiles;
+    if (rc == 0)
+        rc = engine_open(&o->engine, &w->engine, e);
+    if (rc != 0)
+        return rc;
+    w->rows = mem_alloc(w->engine->limits.n_batch * sizeof *w->rows);
+    w->seq_used = mem_alloc(w->engine->limits.n_seq * sizeof *w->seq_used);
+    if (!engine_is_fake(&o->engine) && (rc = warm_up(w, e)) != 0)
+        return rc;
+    if (o->pace_prefill > 0 && o->pace_decode > 0) {
+        w->engine = engine_paced_new(w->engine, o->pace_prefill, o->pace_decode);
+        w->prefill_rate = o->pace_prefill;
+        w->decode_rate = o->pace_decode;
+    }
+    return 0;
+}
+
+static size_t segment_max_get(const struct engine *g)
+{
+    double bytes = g->limits.kv_bytes_per_token * 1.25 * g->limits.n_ctx +
+                   (double)g->limits.state_bytes * 2 + (1 << 20);
+    return bytes < WIRE_SEGMENT_MAX ? (size_t)bytes : WIRE_SEGMENT_MAX;
+}
+
+static void welcome_fill(struct worker *w)
+{
+    struct message_welcome *m = &w->welcome;
+    struct os_facts f;
+
+    os_facts_get(&f);
+    *m = (struct message_welcome){.version = WIRE_VERSION,
+                                  .identity = w->engine->identity,
+                                  .limits = w->engine->limits,
+                                  .prefill_tokens_per_s = w->prefill_rate,
+                                  .decode_tokens_per_s = w->decode_rate,
+                                  .cores = (uint32_t)f.cores,
+                                  .memory_bytes = f.memory_bytes,
+                                  .paced = w->options.pace_prefill > 0,
+                                  .pid = getpid()};
+    if (w->options.name != NULL)
+        snprintf(m->name, sizeof m->name, "%s", w->options.name);
+    else
+        node_name_default(m->name, sizeof m->name);
+    snprintf(m->build, sizeof m->build, "tandem %s", TANDEM_VERSION);
+    snprintf(m->model, sizeof m->model, "%s", w->engine->identity.model);
+    snprintf(m->system, sizeof m->system, "%s", f.system);
+    snprintf(m->cpu, sizeof m->cpu, "%s", f.cpu);
+}
+
+// ---- buffers and threads -------------------------------------------------------------------------
+
+static struct chan *blocks_new(struct worker *w, size_t n)
+{
+    struct chan *c = chan_new(sizeof(struct worker_block *), n);
+    for (size_t i = 0; i < n; i++) {
+        struct worker_block *b = mem_alloc(sizeof *b);
+        b->worker = w;
+        b->home = c;
+        chan_send(c, &b, 0);
+    }
+    return c;
+}
+
+static void worker_init(struct worker *w)
+{
+    w->inbox = chan_new(sizeof(struct worker_event), WORKER_INBOX);
+    w->text_inbox = chan_new(sizeof(struct worker_event), WORKER_INBOX);
+    w->export_free = blocks_new(w, WORKER_EXPORT_BUFFERS);
+    w->import_free = blocks_new(w, WORKER_IMPORT_BUFFERS);
+    atomic_store(&w->next_serial, 1);
+    w->listen_fd = w->options.listen != NULL ? FD_LISTEN : -1;
+}
+
+static int threads_start(struct worker *w, struct net_conn *parent, struct err *e)
+{
+    uint8_t ready = 1;
+    int rc = worker_text_start(w, e);
+    if (rc == 0 && w->listen_fd >= 0)
+        rc = worker_listen_start(w, e);
+    if (rc == 0 && write(FD_READY, &ready, 1) != 1)
+        rc = err_set(e, ERR_IO, "cannot tell the supervisor that this worker is ready");
+    if (rc == 0)
+        rc = worker_link_accept_parent(w, parent, e);
+    return rc;
+}
+
+// The model did not load: whoever says HELLO is told why, and the process ends.
+static int refuse(struct net_conn *parent, const struct err *why)
+{
+    struct err e = {0};
+    struct wire_frame hello = {0};
+    struct wire_frame f;
+
+    log_error("worker", "%s", why->message);
+    if (wire_frame_read(parent, &hello, clock_now_ns() + 5 * NS_PER_S, &e) == 0) {
+        f = wire_frame_failed(WIRE_REFUSED, 0, why->code, why->message);
+        wire_frame_write(parent, &f, clock_now_ns() + NS_PER_S, &e);
+        wire_frame_fini(&f);
+    }
+    wire_frame_fini(&hello);
+    net_conn_free(parent);
+    return why->code == ERR_BUSY || why->code == ERR_IO ? 1 : NODE_EXIT_PERMANENT;
+}
+
+static int options_read(struct worker *w, const char *text, json_t **v, struct err *e)
+{
+    *v = json_parse(text, strlen(text), e);
+    if (*v == NULL)
+        return e->code;
+    return node_worker_options_parse(*v, &w->options, e);
+}
+
+int node_worker_main(int argc, char **argv)
+{
+    static struct worker w; // one worker per process; too large for a stack
+    struct err e = {0};
+    json_t *v = NULL;
+
+    signal(SIGPIPE, SIG_IGN);
+    signal(SIGINT, SIG_IGN); // Ctrl-C reaches the whole group; the supervisor ends us
+    if (argc != 2) {
+        fprintf(stderr, "tandem-worker is started by `tandem serve` and `tandem node`\n");
+        return NODE_EXIT_PERMANENT;
+    }
+    struct net_conn *parent = net_conn_wrap(FD_CONTROL);
+    int rc = options_read(&w, argv[1], &v, &e);
+    if (rc == 0)
+        rc = net_conn_read(parent, w.options.key.bytes, NET_KEY_BYTES, NET_NEVER, &e);
+    log_process_set(w.options.name != NULL ? w.options.name : "worker");
+    if (rc == 0 && w.options.cpus != NULL)
+        rc = os_cpu_pin(w.options.cpus, &e);
+    if (rc == 0)
+        rc = engine_start(&w, &e);
+    if (rc != 0) {
+        e.code = rc;
+        return refuse(parent, &e);
+    }
+    worker_init(&w);
+    w.segment_max = segment_max_get(w.engine);
+    welcome_fill(&w);
+    if ((rc = threads_start(&w, parent, &e)) != 0) {
+        log_error("worker", "%s", e.message);
+        return 1;
+    }
+    worker_run(&w);
+    atomic_store_explicit(&w.stopping, true, memory_order_release);
+    log_info("worker", "stopping");
+    fflush(NULL);
+    _exit(0); // links and threads end with the process
+}

@@ -1,0 +1,363 @@
+// The prefill role: compute a prompt chunk by chunk, export what is computed, hand it to the bulk
+// link's writer, and finish with the end marker.
+#include "base/log.h"
+#include "node/worker.h"
+
+#include <stdlib.h>
+
+static void reject(struct worker *w, struct worker_link *l, const struct wire_frame *f,
+                   const struct err *e)
+{
+    (void)w;
+    worker_link_send(l, wire_frame_failed(WIRE_FAILED, f->id, e->code, e->message));
+}
+
+static int prefill_parse(const struct worker *w, const struct wire_frame *f,
+                         struct message_prefill *m, struct err *e)
+{
+    json_t *head = wire_frame_parse(f, e);
+    int rc = head == NULL ? e->code : message_prefill_parse(head, m, e);
+    json_decref(head);
+    if (rc == 0 && w->engine->limits.handoff == ENGINE_HANDOFF_NONE)
+        rc = err_set(e, ERR_UNSUPPORTED, "%s has no exact hand-off; run it on one machine",
+                     w->engine->identity.model);
+    if (rc == 0 && m->upto <= m->from)
+        rc = err_set(e, ERR_INVALID, "empty range [%u, %u)", m->from, m->upto);
+    return rc;
+}
+
+void worker_prefill_begin(struct worker *w, struct worker_link *l, struct wire_frame *f)
+{
+    struct err e = {0};
+    struct message_prefill m = {0};
+    struct worker_job *j = NULL;
+
+    if (prefill_parse(w, f, &m, &e) != 0 || (j = worker_job_new(w, l, f, &e)) == NULL) {
+        reject(w, l, f, &e);
+        return;
+    }
+    j->is_prefill = true;
+    j->prefill = m;
+    j->cells = m.upto;
+    j->exported = m.from;
+    j->hasher = kv_tokens_hasher_new();
+    kv_send_init(&j->send, m.transfer, m.epoch);
+    j->timeline.on = m.timeline;
+    if (m.upto > j->n_tokens) {
+        worker_job_fail(w, j, ERR_RANGE, "the range ends behind the prompt");
+        return;
+    }
+    kv_tokens_hasher_put(j->hasher, j->tokens, m.from);
+    worker_link_send(l, wire_frame_json(WIRE_ACCEPTED, f->id, NULL));
+}
+
+static bool mode_is_ranges(const struct worker *w)
+{
+    return w->engine->limits.handoff >= ENGINE_HANDOFF_RANGES;
+}
+
+void worker_prefill_plan(struct worker *w, struct worker_job *j)
+{
+    double link = j->prefill.link_bytes_per_s > 0 ? j->prefill.link_bytes_per_s : w->link_rate;
+    struct kv_schedule_options o = {
+        .chunk_tokens = w->engine->limits.n_batch,
+        .min_chunk_tokens = w->options.min_chunk_tokens,
+        .rates = {.chunk_tokens_per_s = w->prefill_rate,
+                  .link_bytes_per_s = link,
+                  .kv_bytes_per_token = w->engine->limits.kv_bytes_per_token},
+    };
+    if (j->prefill.serial || !mode_is_ranges(w))
+        o.min_chunk_tokens = o.chunk_tokens; // nothing leaves before the end: plain grid
+    j->n_ends = kv_schedule_make(&o, 0, j->prefill.upto, j->ends, WORKER_CHUNKS_MAX);
+    j->phase = WORKER_READ;
+}
+
+// ---- sending -------------------------------------------------------------------------------------
+
+static struct kv_segment segment_make(struct worker *w, struct worker_job *j, uint32_t p1,
+                                      uint32_t layer, size_t len)
+{
+    // Tiles of one range come layer by layer: the hash covers [0, p1) once.
+    if (layer == KV_ALL_LAYERS || layer == 0)
+        kv_tokens_hasher_put(j->hasher, j->tokens + j->exported, p1 - j->exported);
+    return (struct kv_segment){
+        .transfer = j->prefill.transfer,
+        .epoch = j->prefill.epoch,
+        .p0 = j->exported,
+        .p1 = p1,
+        .layer = layer,
+        .codec = KV_CODEC_RAW,
+        .mode = (uint8_t)w->engine->limits.handoff,
+        .flags = p1 == j->prefill.upto ? KV_SEGMENT_LAST : 0,
+        .raw_bytes = len,
+        .tokens_hash = kv_tokens_hasher_get(j->hasher),
+    };
+}
+
+static void segment_send(struct worker_job *j, struct kv_segment *s, struct wire_body body)
+{
+    uint8_t head[KV_SEGMENT_BYTES];
+    kv_send_segment(&j->send, s, body.data, body.len);
+    kv_segment_encode(s, head);
+    j->kv_bytes += body.len;
+    j->segments++;
+    worker_link_send(j->bulk,
+                     wire_frame_struct(WIRE_SEGMENT, s->transfer, head, sizeof head, body));
+}
+
+static void end_send(struct worker_job *j)
+{
+    uint8_t head[KV_END_BYTES];
+    struct kv_end end = kv_send_end(&j->send, j->prefill.upto);
+    kv_end_encode(&end, head);
+    worker_link_send(j->bulk, wire_frame_struct(WIRE_END, end.transfer, head, sizeof head,
+                                                (struct wire_body){0}));
+    j->end_queued = true;
+}
+
+static void export_release(void *ctx, void *data)
+{
+    struct worker_block *b = ctx;
+    struct worker_event wake = {.kind = WORKER_EVENT_WAKE};
+    (void)data;
+    chan_send(b->home, &b, CHAN_FOREVER); // holds as many as there are: never blocks
+    chan_send(b->worker->inbox, &wake, 0); // full: the engine thread is awake anyway
+}
+
+// ---- exporting -----------------------------------------------------------------------------------
+
+// End of the range that could be exported next, or j->exported when there is none.
+static uint32_t export_end(const struct worker *w, const struct worker_job *j)
+{
+    uint32_t upto = j->prefill.upto;
+    if ((j->prefill.serial || !mode_is_ranges(w)) && j->computed < upto)
+        return j->exported;
+    if (!mode_is_ranges(w))
+        return upto;
+    double per_token = w->engine->limits.kv_bytes_per_token;
+    uint32_t most = per_token > 0 ? (uint32_t)(WORKER_SEGMENT_BYTES / per_token) : UINT32_MAX;
+    if (most < 16)
+        most = 16;
+    uint32_t ready = j->computed < upto ? j->computed : upto;
+    return ready - j->exported > most ? j->exported + most : ready;
+}
+
+static int export_begin(struct worker *w, struct worker_job *j, uint32_t p1, struct err *e)
+{
+    struct worker_block *b = w->export_block;
+    bool last = p1 == j->prefill.upto;
+    const struct engine_ops *ops = w->engine->ops;
+    size_t need = ops->export_bytes(w->engine, j->seq, j->exported, p1, last);
+
+    if (need > w->segment_max)
+        return err_set(e, ERR_RANGE, "segment of %zu bytes; at most %zu", need, w->segment_max);
+    if (b->cap < need) {
+        b->data = mem_resize(b->data, need);
+        b->cap = need;
+    }
+    w->export_start_ns = clock_now_ns();
+    return ops->export_start(w->engine, j->seq, j->exported, p1, last, b->data, b->cap, e);
+}
+
+// Polls the export that runs for j; true when it is done and its segment is on the way.
+static bool export_finish(struct worker *w, struct worker_job *j)
+{
+    struct err e = {0};
+    size_t len = 0;
+    int rc = w->engine->ops->export_poll(w->engine, &len, &e);
+
+    if (rc == ENGINE_EXPORT_BUSY)
+        return false;
+    w->exporting = NULL;
+    if (rc < 0) {
+        chan_send(w->export_free, &w->export_block, CHAN_FOREVER);
+        worker_prefill_lost(w, j, e.message);
+        return false;
+    }
+    uint32_t p1 = w->export_segment.p1;
+    struct kv_segment s = segment_make(w, j, p1, KV_ALL_LAYERS, len);
+    struct wire_body body = {w->export_block->data, len, export_release, w->export_block};
+    segment_send(j, &s, body);
+    int64_t now = clock_now_ns();
+    j->export_ns += now - w->export_start_ns;
+    worker_timeline_add(&j->timeline,
+                        &(struct worker_span){"export", w->export_start_ns, now, j->exported, p1});
+    j->exported = p1;
+    if (p1 == j->prefill.upto)
+        end_send(j);
+    return true;
+}
+
+bool worker_prefill_export(struct worker *w, struct worker_job *j)
+{
+    struct err e = {0};
+    uint32_t p1 = export_end(w, j);
+
+    if (w->exporting == j)
+        return export_finish(w, j);
+    if (w->exporting != NULL || j->bulk == NULL || p1 == j->exported)
+        return false;
+    if (chan_recv(w->export_free, &w->export_block, 0) != 0) {
+        if (j->blocked_since_ns == 0)
+            j->blocked_since_ns = clock_now_ns();
+        return false;
+    }
+    if (j->blocked_since_ns != 0 && j->phase == WORKER_DRAIN)
+        j->wait_ns += clock_now_ns() - j->blocked_since_ns;
+    j->blocked_since_ns = 0;
+    w->export_segment.p1 = p1;
+    if (export_begin(w, j, p1, &e) != 0) {
+        chan_send(w->export_free, &w->export_block, CHAN_FOREVER);
+        worker_prefill_lost(w, j, e.message);
+        return false;
+    }
+    w->exporting = j;
+    return export_finish(w, j);
+}
+
+// ---- computing -----------------------------------------------------------------------------------
+
+struct tile_sink {
+    struct worker *worker;
+    struct worker_job *job;
+    uint32_t p1;
+};
+
+static void tile_send(void *ctx, uint32_t layer, const void *data, size_t n)
+{
+    struct tile_sink *t = ctx;
+    struct wire_body body = {.data = mem_alloc(n), .len = n};
+    memcpy(body.data, data, n);
+    struct kv_segment s = segment_make(t->worker, t->job, t->p1, layer, n);
+    segment_send(t->job, &s, body);
+}
+
+// The last chunk may leave layer by layer while it is computed, if nothing older waits.
+static bool tiles_apply(const struct worker *w, const struct worker_job *j, uint32_t end)
+{
+    return w->options.tiles && w->engine->ops->tiles_set != NULL && end == j->prefill.upto &&
+           j->bulk != NULL && !j->prefill.serial && j->exported == j->computed &&
+           w->engine->limits.handoff == ENGINE_HANDOFF_RANGES;
+}
+
+static void beat_send(struct worker_job *j)
+{
+    if (j->bulk != NULL)
+        worker_link_send(j->bulk, wire_frame_json(WIRE_BEAT, j->prefill.transfer,
+                                                  json_pack("{s:i}", "computed", (int)j->computed)));
+}
+
+void worker_prefill_chunk(struct worker *w, struct worker_job *j)
+{
+    uint32_t end = j->ends[j->next_end];
+    struct tile_sink sink = {w, j, end};
+    bool tiled = tiles_apply(w, j, end) &&
+                 w->engine->ops->tiles_set(w->engine, tile_send, &sink) == 0;
+    uint32_t segments = j->segments;
+    int rc = worker_chunk_run(w, j, end);
+
+    if (tiled)
+        w->engine->ops->tiles_set(w->engine, NULL, NULL);
+    if (rc == ERR_CANCELLED && j->segments > segments)
+        worker_prefill_lost(w, j, "interrupted in the middle of a tiled chunk");
+    if (rc != 0)
+        return;
+    j->next_end++;
+    if (tiled && j->segments > segments)
+        j->exported = end;
+    beat_send(j);
+    worker_progress_send(w, j, "prefill", j->computed, j->prefill.upto);
+    if (j->computed < j->prefill.upto)
+        return;
+    j->done_ns = clock_now_ns();
+    j->phase = WORKER_DRAIN;
+    if (j->exported == j->prefill.upto)
+        end_send(j);
+}
+
+// ---- the bulk link -------------------------------------------------------------------------------
+
+static struct worker_job *transfer_find(struct worker *w, uint64_t transfer)
+{
+    struct worker_job *j = w->jobs;
+    while (j != NULL && !(j->is_prefill && j->prefill.transfer == transfer))
+        j = j->next;
+    return j;
+}
+
+// Equal tickets? Takes the same time wherever they differ.
+static bool ticket_matches(const char *a, const char *b)
+{
+    unsigned differ = strlen(a) != MESSAGE_TICKET_HEX || strlen(b) != MESSAGE_TICKET_HEX;
+    for (size_t i = 0; differ == 0 && i < MESSAGE_TICKET_HEX; i++)
+        differ |= (unsigned)(a[i] ^ b[i]);
+    return differ == 0;
+}
+
+static void pull(struct worker *w, struct worker_link *l, const struct wire_frame *f)
+{
+    struct err e = {0};
+    const char *ticket = "";
+    struct worker_job *j = transfer_find(w, f->id);
+    json_t *head = wire_frame_parse(f, &e);
+
+    if (head != NULL)
+        json_get_string(head, "ticket", &ticket, &e);
+    if (j == NULL || j->pulled || !ticket_matches(ticket, j->prefill.ticket)) {
+        worker_link_send(l, wire_frame_failed(WIRE_ABORT, f->id, ERR_NOT_FOUND,
+                                              "no transfer is waiting under this id and ticket"));
+    } else {
+        j->bulk = l;
+        j->pulled = true;
+    }
+    json_decref(head);
+}
+
+void worker_prefill_pull(struct worker *w, struct worker_link *l, struct wire_frame *f)
+{
+    struct worker_job *j = transfer_find(w, f->id);
+    if (f->type == WIRE_PULL) {
+        pull(w, l, f);
+    } else if (f->type == WIRE_ABORT && j != NULL && j->bulk == l) {
+        j->bulk = NULL; // the other side knows already
+        worker_prefill_lost(w, j, "the decode worker ended the transfer");
+    }
+}
+
+static void prefilled_send(struct worker *w, struct worker_job *j)
+{
+    struct engine_pace_counts pace = engine_pace_get(w->engine);
+    json_t *head = json_pack(
+        "{s:i,s:f,s:f,s:f,s:f,s:f,s:I,s:i,s:I,s:f,s:o}", "tokens", (int)j->prefill.upto, "compute_s",
+        ns_to_s(j->compute_ns), "export_s", ns_to_s(j->export_ns), "wait_s", ns_to_s(j->wait_ns),
+        "done_s", ns_to_s(j->done_ns - j->received_ns), "sent_s",
+        ns_to_s(j->sent_ns - j->received_ns), "kv_bytes", (json_int_t)j->kv_bytes, "segments",
+        (int)j->segments, "overruns", (json_int_t)pace.overruns, "worst_ratio", pace.worst_ratio,
+        "timeline", worker_timeline_json(&j->timeline));
+    worker_link_send(j->link, wire_frame_json(WIRE_PREFILLED, j->id, head));
+}
+
+void worker_prefill_sent(struct worker *w, const struct worker_event *ev)
+{
+    struct worker_job *j = transfer_find(w, ev->id);
+
+    if (j == NULL || j->bulk == NULL || j->bulk->serial != ev->link_serial)
+        return; // a lost link tells of itself
+    worker_timeline_add(&j->timeline, &(struct worker_span){"send", ev->t0, ev->t1, 0, 0});
+    if (ev->body_bytes > (64u << 10) && ev->t1 > ev->t0) {
+        double rate = ev->body_bytes / ns_to_s(ev->t1 - ev->t0);
+        w->link_rate = w->link_rate == 0 ? rate : 0.8 * w->link_rate + 0.2 * rate;
+    }
+    if (ev->type != WIRE_END)
+        return;
+    j->sent_ns = ev->t1;
+    prefilled_send(w, j);
+    worker_job_finish(w, j);
+}
+
+void worker_prefill_lost(struct worker *w, struct worker_job *j, const char *why)
+{
+    if (j->bulk != NULL)
+        worker_link_send(j->bulk, wire_frame_failed(WIRE_ABORT, j->prefill.transfer, ERR_CLOSED, why));
+    worker_job_fail(w, j, ERR_CLOSED, why);
+}
