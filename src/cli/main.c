@@ -1,11 +1,8 @@
 // The program: finds the command and runs it.
 #include "cli/cli.h"
 
-#include "base/log.h"
-
 #include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 static const struct cli_command *const commands[] = {
@@ -62,10 +59,6 @@ static int help_run(int argc, char **argv)
 int main(int argc, char **argv)
 {
     signal(SIGPIPE, SIG_IGN); // a peer that goes away is an error code, not the end of us
-    enum log_level level;
-    const char *wanted = getenv("TANDEM_LOG");
-    if (wanted != NULL && log_level_parse(wanted, &level) == 0)
-        log_level_set(level);
     if (argc < 2) {
         usage_print(stderr);
         return 2;
