@@ -1,0 +1,29 @@
+// The llama.cpp engine: opens a GGUF and serves engine.h with it.
+//
+// Only the files engine/llama*.c know llama.cpp; the one C++ file among them (llama_chat.cpp) gives
+// its chat templates and grammars a C face. Everything else of this program sees struct engine.
+#ifndef ENGINE_LLAMA_ENGINE_H
+#define ENGINE_LLAMA_ENGINE_H
+
+#include "engine/engine.h"
+
+// Loads o->model, a path. o->handoff decides which ranges may be exported and imported; the probe
+// (engine/probe.h) finds it out. Errors as engine_open's.
+int engine_llama_open(const struct engine_options *o, struct engine **out, struct err *e);
+
+// ---- for the probe and for tests, not for serving ---------------------------------------------
+
+// Lets import() of `g` accept a range that starts beyond what the sequence holds: a control run
+// imports with one range left out, to show that leaving it out changes the result.
+void engine_llama_allow_gap(struct engine *g);
+
+// What kind of memory the model keeps.
+struct engine_llama_facts {
+    bool has_memory;     // false: nothing to hand over (encoders, diffusion models)
+    bool recurrent;      // some layers keep a state of fixed size
+    bool sliding_window; // some layers forget positions
+    bool layout_known;   // the engine can check every byte of structure of an imported blob
+};
+struct engine_llama_facts engine_llama_facts_get(const struct engine *g);
+
+#endif

@@ -1,0 +1,111 @@
+// What the files of the llama.cpp engine share. Private to engine/llama*.c.
+//
+// Owner: the engine thread, but for `interrupted` (any thread) and what the text calls read
+// (`vocab`, `chat`: immutable after loading).
+//
+// Positions are ours: `held` says how many a sequence has, and every call is checked against it,
+// because llama.cpp answers a wrong position with an assert. One sequence more than the caller sees
+// (`scratch`) is the place where a range stands alone while it is written or read.
+#ifndef ENGINE_LLAMA_IMPL_H
+#define ENGINE_LLAMA_IMPL_H
+
+#include "engine/engine.h"
+#include "engine/blob.h"
+#include "engine/llama_engine.h"
+
+#include <llama.h>
+#include <stdatomic.h>
+
+struct gguf_context;
+struct llama_chat;
+struct llama_tiles;
+
+// A sequence as the caller knows it.
+struct llama_seq {
+    uint32_t held;   // positions [0, held) are in the cache
+    uint32_t next;   // scratch of step: the position a further row must have
+    bool incomplete; // late state: attention rows came in, the recurrent state did not yet
+};
+
+struct llama_engine {
+    struct engine base;
+    struct llama_model *model;
+    struct llama_context *ctx;
+    llama_memory_t mem; // NULL: the model keeps none
+    const struct llama_vocab *vocab;
+    struct llama_chat *chat; // NULL: no tokenizer
+
+    struct llama_batch batch; // n_batch rows, one sequence id each
+    struct llama_seq *seqs;   // limits.n_seq
+    llama_seq_id scratch;     // == limits.n_seq
+    bool *wanted;             // rows of the last step that have logits
+    size_t n_rows;            // rows of the last step
+    uint32_t max_outputs;     // rows of one step that may want logits
+
+    bool recurrent; // some layers keep a state: no partial removal, no interruption inside a step
+    bool allow_gap;
+    atomic_bool interrupted; // relaxed: a late sight of it only delays the interruption by a node
+
+    bool exporting;
+    size_t export_len;
+
+    struct blob_layout layout;
+    struct blob_scratch blob_scratch;
+    struct llama_tiles *tiles; // NULL: off
+};
+
+static inline struct llama_engine *llama_of(struct engine *g)
+{
+    return (struct llama_engine *)g;
+}
+
+// ---- llama_log.c: llama.cpp's own log --------------------------------------------------------
+// Its lines go to our log at debug level. Between begin and end, the last error line of this
+// thread is also kept for a message.
+void llama_log_init(void);
+void llama_log_begin(void);
+const char *llama_log_end(void); // "" when there was none; valid until the next begin
+
+// ---- llama_file.c: the GGUF file itself ------------------------------------------------------
+// Tells an absent, foreign, cut short file apart before llama.cpp sees it. *out is to be freed with
+// gguf_free.
+int llama_file_check(const char *path, struct gguf_context **out, struct err *e);
+// XXH3 of tensor names, shapes and types and of samples of their bytes.
+uint64_t llama_file_hash(const char *path, const struct gguf_context *gguf);
+
+// ---- llama_identity.c --------------------------------------------------------------------------
+void llama_identity_fill(struct llama_engine *g, const struct engine_options *o,
+                         const struct gguf_context *gguf);
+
+// ---- llama_range.c -----------------------------------------------------------------------------
+int llama_range_init(struct llama_engine *g, struct err *e);
+void llama_range_fini(struct llama_engine *g);
+size_t llama_range_bytes(struct engine *g, uint32_t seq, uint32_t p0, uint32_t p1, bool last);
+int llama_range_export(struct engine *g, uint32_t seq, uint32_t p0, uint32_t p1, bool last,
+                       void *buf, size_t cap, struct err *e);
+int llama_range_poll(struct engine *g, size_t *len, struct err *e);
+int llama_range_import(struct engine *g, uint32_t seq, uint32_t p0, uint32_t p1, bool last,
+                       const void *data, size_t len, struct err *e);
+
+// ---- llama_step.c ------------------------------------------------------------------------------
+int llama_step(struct engine *g, const struct engine_row *rows, size_t n, struct err *e);
+const float *llama_step_logits(struct engine *g, size_t row);
+int llama_step_remove(struct engine *g, uint32_t seq, uint32_t p0, uint32_t p1, struct err *e);
+void llama_step_interrupt(struct engine *g, bool on);
+bool llama_step_aborted(void *g); // ggml's abort callback
+
+// ---- llama_text.c ------------------------------------------------------------------------------
+int llama_text_tokenize(struct engine *g, const char *text, size_t n, bool special, bool add_bos,
+                        int32_t **tokens, size_t *n_tokens, struct err *e);
+size_t llama_text_piece(struct engine *g, int32_t token, char *out, size_t cap);
+bool llama_text_is_end(struct engine *g, int32_t token);
+int llama_text_render(struct engine *g, const json_t *request, json_t **rendered, struct err *e);
+
+// ---- llama_sample.c ----------------------------------------------------------------------------
+int llama_sample_new(struct engine *g, const struct engine_sampling *s,
+                     struct engine_sampler **out, struct err *e);
+void llama_sample_free(struct engine *g, struct engine_sampler *sampler);
+void llama_sample_accept(struct engine *g, struct engine_sampler *sampler, int32_t token);
+int32_t llama_sample_draw(struct engine *g, struct engine_sampler *sampler, size_t row);
+
+#endif

@@ -1,0 +1,59 @@
+// llama.cpp logs through one global callback. It is turned into lines of our log at debug level
+// (it is chatty at load); while a call that can fail runs, its last error line is kept so that the
+// error message can quote it.
+#include "engine/llama_impl.h"
+
+#include "base/log.h"
+
+#include <ggml.h>
+#include <stdio.h>
+#include <string.h>
+
+#define LINE_BYTES 400
+
+// Of the thread that called llama_log_begin: llama.cpp reports its errors on the calling thread.
+static _Thread_local struct {
+    bool on;
+    char line[LINE_BYTES];
+} capture;
+
+static void line_keep(const char *text)
+{
+    snprintf(capture.line, sizeof capture.line, "%s", text);
+    capture.line[strcspn(capture.line, "\r\n")] = 0;
+}
+
+static void on_log(enum ggml_log_level level, const char *text, void *ctx)
+{
+    (void)ctx;
+    if (level == GGML_LOG_LEVEL_ERROR && capture.on)
+        line_keep(text);
+    if (level == GGML_LOG_LEVEL_CONT || level == GGML_LOG_LEVEL_DEBUG)
+        return;
+    if (log_level_get() >= LOG_LEVEL_DEBUG)
+        log_debug("llama", "%.*s", (int)strcspn(text, "\r\n"), text);
+}
+
+// ggml would fork a debugger for a backtrace; the worker just says why and dies.
+static void on_abort(const char *message)
+{
+    log_error("llama", "llama.cpp aborts: %.*s", (int)strcspn(message, "\r\n"), message);
+}
+
+void llama_log_init(void)
+{
+    llama_log_set(on_log, NULL);
+    ggml_set_abort_callback(on_abort);
+}
+
+void llama_log_begin(void)
+{
+    capture.on = true;
+    capture.line[0] = 0;
+}
+
+const char *llama_log_end(void)
+{
+    capture.on = false;
+    return capture.line;
+}

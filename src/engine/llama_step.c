@@ -1,0 +1,177 @@
+// Computing: one batch of rows of several sequences, its logits, forgetting positions, interrupting.
+//
+// Everything a caller can get wrong is checked here against our own count of positions, since
+// llama.cpp would assert. After an aborted or failed step the sequences are as before it; where the
+// model keeps a recurrent state that is impossible, so such a model is interrupted between steps only,
+// and a step that fails for another reason empties its sequences.
+#include "engine/llama_impl.h"
+
+#include "base/log.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+static int row_check(const struct llama_engine *g, const struct engine_row *row, size_t i,
+                     struct err *e)
+{
+    if (row->seq >= g->base.limits.n_seq)
+        return err_set(e, ERR_INVALID, "row %zu: sequence %" PRIu32 " of %" PRIu32, i, row->seq,
+                       g->base.limits.n_seq);
+    if (row->token < 0 || (uint32_t)row->token >= g->base.identity.n_vocab)
+        return err_set(e, ERR_INVALID, "row %zu: token %" PRId32 " is outside the vocabulary of %" PRIu32,
+                       i, row->token, g->base.identity.n_vocab);
+    const struct llama_seq *seq = &g->seqs[row->seq];
+    if (seq->incomplete)
+        return err_set(e, ERR_UNSUPPORTED,
+                       "sequence %" PRIu32 " got ranges without the recurrent state that ends a "
+                       "transfer; remove it and compute it from the start",
+                       row->seq);
+    if (row->pos != seq->next)
+        return err_set(e, ERR_INVALID, "row %zu: position %" PRIu32 " of sequence %" PRIu32
+                       " does not continue it at %" PRIu32, i, row->pos, row->seq, seq->next);
+    return 0;
+}
+
+// Checks the rows and lays them into the batch.
+static int batch_fill(struct llama_engine *g, const struct engine_row *rows, size_t n, struct err *e)
+{
+    uint32_t outputs = 0;
+    for (size_t i = 0; i < g->base.limits.n_seq; i++)
+        g->seqs[i].next = g->seqs[i].held;
+    for (size_t i = 0; i < n; i++) {
+        int rc = row_check(g, &rows[i], i, e);
+        if (rc != 0)
+            return rc;
+        g->seqs[rows[i].seq].next++;
+        g->batch.token[i] = rows[i].token;
+        g->batch.pos[i] = (llama_pos)rows[i].pos;
+        g->batch.n_seq_id[i] = 1;
+        g->batch.seq_id[i][0] = (llama_seq_id)rows[i].seq;
+        g->batch.logits[i] = rows[i].want_logits;
+        outputs += rows[i].want_logits;
+    }
+    if (outputs > g->max_outputs)
+        return err_set(e, ERR_INVALID, "%" PRIu32 " rows want logits, at most %" PRIu32 " may in one step",
+                       outputs, g->max_outputs);
+    g->batch.n_tokens = (int32_t)n;
+    return 0;
+}
+
+// Takes out what a step that did not finish has left.
+static void step_undo(struct llama_engine *g)
+{
+    for (uint32_t s = 0; s < g->base.limits.n_seq; s++) {
+        struct llama_seq *seq = &g->seqs[s];
+        if (seq->next == seq->held)
+            continue;
+        if (llama_memory_seq_rm(g->mem, (llama_seq_id)s, (llama_pos)seq->held, -1))
+            continue;
+        llama_memory_seq_rm(g->mem, (llama_seq_id)s, -1, -1);
+        log_warn("llama", "sequence %" PRIu32 " lost its recurrent state in a failed step", s);
+        seq->held = 0;
+    }
+}
+
+static int decode_error(struct llama_engine *g, int rc, const char *why, size_t n, struct err *e)
+{
+    if (rc == 1)
+        return err_set(e, ERR_BUSY, "no room for %zu tokens in the KV cache of %" PRIu32 " cells", n,
+                       g->base.limits.n_ctx);
+    step_undo(g);
+    if (rc == 2)
+        return err_set(e, ERR_CANCELLED, "the step was interrupted");
+    return err_set(e, ERR_ENGINE, "llama.cpp could not compute %zu tokens (%d%s%s)", n, rc,
+                   *why ? ": " : "", why);
+}
+
+static void step_commit(struct llama_engine *g, const struct engine_row *rows, size_t n)
+{
+    for (uint32_t s = 0; s < g->base.limits.n_seq; s++)
+        g->seqs[s].held = g->seqs[s].next;
+    for (size_t i = 0; i < n; i++)
+        g->wanted[i] = rows[i].want_logits;
+    g->n_rows = n;
+}
+
+int llama_step(struct engine *base, const struct engine_row *rows, size_t n, struct err *e)
+{
+    struct llama_engine *g = llama_of(base);
+    g->n_rows = 0;
+    if (!g->mem)
+        return err_set(e, ERR_UNSUPPORTED, "model '%s' (%s) does not generate: it keeps no KV cache",
+                       base->identity.model, base->identity.arch);
+    if (n == 0 || n > base->limits.n_batch)
+        return err_set(e, ERR_INVALID, "a step of %zu rows; 1 to %" PRIu32 " are possible", n,
+                       base->limits.n_batch);
+    if (g->exporting)
+        return err_set(e, ERR_INVALID, "a step while an export is in progress");
+    int rc = batch_fill(g, rows, n, e);
+    if (rc != 0)
+        return rc;
+    if (atomic_load_explicit(&g->interrupted, memory_order_relaxed))
+        return err_set(e, ERR_CANCELLED, "the step was interrupted");
+    llama_log_begin();
+    rc = llama_decode(g->ctx, g->batch);
+    if (rc == 0)
+        llama_synchronize(g->ctx); // so that the time of a step is its own, on a GPU too
+    const char *why = llama_log_end();
+    if (rc != 0)
+        return decode_error(g, rc, why, n, e);
+    step_commit(g, rows, n);
+    return 0;
+}
+
+const float *llama_step_logits(struct engine *base, size_t row)
+{
+    struct llama_engine *g = llama_of(base);
+    if (row >= g->n_rows || !g->wanted[row])
+        return NULL;
+    return llama_get_logits_ith(g->ctx, (int32_t)row);
+}
+
+// Sliding-window layers have forgotten what a sequence cut back to p0 would look at.
+static bool window_gone(const struct llama_engine *g, uint32_t seq, uint32_t p0)
+{
+    uint32_t n_swa = g->base.identity.n_swa;
+    if (n_swa == 0 || g->recurrent)
+        return false;
+    llama_pos oldest = llama_memory_seq_pos_min(g->mem, (llama_seq_id)seq);
+    uint32_t needed = p0 > n_swa ? p0 - n_swa : 0;
+    return oldest > (llama_pos)needed;
+}
+
+int llama_step_remove(struct engine *base, uint32_t seq, uint32_t p0, uint32_t p1, struct err *e)
+{
+    struct llama_engine *g = llama_of(base);
+    if (seq >= base->limits.n_seq)
+        return err_set(e, ERR_INVALID, "remove: sequence %" PRIu32 " of %" PRIu32, seq,
+                       base->limits.n_seq);
+    struct llama_seq *s = &g->seqs[seq];
+    if (p0 >= s->held || p0 >= p1)
+        return 0;
+    if (p1 < s->held)
+        return err_set(e, ERR_INVALID, "remove: [%" PRIu32 ", %" PRIu32 ") would leave a gap in sequence %"
+                       PRIu32 " of %" PRIu32 " positions", p0, p1, seq, s->held);
+    if (p0 > 0 && (g->recurrent || window_gone(g, seq, p0)))
+        return err_set(e, ERR_UNSUPPORTED,
+                       "remove: the %s of sequence %" PRIu32 " cannot go back to position %" PRIu32
+                       "; remove it from 0",
+                       g->recurrent ? "recurrent state" : "sliding window", seq, p0);
+    if (!llama_memory_seq_rm(g->mem, (llama_seq_id)seq, (llama_pos)p0, -1))
+        return err_set(e, ERR_UNSUPPORTED, "remove: llama.cpp cannot cut sequence %" PRIu32
+                       " back to position %" PRIu32 "; remove it from 0", seq, p0);
+    s->held = p0;
+    s->incomplete = false;
+    return 0;
+}
+
+void llama_step_interrupt(struct engine *base, bool on)
+{
+    atomic_store_explicit(&llama_of(base)->interrupted, on, memory_order_relaxed);
+}
+
+bool llama_step_aborted(void *ctx)
+{
+    struct llama_engine *g = ctx;
+    return !g->recurrent && atomic_load_explicit(&g->interrupted, memory_order_relaxed);
+}
