@@ -242,8 +242,10 @@ static int file_read(const char *command, const struct cli_option *options, stru
         return 0; // no home folder: no file
     strncat(path, "/tandem.ini", 15);
     int line = ini_parse(path, ini_entry, &c);
-    if (c.rc != 0)
-        return err_wrap(e, "%s:%d", path, line);
+    if (c.rc != 0) {
+        err_wrap(e, "%s:%d", path, line);
+        return c.rc;
+    }
     if (line > 0)
         return err_set(e, ERR_INVALID, "%s:%d is not \"name = value\"", path, line);
     return 0;
@@ -263,8 +265,10 @@ static int environment_read(const struct cli_option *options, struct err *e)
         environment_name(options->name, name);
         const char *text = getenv(name);
         int rc = text != NULL && *text != '\0' ? value_set_outside(options, text, e) : 0;
-        if (rc != 0)
-            return err_wrap(e, "environment variable %s", name);
+        if (rc != 0) {
+            err_wrap(e, "environment variable %s", name);
+            return rc;
+        }
     }
     return 0;
 }

@@ -210,8 +210,10 @@ int engine_identity_parse(const json_t *object, struct engine_identity *id, stru
         if (v == NULL || json_is_null(v))
             return err_set(e, ERR_INVALID, "identity lacks member \"%s\"", members[i].name);
         int rc = member_parse(object, &members[i], id, e);
-        if (rc != 0)
-            return err_wrap(e, "identity");
+        if (rc != 0) {
+            err_wrap(e, "identity");
+            return rc;
+        }
     }
     return 0;
 }

@@ -1,0 +1,243 @@
+// Control messages: what is built is read back equal, and what is wrong is refused by name.
+#include "base/json.h"
+#include "node/message.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#define TICKET "00112233445566778899aabbccddeeff"
+
+static struct engine_identity sample_identity(void)
+{
+    return (struct engine_identity){
+        .engine = "llama.cpp",
+        .build = "v0.5.0 abc",
+        .arch = "llama",
+        .model = "SmolLM2 \"135M\"",
+        .weights = "Q4_0",
+        .weights_hash = 0xfedcba9876543210u,
+        .tokenizer_hash = 7,
+        .n_vocab = 49152,
+        .n_layer = 30,
+        .n_embd = 576,
+        .n_head = 9,
+        .n_head_kv = 3,
+        .n_ctx_train = 8192,
+        .type_k = "f16",
+        .type_v = "q8_0",
+        .attention_layout = 1,
+    };
+}
+
+static void generate_round_trips(void **state)
+{
+    struct message_generate m = {
+        .epoch = 3,
+        .max_tokens = 100,
+        .ignore_eos = true,
+        .timeline = true,
+        .stops = {(char *)"\n\n", (char *)"END"},
+        .n_stops = 2,
+        .handoff = {true, "192.168.1.7", 7077, TICKET, 99, 1.5, true},
+    };
+    struct message_generate back;
+    struct err e = {0};
+    (void)state;
+    engine_sampling_default(&m.sampling);
+    m.sampling.seed = UINT32_MAX;
+    m.sampling.frequency_penalty = -0.25f;
+    m.sampling.grammar = "root ::= \"a\"";
+    json_t *o = message_generate_json(&m);
+    assert_int_equal(message_generate_parse(o, &back, &e), 0);
+    json_t *again = message_generate_json(&back);
+    assert_true(json_equal(o, again));
+    assert_string_equal(back.sampling.grammar, m.sampling.grammar);
+    assert_string_equal(back.stops[1], "END");
+    assert_int_equal(back.handoff.transfer, 99);
+    assert_true(back.handoff.serial && back.ignore_eos && back.timeline);
+    message_generate_fini(&back);
+    json_decref(o);
+    json_decref(again);
+}
+
+static void prefill_round_trips(void **state)
+{
+    struct message_prefill m = {1, 5, TICKET, true, false, 512, 4095, 1.25e9}, back;
+    (void)state;
+    json_t *o = message_prefill_json(&m);
+    assert_int_equal(message_prefill_parse(o, &back, NULL), 0);
+    assert_memory_equal(&m, &back, sizeof m);
+    json_decref(o);
+}
+
+static void hello_and_welcome_round_trip(void **state)
+{
+    struct message_hello h = {1, "bulk", "mac", "tandem 0.1.0", true, true, sample_identity()};
+    struct message_hello h2;
+    struct message_welcome w = {
+        .version = 1,
+        .name = "spark",
+        .build = "tandem 0.1.0",
+        .model = "smollm2-135m",
+        .identity = sample_identity(),
+        .limits = {8192, 4, 512, ENGINE_HANDOFF_LATE_STATE, 23040, 12, true, false},
+        .prefill_tokens_per_s = 312.5,
+        .system = "Linux",
+        .cpu = "some cpu",
+        .cores = 2,
+        .memory_bytes = 1ull << 37,
+        .paced = true,
+        .pid = 4711,
+    };
+    struct message_welcome w2;
+    (void)state;
+    json_t *o = message_hello_json(&h);
+    assert_int_equal(message_hello_parse(o, &h2, NULL), 0);
+    assert_int_equal(engine_identity_compare(&h.identity, &h2.identity, true, NULL), 0);
+    assert_true(h2.identity.weights_hash == h.identity.weights_hash);
+    assert_string_equal(h2.role, "bulk");
+    json_decref(o);
+    o = message_welcome_json(&w);
+    assert_int_equal(message_welcome_parse(o, &w2, NULL), 0);
+    json_t *again = message_welcome_json(&w2);
+    assert_true(json_equal(o, again));
+    assert_int_equal(w2.limits.handoff, ENGINE_HANDOFF_LATE_STATE);
+    json_decref(o);
+    json_decref(again);
+}
+
+// ---- refusals -----------------------------------------------------------------------------------
+
+enum kind { GENERATE, PREFILL, HELLO, WELCOME };
+
+static int parse(enum kind kind, const json_t *o, struct err *e)
+{
+    struct message_generate g;
+    struct message_prefill p;
+    struct message_hello h;
+    struct message_welcome w;
+    int rc = 0;
+    switch (kind) {
+    case GENERATE:
+        rc = message_generate_parse(o, &g, e);
+        if (rc == 0)
+            message_generate_fini(&g);
+        return rc;
+    case PREFILL:
+        return message_prefill_parse(o, &p, e);
+    case HELLO:
+        return message_hello_parse(o, &h, e);
+    case WELCOME:
+        break;
+    }
+    return message_welcome_parse(o, &w, e);
+}
+
+#define HANDOFF_PORT(p)                                                                            \
+    "{\"max_tokens\":1,\"handoff\":{\"host\":\"h\",\"port\":" p ",\"ticket\":\"" TICKET            \
+    "\",\"transfer\":1}}"
+
+static void what_is_wrong_is_named(void **state)
+{
+    static const struct {
+        enum kind kind;
+        const char *text;
+        const char *says; // NULL: accepted
+    } cases[] = {
+        {GENERATE, "{\"max_tokens\":1}", NULL},
+        {GENERATE, "{\"max_tokens\":1,\"later\":{\"than\":us}}", "JSON"},
+        {GENERATE, "{\"max_tokens\":1,\"later\":[1]}", NULL},
+        {GENERATE, "[]", "must be a JSON object"},
+        {GENERATE, "{}", "\"max_tokens\" is missing"},
+        {GENERATE, "{\"max_tokens\":\"5\"}", "max_tokens"},
+        {GENERATE, "{\"max_tokens\":-1}", "max_tokens"},
+        {GENERATE, "{\"max_tokens\":1048577}", "max_tokens"},
+        {GENERATE, "{\"max_tokens\":1.5}", "max_tokens"},
+        {GENERATE, "{\"max_tokens\":1,\"epoch\":4294967296}", "epoch"},
+        {GENERATE, "{\"max_tokens\":1,\"ignore_eos\":1}", "ignore_eos"},
+        {GENERATE, "{\"max_tokens\":1,\"sampling\":3}", "sampling"},
+        {GENERATE, "{\"max_tokens\":1,\"sampling\":{\"top_p\":1.01}}", "top_p"},
+        {GENERATE, "{\"max_tokens\":1,\"sampling\":{\"top_k\":-1}}", "top_k"},
+        {GENERATE, "{\"max_tokens\":1,\"sampling\":{\"grammar\":[]}}", "grammar"},
+        {GENERATE, "{\"max_tokens\":1,\"sampling\":{\"grammar\":null}}", NULL},
+        {GENERATE, "{\"max_tokens\":1,\"stop\":\"x\"}", "stop"},
+        {GENERATE, "{\"max_tokens\":1,\"stop\":[\"a\",\"\"]}", "\"stop\"[1]"},
+        {GENERATE, "{\"max_tokens\":1,\"stop\":[\"a\",7]}", "\"stop\"[1]"},
+        {GENERATE, "{\"max_tokens\":1,\"stop\":[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1]}", "17 texts"},
+        {GENERATE, "{\"max_tokens\":1,\"handoff\":null}", NULL},
+        {GENERATE, "{\"max_tokens\":1,\"handoff\":{}}", "\"host\" is missing"},
+        {GENERATE, HANDOFF_PORT("7077"), NULL},
+        {GENERATE, HANDOFF_PORT("0"), "port"},
+        {GENERATE, HANDOFF_PORT("65536"), "port"},
+        {GENERATE, HANDOFF_PORT("\"7077\""), "port"},
+        {PREFILL, "{\"transfer\":1,\"ticket\":\"" TICKET "\",\"upto\":9}", NULL},
+        {PREFILL, "{\"transfer\":1,\"ticket\":\"" TICKET "\",\"upto\":9,\"from\":9}", "from"},
+        {PREFILL, "{\"transfer\":1,\"ticket\":\"" TICKET "\"}", "\"upto\" is missing"},
+        {PREFILL, "{\"transfer\":1,\"ticket\":\"0011\",\"upto\":9}", "32 hex digits"},
+        {PREFILL, "{\"transfer\":1,\"ticket\":\"zz112233445566778899aabbccddeeff\",\"upto\":9}",
+         "32 hex digits"},
+        {PREFILL, "{\"transfer\":1,\"ticket\":5,\"upto\":9}", "ticket"},
+        {PREFILL, "{\"transfer\":-1,\"ticket\":\"" TICKET "\",\"upto\":9}", "transfer"},
+        {HELLO, "{\"version\":1,\"role\":\"gateway\"}", NULL},
+        {HELLO, "{\"role\":\"gateway\"}", "\"version\" is missing"},
+        {HELLO, "{\"version\":1,\"role\":\"queen\"}", "\"queen\""},
+        {HELLO, "{\"version\":1,\"role\":\"bulk\"}", "\"identity\" is missing"},
+        {HELLO, "{\"version\":1,\"role\":\"bulk\",\"identity\":[]}", "identity"},
+        {HELLO, "{\"version\":1,\"role\":\"bulk\",\"identity\":{}}", "\"engine\""},
+        {HELLO, "{\"version\":1,\"role\":\"a role with a very long name\"}", "role"},
+        {WELCOME, "{\"version\":1}", "\"identity\" is missing"},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct err e = {0};
+        json_t *o = json_loads(cases[i].text, 0, NULL);
+        if (o == NULL) { // unreadable text never reaches the parsers
+            assert_string_equal(cases[i].says, "JSON");
+            continue;
+        }
+        int rc = parse(cases[i].kind, o, &e);
+        if ((rc == 0) != (cases[i].says == NULL) ||
+            (rc != 0 && strstr(e.message, cases[i].says) == NULL))
+            fail_msg("%s: rc %d, \"%s\"", cases[i].text, rc, e.message);
+        json_decref(o);
+    }
+}
+
+// Every member of a full identity, taken away or given a wrong type, is refused by name.
+static void an_identity_is_read_strictly(void **state)
+{
+    struct engine_identity id = sample_identity(), back;
+    json_t *full = engine_identity_json(&id), *value;
+    const char *name;
+    (void)state;
+    json_object_foreach (full, name, value) {
+        struct err e = {0};
+        json_t *o = json_copy(full);
+        json_object_del(o, name);
+        assert_int_equal(engine_identity_parse(o, &back, &e), ERR_INVALID);
+        assert_non_null(strstr(e.message, name));
+        json_object_set_new(o, name, json_array());
+        assert_int_equal(engine_identity_parse(o, &back, &e), ERR_INVALID);
+        assert_non_null(strstr(e.message, name));
+        json_decref(o);
+    }
+    json_object_set_new(full, "weights_hash", json_string("12"));
+    assert_int_equal(engine_identity_parse(full, &back, NULL), ERR_INVALID);
+    json_decref(full);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(generate_round_trips),
+        cmocka_unit_test(prefill_round_trips),
+        cmocka_unit_test(hello_and_welcome_round_trip),
+        cmocka_unit_test(what_is_wrong_is_named),
+        cmocka_unit_test(an_identity_is_read_strictly),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
