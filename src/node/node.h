@@ -34,6 +34,7 @@ struct node_worker_options {
     double link_bytes_per_s;          // emulated link for what this worker sends in bulk; 0: native
     struct net_key key;    // given to the worker over fd 3, never on the command line
     const char *listen;    // "ADDR:PORT" for peers; NULL: no peers (a gateway's local worker only dials)
+    const char *handoff;   // "ranges", "ranges-late-state", "whole", "none"; NULL: what the probe finds
     bool tiles;            // send the last chunk layer by layer
     uint32_t min_chunk_tokens; // finest chunk (default 16)
     uint32_t max_requests; // waiting and running together (default 64)

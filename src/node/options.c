@@ -38,6 +38,7 @@ char *node_worker_options_text(const struct node_worker_options *o)
     json_put(v, "pace_decode", json_real(o->pace_decode));
     json_put(v, "link_bytes_per_s", json_real(o->link_bytes_per_s));
     json_put(v, "listen", text_json(o->listen));
+    json_put(v, "handoff", text_json(o->handoff));
     json_put(v, "tiles", json_boolean(o->tiles));
     json_put(v, "min_chunk", json_integer(o->min_chunk_tokens));
     json_put(v, "max_requests", json_integer(o->max_requests));
@@ -101,6 +102,13 @@ int node_worker_options_parse(const json_t *v, struct node_worker_options *o, st
         rc = json_get_f64(v, "pace_decode", 0, 1e12, &o->pace_decode, e);
     if (rc == 0)
         rc = json_get_f64(v, "link_bytes_per_s", 0, 1e15, &o->link_bytes_per_s, e);
+    if (rc == 0)
+        rc = json_get_string(v, "handoff", &o->handoff, e);
+    if (rc == 0 && o->handoff != NULL)
+        rc = engine_handoff_parse(o->handoff, &o->engine.handoff);
+    if (rc != 0 && o->handoff != NULL && e->code == 0)
+        err_set(e, rc, "hand-off mode '%s' is not known; say ranges, ranges-late-state, whole or none",
+                o->handoff);
     if (rc == 0)
         rc = json_get_bool(v, "tiles", &o->tiles, e);
     if (rc == 0 && o->engine.model == NULL)

@@ -25,6 +25,7 @@
 #include "node/text.h"
 #include "wire/wire.h"
 
+#include <pthread.h>
 #include <stdatomic.h>
 
 #define WORKER_INBOX 4096
@@ -170,9 +171,10 @@ struct worker {
     struct chan *text_inbox;            // struct worker_event (RENDER frames)
     struct chan *export_free, *import_free; // struct worker_block *
     int listen_fd;                      // -1: none
+    pthread_t text_thread, accept_thread;
     size_t segment_max;                 // largest body that a peer may announce
     _Atomic uint32_t next_serial;       // relaxed: only uniqueness counts
-    _Atomic int handshakes;             // relaxed counter
+    _Atomic int handshakes;             // short-lived threads: handshakes and dials (acquire/release)
     _Atomic bool stopping;              // release/acquire: read by the accept thread
 
     // engine thread only
@@ -193,13 +195,21 @@ struct worker {
 
 // ---- worker_link.c: handshakes and links; any thread ----
 int worker_link_accept_parent(struct worker *w, struct net_conn *conn, struct err *e);
-int worker_listen_start(struct worker *w, struct err *e);
+int worker_accept_start(struct worker *w, struct err *e);
 void worker_dial_start(struct worker *w, uint32_t peer, int64_t idle_ns);
 void worker_post(struct worker *w, const struct worker_event *ev);
 void worker_link_send(struct worker_link *l, struct wire_frame f); // engine thread; never blocks
 int worker_text_start(struct worker *w, struct err *e);
 
+// ---- worker_start.c: making and unmaking ----
+// Takes the engine; options and listen_fd are set by the caller beforehand. Starts the text and
+// accept threads; the caller then runs worker_run on its own thread.
+int worker_open(struct worker *w, struct engine *g, struct err *e);
+// After worker_run: ends all links and threads and frees everything but `w` itself.
+void worker_close(struct worker *w);
+
 // ---- worker_loop.c: the engine thread ----
+void worker_event_handle(struct worker *w, struct worker_event *ev);
 void worker_run(struct worker *w);
 void worker_job_finish(struct worker *w, struct worker_job *j); // unlinks and frees
 void worker_job_fail(struct worker *w, struct worker_job *j, int code, const char *message);

@@ -249,8 +249,8 @@ static void *handshake_thread(void *arg)
         net_conn_free(conn);
     if (rc != 0)
         log_warn("worker", "peer refused: %s peer=%s code=%s", e.message, t->peer, err_name(rc));
-    atomic_fetch_sub_explicit(&w->handshakes, 1, memory_order_relaxed);
     free(t);
+    atomic_fetch_sub_explicit(&w->handshakes, 1, memory_order_release);
     return NULL;
 }
 
@@ -297,12 +297,10 @@ static void *accept_thread(void *arg)
     return NULL;
 }
 
-int worker_listen_start(struct worker *w, struct err *e)
+int worker_accept_start(struct worker *w, struct err *e)
 {
-    pthread_t thread;
-    if (pthread_create(&thread, NULL, accept_thread, w) != 0)
+    if (pthread_create(&w->accept_thread, NULL, accept_thread, w) != 0)
         return err_set(e, ERR_IO, "cannot start the accept thread");
-    pthread_detach(thread); // lives as long as the process
     return 0;
 }
 
@@ -372,6 +370,7 @@ static void *dial_thread(void *arg)
     if (ev.link != NULL)
         wire_link_run(ev.link->wire);
     free(t);
+    atomic_fetch_sub_explicit(&w->handshakes, 1, memory_order_release);
     return NULL;
 }
 
@@ -384,11 +383,13 @@ void worker_dial_start(struct worker *w, uint32_t peer, int64_t idle_ns)
     t->peer = peer;
     t->idle_ns = idle_ns;
     t->addr = w->peers[peer].addr;
+    atomic_fetch_add_explicit(&w->handshakes, 1, memory_order_relaxed);
     if (pthread_create(&thread, NULL, dial_thread, t) == 0) {
         pthread_detach(thread);
         return;
     }
     struct worker_event ev = {.kind = WORKER_EVENT_DIALED, .peer = peer};
+    atomic_fetch_sub_explicit(&w->handshakes, 1, memory_order_relaxed);
     err_set(&ev.error, ERR_IO, "cannot start a thread to dial");
     worker_post(w, &ev);
     free(t);
@@ -479,9 +480,7 @@ static void *text_thread(void *arg)
 
 int worker_text_start(struct worker *w, struct err *e)
 {
-    pthread_t thread;
-    if (pthread_create(&thread, NULL, text_thread, w) != 0)
+    if (pthread_create(&w->text_thread, NULL, text_thread, w) != 0)
         return err_set(e, ERR_IO, "cannot start the text thread");
-    pthread_detach(thread);
     return 0;
 }

@@ -315,7 +315,7 @@ static void event_link_closed(struct worker *w, struct worker_link *l, const str
     free(l);
 }
 
-static void event_handle(struct worker *w, struct worker_event *ev)
+void worker_event_handle(struct worker *w, struct worker_event *ev)
 {
     switch (ev->kind) {
     case WORKER_EVENT_LINK_UP:
@@ -380,7 +380,7 @@ static void events_drain(struct worker *w)
     int64_t wait = work_waits(w) ? 0 : next - now;
 
     while (!w->stop && chan_recv(w->inbox, &ev, wait) == 0) {
-        event_handle(w, &ev);
+        worker_event_handle(w, &ev);
         wait = 0;
     }
 }

@@ -26,6 +26,7 @@ static bool engine_is_fake(const struct engine_options *o)
 static int warm_up(struct worker *w, struct err *e)
 {
     struct engine *g = w->engine;
+    struct engine_row rows[WARM_TOKENS];
     uint32_t n = g->limits.n_batch < WARM_TOKENS ? g->limits.n_batch : WARM_TOKENS;
     n = n + 4 < g->limits.n_ctx ? n : g->limits.n_ctx - 4;
     int rc = 0;
@@ -33,9 +34,9 @@ static int warm_up(struct worker *w, struct err *e)
     for (int round = 0; round < 2 && rc == 0; round++) {
         int64_t t0 = clock_now_ns();
         for (uint32_t i = 0; i < n; i++)
-            w->rows[i] = (struct engine_row){.token = (int32_t)((i * 7 + 1) % g->identity.n_vocab),
-                                             .pos = i};
-        if ((rc = g->ops->step(g, w->rows, n, e)) != 0)
+            rows[i] = (struct engine_row){.token = (int32_t)((i * 7 + 1) % g->identity.n_vocab),
+                                          .pos = i};
+        if ((rc = g->ops->step(g, rows, n, e)) != 0)
             break;
         int64_t t1 = clock_now_ns();
         struct engine_row row = {.token = 1, .pos = n, .want_logits = true};
@@ -49,11 +50,16 @@ static int warm_up(struct worker *w, struct err *e)
     return rc;
 }
 
-static int handoff_find(struct engine_options *o, struct err *e)
+// What the user says, or what the probe finds to be exact. The fake engine can do all of them.
+static int handoff_find(struct node_worker_options *options, struct err *e)
 {
+    struct engine_options *o = &options->engine;
     struct probe_result r;
+
+    if (options->handoff != NULL)
+        return 0;
     if (engine_is_fake(o)) {
-        o->handoff = ENGINE_HANDOFF_RANGES; // the fake engine names its own mode when it opens
+        o->handoff = ENGINE_HANDOFF_RANGES;
         return 0;
     }
     int rc = probe_run(o, true, &r, e);
@@ -67,15 +73,13 @@ static int handoff_find(struct engine_options *o, struct err *e)
 static int engine_start(struct worker *w, struct err *e)
 {
     struct node_worker_options *o = &w->options;
-    int rc = handoff_find(&o->engine, e);
+    int rc = handoff_find(o, e);
 
     o->engine.tiles = o->tiles;
     if (rc == 0)
         rc = engine_open(&o->engine, &w->engine, e);
     if (rc != 0)
         return rc;
-    w->rows = mem_alloc(w->engine->limits.n_batch * sizeof *w->rows);
-    w->seq_used = mem_alloc(w->engine->limits.n_seq * sizeof *w->seq_used);
     if (!engine_is_fake(&o->engine) && (rc = warm_up(w, e)) != 0)
         return rc;
     if (o->pace_prefill > 0 && o->pace_decode > 0) {
@@ -86,68 +90,12 @@ static int engine_start(struct worker *w, struct err *e)
     return 0;
 }
 
-static size_t segment_max_get(const struct engine *g)
-{
-    double bytes = g->limits.kv_bytes_per_token * 1.25 * g->limits.n_ctx +
-                   (double)g->limits.state_bytes * 2 + (1 << 20);
-    return bytes < WIRE_SEGMENT_MAX ? (size_t)bytes : WIRE_SEGMENT_MAX;
-}
-
-static void welcome_fill(struct worker *w)
-{
-    struct message_welcome *m = &w->welcome;
-    struct os_facts f;
-
-    os_facts_get(&f);
-    *m = (struct message_welcome){.version = WIRE_VERSION,
-                                  .identity = w->engine->identity,
-                                  .limits = w->engine->limits,
-                                  .prefill_tokens_per_s = w->prefill_rate,
-                                  .decode_tokens_per_s = w->decode_rate,
-                                  .cores = (uint32_t)f.cores,
-                                  .memory_bytes = f.memory_bytes,
-                                  .paced = w->options.pace_prefill > 0,
-                                  .pid = getpid()};
-    if (w->options.name != NULL)
-        snprintf(m->name, sizeof m->name, "%s", w->options.name);
-    else
-        node_name_default(m->name, sizeof m->name);
-    snprintf(m->build, sizeof m->build, "tandem %s", TANDEM_VERSION);
-    snprintf(m->model, sizeof m->model, "%s", w->engine->identity.model);
-    snprintf(m->system, sizeof m->system, "%s", f.system);
-    snprintf(m->cpu, sizeof m->cpu, "%s", f.cpu);
-}
-
-// ---- buffers and threads -------------------------------------------------------------------------
-
-static struct chan *blocks_new(struct worker *w, size_t n)
-{
-    struct chan *c = chan_new(sizeof(struct worker_block *), n);
-    for (size_t i = 0; i < n; i++) {
-        struct worker_block *b = mem_alloc(sizeof *b);
-        b->worker = w;
-        b->home = c;
-        chan_send(c, &b, 0);
-    }
-    return c;
-}
-
-static void worker_init(struct worker *w)
-{
-    w->inbox = chan_new(sizeof(struct worker_event), WORKER_INBOX);
-    w->text_inbox = chan_new(sizeof(struct worker_event), WORKER_INBOX);
-    w->export_free = blocks_new(w, WORKER_EXPORT_BUFFERS);
-    w->import_free = blocks_new(w, WORKER_IMPORT_BUFFERS);
-    atomic_store(&w->next_serial, 1);
-    w->listen_fd = w->options.listen != NULL ? FD_LISTEN : -1;
-}
+// ---- the process ---------------------------------------------------------------------------------
 
 static int threads_start(struct worker *w, struct net_conn *parent, struct err *e)
 {
     uint8_t ready = 1;
-    int rc = worker_text_start(w, e);
-    if (rc == 0 && w->listen_fd >= 0)
-        rc = worker_listen_start(w, e);
+    int rc = worker_open(w, w->engine, e);
     if (rc == 0 && write(FD_READY, &ready, 1) != 1)
         rc = err_set(e, ERR_IO, "cannot tell the supervisor that this worker is ready");
     if (rc == 0)
@@ -206,16 +154,14 @@ int node_worker_main(int argc, char **argv)
         e.code = rc;
         return refuse(parent, &e);
     }
-    worker_init(&w);
-    w.segment_max = segment_max_get(w.engine);
-    welcome_fill(&w);
+    w.listen_fd = w.options.listen != NULL ? FD_LISTEN : -1;
     if ((rc = threads_start(&w, parent, &e)) != 0) {
         log_error("worker", "%s", e.message);
         return 1;
     }
     worker_run(&w);
-    atomic_store_explicit(&w.stopping, true, memory_order_release);
     log_info("worker", "stopping");
-    fflush(NULL);
-    _exit(0); // links and threads end with the process
+    worker_close(&w);
+    json_decref(v);
+    return 0;
 }

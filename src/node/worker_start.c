@@ -1,0 +1,128 @@
+// Making and unmaking what a worker's threads share.
+#include "base/log.h"
+#include "node/worker.h"
+#include "os/os.h"
+
+#include <stdlib.h>
+#include <unistd.h>
+
+static size_t segment_max_get(const struct engine *g)
+{
+    double bytes = g->limits.kv_bytes_per_token * 1.25 * g->limits.n_ctx +
+                   (double)g->limits.state_bytes * 2 + (1 << 20);
+    return bytes < WIRE_SEGMENT_MAX ? (size_t)bytes : WIRE_SEGMENT_MAX;
+}
+
+static void welcome_fill(struct worker *w)
+{
+    struct message_welcome *m = &w->welcome;
+    struct os_facts f;
+
+    os_facts_get(&f);
+    *m = (struct message_welcome){.version = WIRE_VERSION,
+                                  .identity = w->engine->identity,
+                                  .limits = w->engine->limits,
+                                  .prefill_tokens_per_s = w->prefill_rate,
+                                  .decode_tokens_per_s = w->decode_rate,
+                                  .cores = (uint32_t)f.cores,
+                                  .memory_bytes = f.memory_bytes,
+                                  .paced = w->options.pace_prefill > 0,
+                                  .pid = getpid()};
+    if (w->options.name != NULL)
+        snprintf(m->name, sizeof m->name, "%s", w->options.name);
+    else
+        node_name_default(m->name, sizeof m->name);
+    snprintf(m->build, sizeof m->build, "tandem %s", TANDEM_VERSION);
+    snprintf(m->model, sizeof m->model, "%s", w->engine->identity.model);
+    snprintf(m->system, sizeof m->system, "%s", f.system);
+    snprintf(m->cpu, sizeof m->cpu, "%s", f.cpu);
+}
+
+static struct chan *blocks_new(struct worker *w, size_t n)
+{
+    struct chan *c = chan_new(sizeof(struct worker_block *), n);
+    for (size_t i = 0; i < n; i++) {
+        struct worker_block *b = mem_alloc(sizeof *b);
+        b->worker = w;
+        b->home = c;
+        chan_send(c, &b, 0);
+    }
+    return c;
+}
+
+static void blocks_free(struct chan *c, size_t n)
+{
+    struct worker_block *b = NULL;
+    for (size_t i = 0; i < n && chan_recv(c, &b, 0) == 0; i++) {
+        free(b->data);
+        free(b);
+    }
+    chan_free(c);
+}
+
+int worker_open(struct worker *w, struct engine *g, struct err *e)
+{
+    w->engine = g;
+    w->rows = mem_alloc(g->limits.n_batch * sizeof *w->rows);
+    w->seq_used = mem_alloc(g->limits.n_seq * sizeof *w->seq_used);
+    w->inbox = chan_new(sizeof(struct worker_event), WORKER_INBOX);
+    w->text_inbox = chan_new(sizeof(struct worker_event), WORKER_INBOX);
+    w->export_free = blocks_new(w, WORKER_EXPORT_BUFFERS);
+    w->import_free = blocks_new(w, WORKER_IMPORT_BUFFERS);
+    w->segment_max = segment_max_get(g);
+    atomic_store(&w->next_serial, 1);
+    welcome_fill(w);
+    int rc = worker_text_start(w, e);
+    if (rc == 0 && w->listen_fd >= 0)
+        rc = worker_accept_start(w, e);
+    return rc;
+}
+
+// Events that nobody will handle may own a frame or a link.
+static void inbox_drop(struct worker *w)
+{
+    struct worker_event ev;
+    while (chan_recv(w->inbox, &ev, 0) == 0) {
+        if (ev.kind == WORKER_EVENT_FRAME)
+            wire_frame_fini(&ev.frame);
+        else if (ev.kind == WORKER_EVENT_LINK_UP || ev.kind == WORKER_EVENT_LINK_CLOSED)
+            worker_event_handle(w, &ev);
+    }
+}
+
+// Short-lived threads end by themselves, at the latest at their handshake's deadline. Links end by
+// their last event, which comes over the inbox.
+static void links_end(struct worker *w)
+{
+    for (struct worker_link *l = w->links; l != NULL; l = l->next)
+        wire_link_close(l->wire);
+    while (w->links != NULL ||
+           atomic_load_explicit(&w->handshakes, memory_order_acquire) > 0) {
+        inbox_drop(w);
+        for (struct worker_link *l = w->links; l != NULL; l = l->next)
+            wire_link_close(l->wire);
+        clock_sleep_until(clock_now_ns() + NS_PER_MS);
+    }
+}
+
+void worker_close(struct worker *w)
+{
+    atomic_store_explicit(&w->stopping, true, memory_order_release);
+    if (w->listen_fd >= 0)
+        pthread_join(w->accept_thread, NULL);
+    while (w->jobs != NULL)
+        worker_job_finish(w, w->jobs);
+    links_end(w);
+    chan_close(w->text_inbox);
+    pthread_join(w->text_thread, NULL);
+    inbox_drop(w);
+    w->engine->ops->free(w->engine);
+    blocks_free(w->export_free, WORKER_EXPORT_BUFFERS);
+    blocks_free(w->import_free, WORKER_IMPORT_BUFFERS);
+    chan_free(w->inbox);
+    chan_free(w->text_inbox);
+    free(w->rows);
+    free(w->seq_used);
+    if (w->listen_fd >= 0)
+        close(w->listen_fd);
+}
