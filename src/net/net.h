@@ -66,16 +66,28 @@ int net_conn_read(struct net_conn *c, void *data, size_t n, int64_t deadline_ns,
 // Reads at least 1 and at most n bytes; returns the count or a negative error.
 int64_t net_conn_read_some(struct net_conn *c, void *data, size_t n, int64_t deadline_ns,
                            struct err *e);
-// Writes all of it. The deadline is for progress: it is moved on by `net_stall_ns` whenever bytes go out.
+// Writes all of it. The deadline is for progress: the time that is left of it at the call is granted
+// anew whenever bytes go out. ERR_TIMEOUT, ERR_CLOSED.
 int net_conn_write(struct net_conn *c, const void *data, size_t n, int64_t deadline_ns,
                    struct err *e);
+// The same for several pieces that belong together: small ones share a TLS record and a packet,
+// large ones are not copied.
+struct net_part {
+    const void *data;
+    size_t n;
+};
+int net_conn_write_parts(struct net_conn *c, const struct net_part *parts, size_t n_parts,
+                         int64_t deadline_ns, struct err *e);
+// Says that nothing more will be written (close_notify and FIN); the peer reads what was sent, then
+// ERR_CLOSED. By the writing thread.
+void net_conn_finish(struct net_conn *c);
 
 // Limits what this side sends, as a token bucket: a rate in bytes/s (0 = unlimited). For emulated
 // links; counts payload bytes given to net_conn_write. Set before the writer thread starts.
 void net_conn_pace(struct net_conn *c, double bytes_per_s);
 
 void net_conn_shutdown(struct net_conn *c); // any thread; idempotent
-void net_conn_free(struct net_conn *c);     // after both threads are done; sends close_notify if it can
+void net_conn_free(struct net_conn *c); // after both threads are done; sends close_notify if it can
 const char *net_conn_peer(const struct net_conn *c); // "192.168.1.7:51234", for messages
 int net_conn_fd(const struct net_conn *c);
 
