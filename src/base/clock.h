@@ -17,9 +17,9 @@ struct clock {
 
 extern const struct clock clock_real; // CLOCK_MONOTONIC
 
-int64_t clock_now_ns(void);        // clock_real's now
+int64_t clock_now_ns(void);                  // clock_real's now
 void clock_sleep_until(int64_t deadline_ns); // on clock_real
-int64_t clock_unix_s(void);        // wall clock, for API answers and logs only
+int64_t clock_unix_s(void);                  // wall clock, for API answers and logs only
 
 static inline double ns_to_s(int64_t ns)
 {

@@ -18,7 +18,7 @@ enum err_code {
     ERR_MISMATCH = -7, // two sides differ in version, model or layout
     ERR_CORRUPT = -8,  // a hash, count or format check failed
     ERR_NOT_FOUND = -9,
-    ERR_BUSY = -10,     // no room now; trying later may work
+    ERR_BUSY = -10, // no room now; trying later may work
     ERR_CANCELLED = -11,
     ERR_ENGINE = -12, // the engine failed or aborted
     ERR_UNSUPPORTED = -13,
@@ -32,8 +32,7 @@ struct err {
 };
 
 // Sets `e` (may be NULL) and returns `code`, so that `return err_set(...)` reads well.
-int err_set(struct err *e, int code, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
+int err_set(struct err *e, int code, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
 // Puts "format: " before the message that is already there; keeps the code and returns it.
 int err_wrap(struct err *e, const char *format, ...) __attribute__((format(printf, 2, 3)));

@@ -67,9 +67,8 @@ static size_t log_prefix(char *line, size_t bytes, enum log_level level, const c
     struct tm utc;
     gmtime_r(&now.tv_sec, &utc);
     size_t n = strftime(line, bytes, "%Y-%m-%dT%H:%M:%S", &utc);
-    int more =
-        snprintf(line + n, bytes - n, ".%03dZ %-5s %s%s%s: ", (int)(now.tv_usec / 1000),
-                 level_names[level], process_name, process_name[0] ? " " : "", module);
+    int more = snprintf(line + n, bytes - n, ".%03dZ %-5s %s%s%s: ", (int)(now.tv_usec / 1000),
+                        level_names[level], process_name, process_name[0] ? " " : "", module);
     return n + (more < 0 ? 0 : (size_t)more);
 }
 

@@ -18,8 +18,9 @@ struct os_spawn {
     size_t n_fds;
     int stderr_fd; // -1: inherit
     int stdout_fd; // -1: inherit
-    bool die_with_parent; // Linux: PR_SET_PDEATHSIG(SIGKILL); elsewhere the child must watch fd 3 for EOF
-    bool new_group;       // own process group, so that kill(-pid, ...) reaches grandchildren
+    bool
+        die_with_parent; // Linux: PR_SET_PDEATHSIG(SIGKILL); elsewhere the child must watch fd 3 for EOF
+    bool new_group;      // own process group, so that kill(-pid, ...) reaches grandchildren
 };
 
 // Starts a child with stdin on /dev/null, every other descriptor closed and default signals. The
@@ -43,9 +44,9 @@ int os_cpu_count(void);
 void os_thread_name(const char *name);
 
 struct os_facts {
-    char system[64];  // "Linux 6.1.0 x86_64"
-    char cpu[128];    // model name
-    int cores;        // usable by this process
+    char system[64]; // "Linux 6.1.0 x86_64"
+    char cpu[128];   // model name
+    int cores;       // usable by this process
     uint64_t memory_bytes;
 };
 void os_facts_get(struct os_facts *f);
