@@ -63,7 +63,8 @@ enum wire_type {
     WIRE_BEAT = 69,    // P -> D: JSON {computed}, at least every 500 ms while a transfer is open
 };
 
-const char *wire_type_name(unsigned type); // "segment"; "type 77" for others (static buffer per thread)
+const char *
+wire_type_name(unsigned type); // "segment"; "type 77" for others (static buffer per thread)
 
 // Largest head and body of a type; ERR_INVALID for a type that is not known.
 int wire_frame_limits(unsigned type, uint32_t *head_max, uint32_t *body_max);
@@ -104,7 +105,8 @@ struct wire_frame wire_frame_tokens(enum wire_type type, uint64_t id, json_t *he
 // A frame with a fixed struct (copied) as head and a body that is handed over.
 struct wire_frame wire_frame_struct(enum wire_type type, uint64_t id, const void *head,
                                     size_t head_bytes, struct wire_body body);
-struct wire_frame wire_frame_failed(enum wire_type type, uint64_t id, int code, const char *message);
+struct wire_frame wire_frame_failed(enum wire_type type, uint64_t id, int code,
+                                    const char *message);
 void wire_frame_fini(struct wire_frame *f);
 
 // The head as JSON object (new reference) or NULL with `e`.
@@ -129,20 +131,20 @@ struct wire_link_ops {
                     struct err *e);
     // Takes the frame (it must end in wire_frame_fini). An error closes the link with that reason.
     int (*on_frame)(void *ctx, struct wire_frame *f, struct err *e);
-    // Once, last call of all; `why` says ERR_CLOSED for an orderly end.
+    // Once, last call of all; `why` says ERR_CLOSED for an orderly end (between two frames).
     void (*on_close)(void *ctx, const struct err *why);
     // A frame has left (its last byte was given to the kernel) or was dropped (ok = false); for
-    // timelines. The header only. May be NULL.
+    // timelines. The header only; not for PING and PONG. May be NULL.
     void (*on_sent)(void *ctx, const struct wire_header *h, int64_t start_ns, int64_t end_ns,
                     bool ok);
 };
 
 struct wire_link_options {
-    size_t queue_frames;   // bound of the outgoing queue (default 1024)
-    int64_t idle_ns;       // close when not one byte was heard for this long (bytes of a frame that is
-                           // still coming in count); pings go out at a third of it (0 = never)
-    int64_t frame_ns;      // a frame that has begun must make progress within this (default 10 s)
-    const char *name;      // for logs and thread names
+    size_t queue_frames; // bound of the outgoing queue (default 1024)
+    int64_t idle_ns;  // close when not one byte was heard for this long (bytes of a frame that is
+                      // still coming in count); pings go out at a third of it (0 = never)
+    int64_t frame_ns; // a frame that has begun must make progress within this (default 10 s)
+    const char *name; // for logs and thread names
 };
 void wire_link_options_default(struct wire_link_options *o);
 
@@ -154,11 +156,14 @@ void wire_link_run(struct wire_link *l);
 // Both at once.
 struct wire_link *wire_link_start(struct net_conn *c, const struct wire_link_ops *ops, void *ctx,
                                   const struct wire_link_options *o);
-// Queues a frame, which the link takes (also on failure). timeout_ns as for chan_send; 0, ERR_CLOSED
-// or ERR_TIMEOUT. Any thread.
+// Queues a frame, which the link takes (also on failure, without on_sent). timeout_ns as for
+// chan_send; 0, ERR_CLOSED, ERR_TIMEOUT, or ERR_RANGE for a frame beyond its type's limits. Any thread.
 int wire_link_send(struct wire_link *l, struct wire_frame f, int64_t timeout_ns);
-// Any thread; on_close follows on the reader thread.
+// Ends at once; what is queued is dropped. Any thread; on_close follows on the reader thread.
 void wire_link_close(struct wire_link *l);
+// Takes no more frames, sends what is queued and then says so to the peer; frames that still come
+// are delivered. The link ends when the peer ends it too, or by wire_link_close. Any thread.
+void wire_link_finish(struct wire_link *l);
 // Closes if need be, joins both threads and frees. Not from a callback.
 void wire_link_free(struct wire_link *l);
 const char *wire_link_peer(const struct wire_link *l);
