@@ -9,14 +9,22 @@ if(NOT cmocka_FOUND)
     message(FATAL_ERROR "library cmocka is missing: run make deps")
 endif()
 
-set(sanitizer_environment
+# Under user-mode emulation a test cannot start another program of the emulated machine; tests that
+# need to do that ask for this variable and say that they skip.
+if(CMAKE_CROSSCOMPILING)
+    set(emulated "TANDEM_EMULATED=1")
+endif()
+set(test_environment
+    ${emulated}
+    "TANDEM_BIN=${CMAKE_BINARY_DIR}"
+    "TANDEM_SOURCE=${CMAKE_SOURCE_DIR}"
     "ASAN_OPTIONS=detect_leaks=1:abort_on_error=1"
     "UBSAN_OPTIONS=print_stacktrace=1"
     "TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1:suppressions=${test_dir}/tsan.supp")
 
 function(test_register name)
     set_tests_properties(${name} PROPERTIES TIMEOUT 300
-        ENVIRONMENT "TANDEM_BIN=${CMAKE_BINARY_DIR};TANDEM_SOURCE=${CMAKE_SOURCE_DIR};${sanitizer_environment}")
+        ENVIRONMENT "${test_environment}")
 endfunction()
 
 set(rooms tandem_front tandem_worker_lib)
