@@ -1,10 +1,14 @@
 // The gateway: the HTTP front. It owns requests from the first byte to the last, decides where each
 // part of one runs, and speaks to workers over links; it links no model library.
 //
-// Threads: libmicrohttpd's own (parsing, copying out), and one core thread that owns every request,
-// worker table and timer. HTTP handlers and link readers send messages to the core through bounded
-// channels; bytes for a client go into that request's outgoing buffer, whose lock is the one thing
-// the two sides share.
+// Threads: libmicrohttpd's own (parsing, copying out), one core thread that owns every request,
+// worker table and timer, and one greeter per worker (dialling and the first two frames may block).
+// All of them send messages to the core through a bounded channel; bytes for a client go into that
+// request's outgoing buffer, whose lock is the one thing that HTTP and core share.
+//
+// Files: http.c routes and bodies, parse.c the OpenAI request, reply.c the outgoing buffer, core.c
+// the loop, greet.c and peer.c the workers' links, request.c one request's life, timing.c and
+// answer.c what the client is told, status.c what an operator is told.
 #ifndef GATEWAY_GATEWAY_H
 #define GATEWAY_GATEWAY_H
 
@@ -15,22 +19,34 @@
 #define GATEWAY_PORT 8080
 #define GATEWAY_BODY_MAX (32u << 20)  // bytes of one request body: 413 beyond
 #define GATEWAY_HYBRID_TOKENS 256     // more uncached tokens than this: hybrid, if a prefill node is up
+#define GATEWAY_PREFILL_MAX 16
+
+enum gateway_event {
+    GATEWAY_UP,     // the local worker has loaded: text is the model's name. Also after a restart
+    GATEWAY_FAILED, // the local worker stays down: text says why
+};
 
 struct gateway_options {
     struct net_addr listen;           // default 127.0.0.1:8080; port 0 takes a free one
     struct node_worker_options worker; // the local decode worker
-    struct net_addr prefill[16];
+    struct net_addr prefill[GATEWAY_PREFILL_MAX];
     size_t n_prefill;
     struct net_key key;
     bool same_weights;       // demand equal weights on both sides (default true)
     uint32_t max_requests;   // beyond: 503 with Retry-After (default 64)
     int64_t heartbeat_ns;    // comment lines while a prompt is read (default 5 s)
     double stall_s;          // a prefill node that is silent for this long is given up (default 3)
+    const char *api_key;     // demanded as a bearer token when set; needed for a public address
+    bool cors;               // answer to web pages of other origins (default: they are refused)
+    // Called on the core thread; must return at once. May be NULL.
+    void (*on_event)(void *ctx, enum gateway_event event, const char *text);
+    void *on_event_ctx;
 };
 void gateway_options_default(struct gateway_options *o);
 
 struct gateway;
-// Binds, starts the worker and the threads. *port gets the bound port.
+// Binds, starts the worker and the threads. *port gets the bound port. The options' strings must
+// outlive the gateway.
 int gateway_start(const struct gateway_options *o, struct gateway **out, uint16_t *port,
                   struct err *e);
 // Stops accepting, ends open streams with an error event, ends the worker, frees.

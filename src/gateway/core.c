@@ -1,0 +1,312 @@
+#include "gateway/core.h"
+
+#include "base/buf.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "os/os.h"
+
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MESSAGES_PER_TURN 256 // then timers and sockets get their turn
+
+// Linux tells by its own event that a peer shut its sending side down; elsewhere it is a hang-up.
+#ifndef POLLRDHUP
+#define POLLRDHUP POLLHUP
+#endif
+
+struct peer *core_local(struct core *c)
+{
+    return &c->peers[0];
+}
+
+// ---- messages -----------------------------------------------------------------------------------------
+
+// Frees what a message still owns; a handler that takes something clears it.
+static void message_fini(struct core_message *m)
+{
+    if (m->request)
+        request_free(m->request);
+    if (m->query)
+        query_free(m->query);
+    if (m->conn)
+        net_conn_free(m->conn);
+    free(m->welcome);
+    free(m->error);
+    if (m->what == CORE_FRAME)
+        wire_frame_fini(&m->frame);
+}
+
+int core_send(struct core *c, struct core_message *m, int64_t timeout_ns)
+{
+    int rc = chan_send(c->inbox, m, timeout_ns);
+
+    // What the HTTP thread sent in vain it answers itself; links are the core's to free.
+    if (rc != 0 && m->what != CORE_REQUEST && m->what != CORE_QUERY)
+        message_fini(m);
+    return rc;
+}
+
+static void on_frame(struct core *c, struct core_message *m)
+{
+    struct peer *p = m->link->peer;
+
+    // What a link that was given up still says concerns nobody.
+    if (p->link != m->link || c->stopping)
+        return;
+    p->heard_ns = m->at_ns;
+    if (m->frame.type == WIRE_STATUS_IS)
+        status_on_frame(c, p, &m->frame);
+    else
+        request_on_frame(c, p, &m->frame, m->at_ns);
+}
+
+// The first one ends requests, the second one links.
+static void on_stop(struct core *c)
+{
+    static const struct err stopping = {ERR_CLOSED, "the server is stopping"};
+
+    if (++c->stops > 1) {
+        for (size_t i = 0; i < c->n_peers; i++)
+            peer_close(&c->peers[i], stopping.message);
+        return;
+    }
+    c->stopping = true;
+    for (struct request *r = c->requests; r; r = r->next)
+        if (!r->over)
+            request_fail(c, r, &stopping);
+    status_stop(c);
+    chan_send(c->halted, &(char){0}, 0);
+}
+
+static void message_handle(struct core *c, struct core_message *m)
+{
+    switch (m->what) {
+    case CORE_STOP:
+        on_stop(c);
+        break;
+    case CORE_REQUEST:
+        request_admit(c, m->request);
+        m->request = NULL;
+        break;
+    case CORE_QUERY:
+        status_on_query(c, m->query);
+        m->query = NULL;
+        break;
+    case CORE_UP:
+        peer_on_up(c, m);
+        break;
+    case CORE_DOWN:
+        peer_on_down(c, m);
+        break;
+    case CORE_GREETED:
+        peer_on_greeted(c, m);
+        break;
+    case CORE_FRAME:
+        on_frame(c, m);
+        break;
+    case CORE_CLOSED:
+        peer_on_closed(c, m);
+        break;
+    }
+    request_reap(c);
+    message_fini(m);
+}
+
+// ---- the loop -------------------------------------------------------------------------------------------
+
+static int64_t earlier(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+// Runs what is due; returns the time of the next timer.
+static int64_t timers_run(struct core *c)
+{
+    int64_t now_ns = clock_now_ns(), next_ns = INT64_MAX;
+
+    if (c->stopping)
+        return next_ns;
+    for (size_t i = 0; i < c->n_peers; i++)
+        next_ns = earlier(next_ns, peer_tick(c, &c->peers[i], now_ns));
+    for (struct request *r = c->requests; r; r = r->next)
+        if (!r->over)
+            next_ns = earlier(next_ns, request_tick(c, r, now_ns));
+    next_ns = earlier(next_ns, status_tick(c, now_ns));
+    request_reap(c);
+    return next_ns;
+}
+
+// Clients' sockets are watched for hanging up only; libmicrohttpd reads and writes them.
+static size_t polls_fill(struct core *c)
+{
+    size_t n = 1;
+
+    c->polls[0] = (struct pollfd){.fd = chan_fd(c->inbox), .events = POLLIN};
+    for (struct request *r = c->requests; r; r = r->next) {
+        c->polled[n - 1] = r;
+        c->polls[n++] = (struct pollfd){.fd = reply_fd(r->reply), .events = POLLRDHUP};
+    }
+    return n;
+}
+
+static int timeout_ms(int64_t next_ns)
+{
+    int64_t left_ns;
+
+    if (next_ns == INT64_MAX)
+        return -1;
+    left_ns = next_ns - clock_now_ns();
+    if (left_ns <= 0)
+        return 0;
+    left_ns = earlier(left_ns, 3600 * NS_PER_S);
+    return (int)((left_ns + NS_PER_MS - 1) / NS_PER_MS);
+}
+
+static void hangups_find(struct core *c, size_t n)
+{
+    for (size_t i = 1; i < n; i++)
+        if (c->polls[i].revents & (POLLRDHUP | POLLHUP | POLLERR))
+            request_on_hangup(c, c->polled[i - 1]);
+    request_reap(c);
+}
+
+static void *core_main(void *ctx)
+{
+    struct core *c = ctx;
+    struct core_message m;
+
+    os_thread_name("core");
+    while (c->stops < 2 || c->n_links > 0) {
+        int timeout = timeout_ms(timers_run(c));
+        size_t n = polls_fill(c);
+
+        if (poll(c->polls, (nfds_t)n, timeout) > 0)
+            hangups_find(c, n);
+        for (int i = 0; i < MESSAGES_PER_TURN && chan_recv(c->inbox, &m, 0) == 0; i++)
+            message_handle(c, &m);
+    }
+    return NULL;
+}
+
+// ---- the local worker's supervisor calls ------------------------------------------------------------------
+
+static void supervisor_on_up(void *ctx, struct net_conn *conn)
+{
+    struct core_message m = {.what = CORE_UP, .conn = conn};
+
+    core_send(ctx, &m, CHAN_FOREVER);
+}
+
+static void supervisor_on_down(void *ctx, const char *why, int64_t retry_ns)
+{
+    struct core_message m = {.what = CORE_DOWN, .retry_ns = retry_ns};
+
+    m.error = mem_alloc(sizeof(*m.error));
+    err_set(m.error, ERR_CLOSED, "%s", why);
+    core_send(ctx, &m, CHAN_FOREVER);
+}
+
+static const struct node_supervisor_ops supervisor_ops = {supervisor_on_up, supervisor_on_down};
+
+// ---- starting and stopping ----------------------------------------------------------------------------------
+
+static struct core *core_new(const struct gateway_options *o, const struct core_source *source)
+{
+    struct core *c = mem_alloc(sizeof(*c));
+
+    c->options = *o;
+    c->source = *source;
+    c->inbox = chan_new(sizeof(struct core_message), CORE_INBOX);
+    c->halted = chan_new(1, 1);
+    c->started_ns = clock_now_ns();
+    c->next_id = 1;
+    c->n_peers = 1 + o->n_prefill;
+    for (size_t i = 0; i < c->n_peers; i++)
+        peer_init(&c->peers[i], i, i > 0 ? &o->prefill[i - 1] : NULL, c->started_ns);
+    c->polls = mem_alloc((o->max_requests + 2) * sizeof(*c->polls));
+    c->polled = mem_alloc((o->max_requests + 2) * sizeof(struct request *));
+    return c;
+}
+
+static void greeters_stop(struct core *c)
+{
+    for (size_t i = 0; i < c->n_peers; i++)
+        peer_greeter_stop(&c->peers[i].greeter);
+}
+
+int core_start(const struct gateway_options *o, const struct core_source *source,
+               struct core **out, struct err *e)
+{
+    struct core *c = core_new(o, source);
+    int rc = 0;
+
+    for (size_t i = 0; rc == 0 && i < c->n_peers; i++)
+        rc = peer_greeter_start(&c->peers[i].greeter, c, i, e);
+    if (rc == 0 && pthread_create(&c->thread, NULL, core_main, c) != 0)
+        rc = err_set(e, ERR_IO, "cannot start a thread");
+    if (rc != 0) {
+        greeters_stop(c);
+        core_free(c);
+        return rc;
+    }
+    rc = c->source.start(c->source.ctx, &supervisor_ops, c, e);
+    if (rc != 0) {
+        c->source.stop = NULL;
+        core_stop(c);
+        core_free(c);
+        return rc;
+    }
+    *out = c;
+    return 0;
+}
+
+static void stop_send(struct core *c)
+{
+    struct core_message m = {.what = CORE_STOP};
+
+    core_send(c, &m, CHAN_FOREVER);
+}
+
+// Requests first, while the workers can still be told; then the local worker; then what is left.
+void core_stop(struct core *c)
+{
+    char halted;
+
+    stop_send(c);
+    chan_recv(c->halted, &halted, CHAN_FOREVER);
+    if (c->source.stop)
+        c->source.stop(c->source.ctx);
+    stop_send(c);
+    pthread_join(c->thread, NULL);
+    chan_close(c->inbox);
+    greeters_stop(c);
+}
+
+static void refused_answer(struct core_message *m)
+{
+    static const char text[] = "the server is stopping";
+    struct reply *r = m->request ? m->request->reply : m->query ? m->query->reply : NULL;
+
+    if (r)
+        reply_finish(r, 503, answer_error(503, text, "closed", NULL), 0);
+}
+
+void core_free(struct core *c)
+{
+    struct core_message m;
+
+    chan_close(c->inbox);
+    while (chan_recv(c->inbox, &m, 0) == 0) {
+        refused_answer(&m);
+        message_fini(&m);
+    }
+    for (size_t i = 0; i < c->n_peers; i++)
+        peer_fini(&c->peers[i]);
+    chan_free(c->inbox);
+    chan_free(c->halted);
+    free(c->polls);
+    free(c->polled);
+    free(c);
+}

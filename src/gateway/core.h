@@ -1,0 +1,93 @@
+// The core thread: owner of every request, worker link and timer. Private to gateway/.
+//
+// Everything reaches it as a message in one bounded inbox; it never blocks on anything but that
+// inbox, its timers and the sockets of waiting clients. Functions here run on the core thread
+// unless they say otherwise.
+#ifndef GATEWAY_CORE_H
+#define GATEWAY_CORE_H
+
+#include "base/chan.h"
+#include "gateway/gateway.h"
+#include "gateway/peer.h"
+#include "gateway/request.h"
+#include "gateway/status.h"
+#include "wire/wire.h"
+
+#include <poll.h>
+#include <pthread.h>
+#include <stdint.h>
+
+#define CORE_INBOX 4096
+
+enum core_what {
+    CORE_STOP,
+    CORE_REQUEST, // request: parsed, from the HTTP thread
+    CORE_QUERY,   // query: models, health, status; from the HTTP thread
+    CORE_UP,      // conn: a fresh local worker, from the supervisor
+    CORE_DOWN,    // error, retry_ns: the local worker ended, from the supervisor
+    CORE_GREETED, // peer, turn, conn and welcome or error; from a greeter
+    CORE_FRAME,   // link, frame, at_ns; from a link's reader
+    CORE_CLOSED,  // link, error; a link's last message
+};
+
+struct core_message {
+    enum core_what what;
+    size_t peer;
+    uint64_t turn;
+    int64_t at_ns, retry_ns;
+    struct request *request;
+    struct query *query;
+    struct net_conn *conn;
+    struct message_welcome *welcome;
+    struct peer_link *link;
+    struct err *error; // owned
+    struct wire_frame frame;
+};
+
+// Where the local worker comes from: the supervisor, or a test's stand-in.
+struct core_source {
+    int (*start)(void *ctx, const struct node_supervisor_ops *ops, void *ops_ctx, struct err *e);
+    void (*stop)(void *ctx);        // no callback runs after it
+    int64_t (*pid)(void *ctx);      // -1: none; core thread, not once it has halted
+    void *ctx;
+};
+
+struct core_totals {
+    uint64_t requests, local, remote, serial, hybrid, fallbacks, failed, cancelled, refused;
+};
+
+struct core {
+    struct gateway_options options; // immutable
+    struct core_source source;
+    struct chan *inbox;
+    struct chan *halted; // one byte: requests are ended, timers stand still
+    pthread_t thread;
+    int64_t started_ns;
+    // Core thread only from here on.
+    struct peer peers[1 + GATEWAY_PREFILL_MAX]; // [0] is the local worker
+    size_t n_peers;
+    size_t n_links; // not yet freed, including closing ones
+    struct request *requests;
+    size_t n_requests;
+    struct query *queries;
+    uint64_t next_id;
+    bool stopping;
+    int stops; // CORE_STOPs seen: after the first no request is left, after the second no link
+    struct core_totals totals;
+    struct pollfd *polls;
+    struct request **polled; // whose socket polls[i + 1] is
+};
+
+// Starts the thread, the greeters and the local worker. Any thread.
+int core_start(const struct gateway_options *o, const struct core_source *source,
+               struct core **out, struct err *e);
+// Ends every request, closes every link and joins. Messages sent from now on are refused.
+void core_stop(struct core *c);
+// After core_stop, when no other thread can send to it any more.
+void core_free(struct core *c);
+// Any thread. Takes what the message owns, also on failure.
+int core_send(struct core *c, struct core_message *m, int64_t timeout_ns);
+
+struct peer *core_local(struct core *c);
+
+#endif

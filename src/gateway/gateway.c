@@ -1,0 +1,154 @@
+#include "gateway/gateway.h"
+
+#include "base/buf.h"
+#include "base/clock.h"
+#include "gateway/core.h"
+#include "gateway/http.h"
+#include "gateway/start.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+struct gateway {
+    struct gateway_options options;
+    // Written when the supervisor has started, while the core may already ask for its worker's pid:
+    // release and acquire.
+    _Atomic(struct node_supervisor *) supervisor;
+    struct core *core;
+    struct http *http;
+};
+
+void gateway_options_default(struct gateway_options *o)
+{
+    *o = (struct gateway_options){
+        .listen = {.host = "127.0.0.1", .port = GATEWAY_PORT},
+        .same_weights = true,
+        .max_requests = 64,
+        .heartbeat_ns = 5 * NS_PER_S,
+        .stall_s = 3,
+    };
+    node_worker_options_default(&o->worker);
+}
+
+// ---- the real worker ----------------------------------------------------------------------------------
+
+static int supervisor_start(void *ctx, const struct node_supervisor_ops *ops, void *ops_ctx,
+                            struct err *e)
+{
+    struct gateway *g = ctx;
+    struct node_supervisor *s = NULL;
+    uint16_t port;
+    int rc = node_supervisor_start(&g->options.worker, ops, ops_ctx, &port, &s, e);
+
+    atomic_store_explicit(&g->supervisor, s, memory_order_release);
+    return rc;
+}
+
+static void supervisor_stop(void *ctx)
+{
+    struct gateway *g = ctx;
+
+    node_supervisor_free(g->supervisor);
+}
+
+static int64_t supervisor_pid(void *ctx)
+{
+    struct gateway *g = ctx;
+    struct node_supervisor *s = atomic_load_explicit(&g->supervisor, memory_order_acquire);
+
+    return s ? node_supervisor_pid(s) : -1;
+}
+
+// ---- starting and stopping ------------------------------------------------------------------------------
+
+// The address is bound before anything is loaded, so that a second server on a port says so at once.
+static int http_listen(struct gateway_options *o, struct err *e)
+{
+    // HTTP has no encryption of its own yet. What makes a public address acceptable is the API key,
+    // and net_listen wants to see a key.
+    struct net_key key = {{0}};
+
+    if (!net_addr_is_loopback(&o->listen)) {
+        if (!o->api_key)
+            return err_set(e, ERR_AUTH,
+                           "%s can be reached by other machines: give --api-key KEY (clients then "
+                           "send it), or listen on 127.0.0.1",
+                           o->listen.host);
+        key.bytes[0] = 1;
+    }
+    return net_listen(&o->listen, &key, e);
+}
+
+static int options_check(const struct gateway_options *o, struct err *e)
+{
+    if (o->n_prefill > GATEWAY_PREFILL_MAX)
+        return err_set(e, ERR_RANGE, "%zu prefill nodes were given, at most %d are taken",
+                       o->n_prefill, GATEWAY_PREFILL_MAX);
+    if (o->max_requests == 0 || o->max_requests > 4096)
+        return err_set(e, ERR_RANGE, "the most requests at one time is %u, must be 1 to 4096",
+                       o->max_requests);
+    if (o->api_key && o->api_key[0] == '\0')
+        return err_set(e, ERR_INVALID, "the API key is empty");
+    return 0;
+}
+
+static int gateway_run(struct gateway *g, const struct core_source *source, uint16_t *port,
+                       struct err *e)
+{
+    int fd = http_listen(&g->options, e);
+    int rc;
+
+    if (fd < 0)
+        return fd;
+    *port = g->options.listen.port;
+    rc = core_start(&g->options, source, &g->core, e);
+    if (rc != 0) {
+        close(fd);
+        return rc;
+    }
+    rc = http_start(&g->options, g->core, fd, &g->http, e);
+    if (rc != 0) {
+        core_stop(g->core);
+        core_free(g->core);
+    }
+    return rc;
+}
+
+int gateway_start_on(const struct gateway_options *o, const struct core_source *source,
+                     struct gateway **out, uint16_t *port, struct err *e)
+{
+    struct gateway *g;
+    struct core_source own = {supervisor_start, supervisor_stop, supervisor_pid, NULL};
+    int rc = options_check(o, e);
+
+    if (rc != 0)
+        return rc;
+    g = mem_alloc(sizeof(*g));
+    g->options = *o;
+    g->options.worker.key = o->key;
+    own.ctx = g;
+    rc = gateway_run(g, source ? source : &own, port, e);
+    if (rc != 0) {
+        free(g);
+        return rc;
+    }
+    *out = g;
+    return 0;
+}
+
+int gateway_start(const struct gateway_options *o, struct gateway **out, uint16_t *port,
+                  struct err *e)
+{
+    return gateway_start_on(o, NULL, out, port, e);
+}
+
+void gateway_free(struct gateway *g)
+{
+    if (!g)
+        return;
+    core_stop(g->core);
+    http_stop(g->http);
+    core_free(g->core);
+    free(g);
+}

@@ -1,0 +1,341 @@
+#include "gateway/peer.h"
+
+#include "base/buf.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "gateway/core.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *const state_names[] = {"down", "connecting", "waiting", "up", "refused", "dead"};
+
+const char *peer_state_name(enum peer_state s)
+{
+    return state_names[s];
+}
+
+void peer_init(struct peer *p, size_t index, const struct net_addr *addr, int64_t now_ns)
+{
+    memset(p, 0, sizeof(*p));
+    p->index = index;
+    p->local = index == 0;
+    p->since_ns = now_ns;
+    p->retry_ns = now_ns;
+    p->backoff_ns = PEER_BACKOFF_MIN_NS;
+    if (p->local)
+        snprintf(p->address, sizeof(p->address), "local");
+    else
+        snprintf(p->address, sizeof(p->address), "%s:%u", addr->host, addr->port);
+    snprintf(p->why, sizeof(p->why), p->local ? "the model is loading" : "not connected yet");
+}
+
+void peer_fini(struct peer *p)
+{
+    json_decref(p->status);
+    p->status = NULL;
+}
+
+const char *peer_name(const struct peer *p)
+{
+    return p->known && p->welcome.name[0] ? p->welcome.name : p->address;
+}
+
+static void peer_state_set(struct peer *p, enum peer_state state, const char *why)
+{
+    p->state = state;
+    p->since_ns = clock_now_ns();
+    if (why != p->why)
+        snprintf(p->why, sizeof(p->why), "%s", why);
+}
+
+// Logs a complaint once, not at every retry.
+static void peer_complain(struct peer *p, const char *what, const char *why)
+{
+    if (strcmp(p->logged, why) == 0)
+        return;
+    snprintf(p->logged, sizeof(p->logged), "%s", why);
+    if (p->local)
+        log_warn("gateway", "local worker %s: %s", what, why);
+    else
+        log_warn("gateway", "prefill node %s %s: %s", p->address, what, why);
+}
+
+// ---- links ------------------------------------------------------------------------------------------
+
+// Reader thread.
+static int link_on_frame(void *ctx, struct wire_frame *f, struct err *e)
+{
+    struct peer_link *l = ctx;
+    struct core_message m = {
+        .what = CORE_FRAME, .link = l, .frame = *f, .at_ns = clock_now_ns()};
+
+    if (core_send(l->core, &m, CHAN_FOREVER) != 0)
+        return err_set(e, ERR_CLOSED, "the gateway is stopping");
+    return 0;
+}
+
+// Reader thread; the link's last word.
+static void link_on_close(void *ctx, const struct err *why)
+{
+    struct peer_link *l = ctx;
+    struct core_message m = {.what = CORE_CLOSED, .link = l};
+
+    m.error = mem_alloc(sizeof(*m.error));
+    *m.error = *why;
+    core_send(l->core, &m, CHAN_FOREVER);
+}
+
+static const struct wire_link_ops link_ops = {.on_frame = link_on_frame, .on_close = link_on_close};
+
+static void peer_link_start(struct core *c, struct peer *p, struct net_conn *conn)
+{
+    struct wire_link_options o;
+    struct peer_link *l = mem_alloc(sizeof(*l));
+
+    wire_link_options_default(&o);
+    o.idle_ns = p->local ? PEER_LOCAL_IDLE_NS : PEER_NODE_IDLE_NS;
+    o.name = p->local ? "local" : "node";
+    l->core = c;
+    l->peer = p;
+    l->wire = wire_link_new(conn, &link_ops, l, &o);
+    p->link = l;
+    c->n_links++;
+    wire_link_run(l->wire);
+}
+
+void peer_send(struct peer *p, struct wire_frame f)
+{
+    if (!p->link) {
+        wire_frame_fini(&f);
+        return;
+    }
+    // A peer that lets a thousand small frames pile up does not read: it is as good as dead.
+    if (wire_link_send(p->link->wire, f, 0) == ERR_TIMEOUT)
+        wire_link_close(p->link->wire);
+}
+
+// Forgets the link at once; CORE_CLOSED frees it when its threads are done.
+void peer_close(struct peer *p, const char *why)
+{
+    struct peer_link *l = p->link;
+
+    p->link = NULL;
+    if (!l)
+        return;
+    wire_link_close(l->wire);
+    request_on_peer_lost(l->core, p, why);
+}
+
+// ---- comparing ----------------------------------------------------------------------------------------
+
+static void peer_refuse(struct peer *p, const char *why)
+{
+    peer_complain(p, "is not used", why);
+    peer_state_set(p, PEER_REFUSED, why);
+    p->retry_ns = clock_now_ns() + PEER_REFUSED_NS;
+    peer_close(p, why);
+}
+
+// Whether KV may pass between the local worker and this node.
+static void peer_judge(struct core *c, struct peer *p)
+{
+    struct peer *local = core_local(c);
+    struct err e = {0};
+
+    if (!local->known) {
+        peer_state_set(p, PEER_WAITING, "the local model is still loading");
+        return;
+    }
+    if (engine_identity_compare(&local->welcome.identity, &p->welcome.identity,
+                                c->options.same_weights, &e) != 0) {
+        err_wrap(&e, "its model differs from the local one");
+        peer_refuse(p, e.message);
+        return;
+    }
+    if (p->state == PEER_UP)
+        return;
+    peer_state_set(p, PEER_UP, "");
+    p->logged[0] = '\0';
+    p->backoff_ns = PEER_BACKOFF_MIN_NS;
+    log_info("gateway", "prefill node %s is up: address=%s model=%s handoff=%s", peer_name(p),
+             p->address, p->welcome.model, engine_handoff_name(p->welcome.limits.handoff));
+}
+
+static void local_is_up(struct core *c, struct peer *p)
+{
+    peer_state_set(p, PEER_UP, "");
+    p->kill_ns = 0;
+    p->logged[0] = '\0';
+    log_info("gateway", "local worker is up: model=%s n_ctx=%u handoff=%s", p->welcome.model,
+             p->welcome.limits.n_ctx, engine_handoff_name(p->welcome.limits.handoff));
+    for (size_t i = 1; i < c->n_peers; i++)
+        if (c->peers[i].state == PEER_WAITING || c->peers[i].state == PEER_UP)
+            peer_judge(c, &c->peers[i]);
+    if (c->options.on_event)
+        c->options.on_event(c->options.on_event_ctx, GATEWAY_UP, p->welcome.model);
+    request_on_local_up(c);
+}
+
+// ---- what happens to peers ------------------------------------------------------------------------------
+
+static void peer_order(struct peer *p, struct net_conn *conn)
+{
+    struct peer_order o = {.conn = conn, .turn = ++p->turn};
+
+    peer_state_set(p, PEER_GREETING, p->why);
+    if (chan_send(p->greeter.orders, &o, 0) == 0)
+        return;
+    if (conn)
+        net_conn_free(conn);
+    peer_state_set(p, PEER_DOWN, "the greeter is still busy with an earlier connection");
+    p->retry_ns = clock_now_ns() + p->backoff_ns;
+}
+
+void peer_on_up(struct core *c, struct core_message *m)
+{
+    struct peer *p = core_local(c);
+
+    peer_close(p, "the local worker was restarted");
+    p->kill_ns = 0;
+    peer_order(p, m->conn);
+    m->conn = NULL;
+}
+
+void peer_on_down(struct core *c, struct core_message *m)
+{
+    struct peer *p = core_local(c);
+    bool dead = m->retry_ns < 0;
+
+    p->turn++;
+    p->kill_ns = 0;
+    peer_state_set(p, dead ? PEER_DEAD : PEER_DOWN, m->error->message);
+    p->retry_ns = dead ? INT64_MAX : clock_now_ns() + m->retry_ns;
+    if (!c->stopping)
+        peer_complain(p, dead ? "stays down" : "ended", m->error->message);
+    peer_close(p, m->error->message);
+    if (dead && c->options.on_event)
+        c->options.on_event(c->options.on_event_ctx, GATEWAY_FAILED, m->error->message);
+}
+
+static void greeting_failed(struct peer *p, const struct err *e)
+{
+    bool other = e->code == ERR_MISMATCH;
+
+    peer_complain(p, other ? "is not used" : "is not reachable", e->message);
+    peer_state_set(p, other ? PEER_REFUSED : PEER_DOWN, e->message);
+    p->retry_ns = clock_now_ns() + (other ? PEER_REFUSED_NS : p->backoff_ns);
+    p->backoff_ns *= 2;
+    if (p->backoff_ns > PEER_BACKOFF_MAX_NS)
+        p->backoff_ns = PEER_BACKOFF_MAX_NS;
+}
+
+void peer_on_greeted(struct core *c, struct core_message *m)
+{
+    struct peer *p = &c->peers[m->peer];
+
+    if (m->turn != p->turn || c->stopping)
+        return; // a worker that has ended since; the message frees its connection
+    if (!m->conn) {
+        greeting_failed(p, m->error);
+        return;
+    }
+    p->known = true;
+    p->welcome = *m->welcome;
+    peer_link_start(c, p, m->conn);
+    m->conn = NULL;
+    if (p->local)
+        local_is_up(c, p);
+    else
+        peer_judge(c, p);
+}
+
+static void link_lost(struct peer *p, const char *why)
+{
+    peer_complain(p, "lost", why);
+    peer_state_set(p, PEER_DOWN, why);
+    p->retry_ns = clock_now_ns() + PEER_BACKOFF_MIN_NS;
+    if (p->local)
+        p->kill_ns = clock_now_ns() + PEER_KILL_NS;
+}
+
+void peer_on_closed(struct core *c, struct core_message *m)
+{
+    struct peer *p = m->link->peer;
+    bool current = p->link == m->link;
+
+    wire_link_free(m->link->wire);
+    free(m->link);
+    c->n_links--;
+    if (!current)
+        return;
+    p->link = NULL;
+    if (c->stopping)
+        return;
+    link_lost(p, m->error->message);
+    request_on_peer_lost(c, p, m->error->message);
+}
+
+// ---- timers ---------------------------------------------------------------------------------------------
+
+void peer_expect(struct core *c, struct peer *p)
+{
+    if (request_count(c, p) == 0)
+        p->heard_ns = clock_now_ns();
+}
+
+// A local worker that fell silent but did not end would keep its requests and its memory for ever.
+static int64_t kill_tick(struct core *c, struct peer *p, int64_t now_ns)
+{
+    int64_t pid;
+
+    if (p->kill_ns == 0)
+        return INT64_MAX;
+    if (now_ns < p->kill_ns)
+        return p->kill_ns;
+    p->kill_ns = 0;
+    pid = c->source.pid(c->source.ctx);
+    if (pid <= 1 || pid != p->welcome.pid)
+        return INT64_MAX;
+    log_error("gateway", "the local worker does not answer; killing it: pid=%lld", (long long)pid);
+    kill((pid_t)pid, SIGKILL);
+    return INT64_MAX;
+}
+
+// Every worker with work tells of each chunk and token. One whose links answer pings but which says
+// nothing else for minutes hangs in its engine.
+static int64_t hang_tick(struct core *c, struct peer *p, int64_t now_ns)
+{
+    char why[64];
+
+    if (!p->link || request_count(c, p) == 0)
+        return INT64_MAX;
+    if (now_ns < p->heard_ns + PEER_HANG_NS)
+        return p->heard_ns + PEER_HANG_NS;
+    snprintf(why, sizeof(why), "nothing was heard for %d s", (int)(PEER_HANG_NS / NS_PER_S));
+    link_lost(p, why);
+    p->kill_ns = p->local ? now_ns : 0;
+    peer_close(p, why);
+    return now_ns;
+}
+
+static int64_t dial_tick(struct peer *p, int64_t now_ns)
+{
+    if (p->local || (p->state != PEER_DOWN && p->state != PEER_REFUSED))
+        return INT64_MAX;
+    if (now_ns < p->retry_ns)
+        return p->retry_ns;
+    peer_order(p, NULL);
+    return p->state == PEER_GREETING ? INT64_MAX : p->retry_ns;
+}
+
+int64_t peer_tick(struct core *c, struct peer *p, int64_t now_ns)
+{
+    int64_t next_ns = hang_tick(c, p, now_ns), t = kill_tick(c, p, now_ns);
+
+    next_ns = t < next_ns ? t : next_ns;
+    t = dial_tick(p, now_ns);
+    return t < next_ns ? t : next_ns;
+}

@@ -1,0 +1,103 @@
+// The workers that the gateway speaks to: its own one and the prefill nodes. Private to gateway/.
+//
+// A peer has at most one link at a time. Its greeter thread makes the connection (dials, or takes the
+// one the supervisor brought) and exchanges HELLO and WELCOME; the core then starts a link on it.
+// Nodes are dialled again with back-off for as long as the gateway runs. A node whose model differs
+// from the local worker's is refused, with both values named, and asked again later: somebody may
+// restart it with the right model.
+#ifndef GATEWAY_PEER_H
+#define GATEWAY_PEER_H
+
+#include "base/chan.h"
+#include "net/net.h"
+#include "node/message.h"
+#include "wire/wire.h"
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#define PEER_DIAL_NS (2 * NS_PER_S)
+#define PEER_GREET_NS (3 * NS_PER_S)
+#define PEER_BACKOFF_MIN_NS (NS_PER_S / 2)
+#define PEER_BACKOFF_MAX_NS (10 * NS_PER_S)
+#define PEER_REFUSED_NS (30 * NS_PER_S) // until a peer of another model is asked again
+#define PEER_NODE_IDLE_NS (3 * NS_PER_S)   // a node's link that is silent for this long is closed
+#define PEER_LOCAL_IDLE_NS (10 * NS_PER_S) // the local worker's
+#define PEER_HANG_NS (180 * NS_PER_S)   // a worker that has work and says nothing for this long hangs
+#define PEER_KILL_NS (2 * NS_PER_S)     // a local worker that went silent is killed after this
+
+struct core;
+struct core_message;
+
+enum peer_state {
+    PEER_DOWN,     // `why` says why; retry_ns says when it is tried again
+    PEER_GREETING, // the greeter is at it
+    PEER_WAITING,  // greeted, but there is no local worker yet to compare with
+    PEER_UP,
+    PEER_REFUSED,  // another model, version or layout
+    PEER_DEAD,     // the local worker, when the supervisor gave up
+};
+const char *peer_state_name(enum peer_state s);
+
+// One connection's life. Made and freed by the core; the link's threads only read it.
+struct peer_link {
+    struct core *core;
+    struct peer *peer;
+    struct wire_link *wire;
+};
+
+// An order for a greeter, and the thread that carries it out.
+struct peer_order {
+    struct net_conn *conn; // NULL: dial
+    uint64_t turn;         // comes back with the result
+};
+struct peer_greeter {
+    struct core *core;
+    size_t index;
+    struct net_addr addr;
+    struct chan *orders; // struct peer_order
+    pthread_t thread;
+};
+
+struct peer {
+    size_t index; // 0: local
+    bool local;
+    char address[280]; // "spark:7077", "local"
+    struct peer_greeter greeter;
+    enum peer_state state;
+    char why[ERR_MESSAGE_BYTES];
+    char logged[ERR_MESSAGE_BYTES]; // the last complaint, so that it is not repeated
+    int64_t since_ns;               // of the state
+    int64_t retry_ns, backoff_ns;
+    int64_t heard_ns; // last frame, or when it got its first work
+    int64_t kill_ns; // local: 0, or when to kill a worker that fell silent
+    uint64_t turn;   // of the greeting that counts
+    struct peer_link *link;
+    bool known; // welcome is valid (it stays so while the peer is down)
+    struct message_welcome welcome;
+    double link_bytes_per_s; // as its last transfer told; 0: not known
+    json_t *status;          // last STATUS_IS, or NULL
+};
+
+// ---- greet.c ----
+int peer_greeter_start(struct peer_greeter *g, struct core *c, size_t index, struct err *e);
+void peer_greeter_stop(struct peer_greeter *g); // not from the core thread: joins
+
+// ---- peer.c ----
+void peer_init(struct peer *p, size_t index, const struct net_addr *addr, int64_t now_ns);
+void peer_fini(struct peer *p);
+const char *peer_name(const struct peer *p); // as it calls itself, or its address
+// Takes the frame. Failure needs no handling: the link's end will be told as CORE_CLOSED.
+void peer_send(struct peer *p, struct wire_frame f);
+// Work is about to be sent: from now on silence counts.
+void peer_expect(struct core *c, struct peer *p);
+void peer_on_up(struct core *c, struct core_message *m);
+void peer_on_down(struct core *c, struct core_message *m);
+void peer_on_greeted(struct core *c, struct core_message *m);
+void peer_on_closed(struct core *c, struct core_message *m);
+// Dials what is due; returns the time when it wants to be called again.
+int64_t peer_tick(struct core *c, struct peer *p, int64_t now_ns);
+void peer_close(struct peer *p, const char *why);
+
+#endif

@@ -1,0 +1,48 @@
+// The answer to one HTTP request while it is made: the one thing that the HTTP thread and the core
+// share, behind one lock.
+//
+// The core writes (begin, write, end, or finish at once); the HTTP thread reads through
+// libmicrohttpd, and its connection is suspended while there is nothing to read. What waits for a
+// slow client is bounded: beyond REPLY_WAITING_MAX a write is refused, and the core ends the request.
+// Each side holds a reference; the last one to drop it frees.
+#ifndef GATEWAY_REPLY_H
+#define GATEWAY_REPLY_H
+
+#include <microhttpd.h>
+#include <stdbool.h>
+#include <stddef.h>
+
+#define REPLY_WAITING_MAX (4u << 20) // bytes of a stream that its client has not read
+#define REPLY_BODY_MAX (64u << 20)   // bytes of an answer sent whole
+
+struct reply;
+
+// Two references: one for the HTTP thread, one for the core.
+struct reply *reply_new(struct MHD_Connection *connection);
+void reply_drop(struct reply *r);
+
+// ---- the core's side -------------------------------------------------------------------------------
+
+// A copy of the client's socket, for noticing that it left: libmicrohttpd does not watch suspended
+// connections. Owned by the reply; -1 when there is none.
+int reply_fd(const struct reply *r);
+// The answer will be an event stream; status 200. Once.
+void reply_begin(struct reply *r);
+// 0, ERR_CLOSED when the client is gone, ERR_RANGE when it does not read.
+int reply_write(struct reply *r, const void *data, size_t n);
+void reply_end(struct reply *r);
+// Drops what waits and breaks the connection, so that a cut answer cannot be taken for a whole one.
+void reply_abort(struct reply *r);
+// A whole answer, or an end of a stream with nothing more. Takes `body`. retry_after_s 0: no header.
+void reply_finish(struct reply *r, unsigned status, char *body, unsigned retry_after_s);
+
+// ---- the HTTP thread's side ------------------------------------------------------------------------
+
+// Called from the access handler: queues what is decided, or suspends until something is.
+// decorate adds headers that every answer carries.
+enum MHD_Result reply_serve(struct reply *r, void (*decorate)(void *ctx, struct MHD_Response *),
+                            void *ctx);
+// The connection is done with the request; the core's writes fail from here on.
+void reply_detach(struct reply *r);
+
+#endif

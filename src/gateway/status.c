@@ -1,0 +1,326 @@
+#include "gateway/status.h"
+
+#include "base/buf.h"
+#include "base/clock.h"
+#include "base/json.h"
+#include "gateway/core.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define LOADING_RETRY_S 2
+
+struct query *query_new(enum query_kind kind, struct reply *reply, const char *model)
+{
+    struct query *q = mem_alloc(sizeof(*q));
+
+    q->kind = kind;
+    q->reply = reply;
+    snprintf(q->model, sizeof(q->model), "%s", model ? model : "");
+    return q;
+}
+
+void query_free(struct query *q)
+{
+    reply_drop(q->reply);
+    free(q);
+}
+
+// Steals the object.
+static void tell(struct query *q, unsigned status, json_t *o)
+{
+    reply_finish(q->reply, status, json_text(o), status == 503 ? LOADING_RETRY_S : 0);
+    json_decref(o);
+}
+
+// ---- models ---------------------------------------------------------------------------------------
+
+// The file's name without its folder and ending: what a user typed after -m.
+static void file_stem(struct core *c, char *out, size_t out_bytes)
+{
+    const char *path = c->options.worker.engine.model, *slash = path ? strrchr(path, '/') : NULL;
+    char *dot;
+
+    snprintf(out, out_bytes, "%s", slash ? slash + 1 : path ? path : "");
+    dot = strrchr(out, '.');
+    if (dot && strcmp(dot, ".gguf") == 0)
+        *dot = '\0';
+}
+
+bool status_model_known(struct core *c, const char *name)
+{
+    struct peer *p = core_local(c);
+    char stem[PARSE_MODEL_BYTES];
+
+    file_stem(c, stem, sizeof(stem));
+    return (p->known && strcmp(name, p->welcome.model) == 0) || strcmp(name, stem) == 0;
+}
+
+void status_models_list(struct core *c, char *out, size_t out_bytes)
+{
+    struct peer *p = core_local(c);
+    char stem[PARSE_MODEL_BYTES];
+
+    file_stem(c, stem, sizeof(stem));
+    if (!p->known)
+        snprintf(out, out_bytes, "\"%s\"", stem);
+    else if (strcmp(stem, p->welcome.model) == 0)
+        snprintf(out, out_bytes, "\"%s\"", stem);
+    else
+        snprintf(out, out_bytes, "\"%s\" (also called \"%s\")", p->welcome.model, stem);
+}
+
+static json_t *model_json(struct core *c)
+{
+    const struct message_welcome *w = &core_local(c)->welcome;
+    json_t *o = json_object(), *meta = json_object();
+
+    json_put(o, "id", answer_string(w->model));
+    json_put(o, "object", json_string("model"));
+    json_put(o, "created", json_integer(0));
+    json_put(o, "owned_by", json_string("tandem"));
+    json_put(meta, "arch", answer_string(w->identity.arch));
+    json_put(meta, "weights", answer_string(w->identity.weights));
+    json_put(meta, "n_ctx", json_integer(w->limits.n_ctx));
+    json_put(meta, "n_ctx_train", json_integer(w->identity.n_ctx_train));
+    json_put(meta, "n_vocab", json_integer(w->identity.n_vocab));
+    json_put(o, "meta", meta);
+    return o;
+}
+
+static void tell_models(struct core *c, struct query *q)
+{
+    json_t *o = json_object(), *list = json_array();
+
+    if (core_local(c)->known)
+        json_array_append_new(list, model_json(c));
+    json_put(o, "object", json_string("list"));
+    json_put(o, "data", list);
+    tell(q, 200, o);
+}
+
+static void tell_model(struct core *c, struct query *q)
+{
+    char known[512], message[800];
+
+    if (core_local(c)->known && status_model_known(c, q->model)) {
+        tell(q, 200, model_json(c));
+        return;
+    }
+    status_models_list(c, known, sizeof(known));
+    snprintf(message, sizeof(message), "there is no model \"%.100s\" here; this server has %s",
+             q->model, known);
+    reply_finish(q->reply, 404, answer_error(404, message, "model_not_found", "model"), 0);
+}
+
+// ---- health -----------------------------------------------------------------------------------------
+
+static const char *health_word(const struct peer *local)
+{
+    if (local->state == PEER_UP)
+        return "ok";
+    if (local->state == PEER_DEAD)
+        return "failed";
+    return "loading";
+}
+
+static void tell_health(struct core *c, struct query *q)
+{
+    struct peer *local = core_local(c);
+    bool up = local->state == PEER_UP;
+    json_t *o = json_object();
+
+    json_put(o, "status", json_string(health_word(local)));
+    if (!up)
+        json_put(o, "reason", answer_string(local->why));
+    tell(q, up ? 200 : 503, o);
+}
+
+// ---- status -----------------------------------------------------------------------------------------
+
+static void welcome_put(json_t *o, const struct message_welcome *w)
+{
+    json_put(o, "model", answer_string(w->model));
+    json_put(o, "weights", answer_string(w->identity.weights));
+    json_put(o, "arch", answer_string(w->identity.arch));
+    json_put(o, "build", answer_string(w->build));
+    json_put(o, "engine", answer_string(w->identity.engine));
+    json_put(o, "engine_build", answer_string(w->identity.build));
+    json_put(o, "system", answer_string(w->system));
+    json_put(o, "cpu", answer_string(w->cpu));
+    json_put(o, "cores", json_integer(w->cores));
+    json_put(o, "memory_bytes", json_integer((json_int_t)w->memory_bytes));
+    json_put(o, "n_ctx", json_integer(w->limits.n_ctx));
+    json_put(o, "n_seq", json_integer(w->limits.n_seq));
+    json_put(o, "handoff", json_string(engine_handoff_name(w->limits.handoff)));
+    json_put(o, "kv_bytes_per_token", json_real(w->limits.kv_bytes_per_token));
+    json_put(o, "prefill_tokens_per_s", json_real(w->prefill_tokens_per_s));
+    json_put(o, "decode_tokens_per_s", json_real(w->decode_tokens_per_s));
+    json_put(o, "paced", json_boolean(w->paced));
+    json_put(o, "pid", json_integer(w->pid));
+}
+
+static json_t *peer_json(struct core *c, const struct peer *p, int64_t now_ns)
+{
+    json_t *o = json_object();
+
+    json_put(o, "name", answer_string(peer_name(p)));
+    json_put(o, "address", answer_string(p->address));
+    json_put(o, "role", json_string(p->local ? "decode" : "prefill"));
+    json_put(o, "state", json_string(peer_state_name(p->state)));
+    json_put(o, "for_s", json_real(ns_to_s(now_ns - p->since_ns)));
+    json_put(o, "why", p->state == PEER_UP ? json_null() : answer_string(p->why));
+    json_put(o, "requests", json_integer(request_count(c, p)));
+    json_put(o, "link_bytes_per_s", json_real(p->link_bytes_per_s));
+    if (p->known)
+        welcome_put(o, &p->welcome);
+    json_put(o, "worker", p->status ? json_incref(p->status) : json_null());
+    return o;
+}
+
+static json_t *request_json(const struct request *r, int64_t now_ns)
+{
+    json_t *o = json_object();
+    bool planned = r->phase != REQUEST_RENDER && r->phase != REQUEST_WAIT;
+
+    json_put(o, "id", json_string(r->head.id));
+    json_put(o, "kind", json_string(r->in.kind == PARSE_CHAT ? "chat" : "text"));
+    json_put(o, "phase", json_string(request_phase_name(r->phase)));
+    json_put(o, "plan", planned ? json_string(sched_plan_name(r->choice.plan)) : json_null());
+    json_put(o, "reason", planned ? answer_string(r->choice.reason) : json_null());
+    json_put(o, "prefill_node", r->prefill ? answer_string(peer_name(r->prefill)) : json_null());
+    json_put(o, "decode_node", r->decode ? answer_string(peer_name(r->decode)) : json_null());
+    json_put(o, "prompt_tokens", json_integer(r->n_tokens));
+    json_put(o, "read_tokens", json_integer(r->read_tokens));
+    json_put(o, "gen_tokens", json_integer(r->gen_tokens));
+    json_put(o, "age_s", json_real(ns_to_s(now_ns - r->received_ns)));
+    json_put(o, "fallback", r->fallback[0] ? answer_string(r->fallback) : json_null());
+    return o;
+}
+
+static json_t *totals_json(const struct core_totals *t)
+{
+    const struct {
+        const char *name;
+        uint64_t value;
+    } rows[] = {
+        {"requests", t->requests}, {"local", t->local},         {"remote", t->remote},
+        {"serial", t->serial},     {"hybrid", t->hybrid},       {"fallbacks", t->fallbacks},
+        {"failed", t->failed},     {"cancelled", t->cancelled},
+    };
+    json_t *o = json_object();
+
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
+        json_put(o, rows[i].name, json_integer((json_int_t)rows[i].value));
+    return o;
+}
+
+static void tell_status(struct core *c, struct query *q)
+{
+    int64_t now_ns = clock_now_ns();
+    json_t *o = json_object(), *nodes = json_array(), *requests = json_array();
+    struct peer *local = core_local(c);
+
+    for (size_t i = 0; i < c->n_peers; i++)
+        json_array_append_new(nodes, peer_json(c, &c->peers[i], now_ns));
+    for (const struct request *r = c->requests; r; r = r->next)
+        json_array_append_new(requests, request_json(r, now_ns));
+    json_put(o, "status", json_string(health_word(local)));
+    json_put(o, "build", json_string("tandem " TANDEM_VERSION));
+    json_put(o, "uptime_s", json_real(ns_to_s(now_ns - c->started_ns)));
+    json_put(o, "model", local->known ? answer_string(local->welcome.model) : json_null());
+    json_put(o, "hybrid_tokens", json_integer(GATEWAY_HYBRID_TOKENS));
+    json_put(o, "max_requests", json_integer(c->options.max_requests));
+    json_put(o, "nodes", nodes);
+    json_put(o, "requests", requests);
+    json_put(o, "totals", totals_json(&c->totals));
+    tell(q, 200, o);
+}
+
+// ---- queries ------------------------------------------------------------------------------------------
+
+static void query_finish(struct core *c, struct query *q)
+{
+    struct query **at = &c->queries;
+
+    while (*at && *at != q)
+        at = &(*at)->next;
+    if (*at)
+        *at = q->next;
+    tell_status(c, q);
+    query_free(q);
+}
+
+static void status_ask(struct core *c, struct query *q)
+{
+    q->id = c->next_id++;
+    q->deadline_ns = clock_now_ns() + STATUS_WAIT_NS;
+    q->next = c->queries;
+    c->queries = q;
+    for (size_t i = 0; i < c->n_peers; i++) {
+        struct peer *p = &c->peers[i];
+
+        if (p->state != PEER_UP)
+            continue;
+        peer_send(p, wire_frame_json(WIRE_STATUS, q->id, NULL));
+        q->waiting++;
+    }
+    if (q->waiting == 0 || c->stopping)
+        query_finish(c, q);
+}
+
+void status_on_query(struct core *c, struct query *q)
+{
+    switch (q->kind) {
+    case QUERY_STATUS:
+        status_ask(c, q);
+        return;
+    case QUERY_HEALTH:
+        tell_health(c, q);
+        break;
+    case QUERY_MODELS:
+        tell_models(c, q);
+        break;
+    case QUERY_MODEL:
+        tell_model(c, q);
+        break;
+    }
+    query_free(q);
+}
+
+void status_on_frame(struct core *c, struct peer *p, const struct wire_frame *f)
+{
+    struct err e = {0};
+    json_t *head = wire_frame_parse(f, &e);
+    struct query *q = c->queries;
+
+    if (!head)
+        return;
+    json_decref(p->status);
+    p->status = head;
+    while (q && q->id != f->id)
+        q = q->next;
+    if (q && --q->waiting == 0)
+        query_finish(c, q);
+}
+
+int64_t status_tick(struct core *c, int64_t now_ns)
+{
+    int64_t next_ns = INT64_MAX;
+
+    for (struct query *q = c->queries, *next; q; q = next) {
+        next = q->next;
+        if (now_ns >= q->deadline_ns)
+            query_finish(c, q);
+        else if (q->deadline_ns < next_ns)
+            next_ns = q->deadline_ns;
+    }
+    return next_ns;
+}
+
+void status_stop(struct core *c)
+{
+    while (c->queries)
+        query_finish(c, c->queries);
+}

@@ -1,0 +1,31 @@
+// `timings`: what an answer says of itself. Private to gateway/.
+//
+// One axis for everything: seconds since the gateway had the whole request. A worker's times count
+// from its own receipt of a message, so they are shifted by when that message was sent; what the
+// message took on the network is left out (well below a millisecond on a local net).
+#ifndef GATEWAY_TIMING_H
+#define GATEWAY_TIMING_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+struct timing {
+    const char *plan, *reason;
+    const char *prefill_node, *decode_node;
+    const char *fallback; // NULL: none
+    uint32_t prompt_tokens, gen_tokens;
+    double prefill_sent_s, decode_sent_s; // when PREFILL and GENERATE went out
+    double ttft_s;                        // first token; below 0: none
+    double total_s;
+    const json_t *done;      // head of DONE
+    const json_t *prefilled; // head of PREFILLED, or NULL
+    bool timeline;
+};
+
+json_t *timing_json(const struct timing *t);
+uint32_t timing_cached_tokens(const struct timing *t);
+// A number in a worker's account, or `otherwise`.
+double timing_number(const json_t *account, const char *member, double otherwise);
+
+#endif
