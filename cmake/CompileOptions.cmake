@@ -19,7 +19,7 @@ target_include_directories(tandem_options INTERFACE ${CMAKE_SOURCE_DIR}/src)
 target_compile_definitions(tandem_options INTERFACE
     _GNU_SOURCE TANDEM_VERSION="${PROJECT_VERSION}")
 target_compile_options(tandem_options INTERFACE
-    -Wall -Wextra -Wconversion -Wshadow -fstack-protector-strong)
+    -Wall -Wextra -Wconversion -Wshadow -Wvla -fstack-protector-strong)
 if(TANDEM_WERROR)
     target_compile_options(tandem_options INTERFACE -Werror)
 endif()
