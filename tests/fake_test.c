@@ -71,8 +71,8 @@ static size_t export_range(struct engine *g, uint32_t p0, uint32_t p1, bool last
     return len;
 }
 
-// Hands [0, N-1) over in ranges of `chunk`, flips one byte of it all at `flip` (SIZE_MAX: none), and
-// runs the last token on the other side.
+// Hands [0, N-1) over in ranges of `chunk`, flips one byte of it all at `flip` (SIZE_MAX: none),
+// and runs the last token on the other side.
 static int hand_over(const char *model, enum engine_handoff mode, uint32_t chunk, size_t flip,
                      float out[258])
 {
@@ -120,7 +120,8 @@ static void handing_over_in_any_split_is_exact(void **state)
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         float want[258], got[258];
         reference(cases[i].model, want);
-        assert_int_equal(hand_over(cases[i].model, cases[i].mode, cases[i].chunk, SIZE_MAX, got), 0);
+        assert_int_equal(hand_over(cases[i].model, cases[i].mode, cases[i].chunk, SIZE_MAX, got),
+                         0);
         assert_memory_equal(want, got, sizeof want);
     }
 }
@@ -284,9 +285,12 @@ static void steps_are_checked(void **state)
         struct engine_row row;
         int rc;
     } cases[] = {
-        {{-1, 0, 0, false}, ERR_INVALID},  {{258, 0, 0, false}, ERR_INVALID},
-        {{0, 1, 0, false}, ERR_INVALID},   {{0, 0, 4, false}, ERR_INVALID},
-        {{0, 0, 0, false}, 0},             {{0, 0, 0, false}, ERR_INVALID},
+        {{-1, 0, 0, false}, ERR_INVALID},
+        {{258, 0, 0, false}, ERR_INVALID},
+        {{0, 1, 0, false}, ERR_INVALID},
+        {{0, 0, 4, false}, ERR_INVALID},
+        {{0, 0, 0, false}, 0},
+        {{0, 0, 0, false}, ERR_INVALID},
     };
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
@@ -373,10 +377,10 @@ static void model_strings_are_checked(void **state)
     static const struct {
         const char *model, *says;
     } cases[] = {
-        {"faked", "does not name"},        {"fake:seed", "has no value"},
-        {"fake:colour=1", "no key"},       {"fake:layers=0", "must be 1 to 256"},
-        {"fake:layers=2x", "layers=2x"},   {"fake:kv_bytes=7", "must be even"},
-        {"fake:vocab=10", "must be 258"},  {"fake:name=", "name must have"},
+        {"faked", "does not name"},       {"fake:seed", "has no value"},
+        {"fake:colour=1", "no key"},      {"fake:layers=0", "must be 1 to 256"},
+        {"fake:layers=2x", "layers=2x"},  {"fake:kv_bytes=7", "must be even"},
+        {"fake:vocab=10", "must be 258"}, {"fake:name=", "name must have"},
     };
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -464,8 +468,7 @@ static void render_joins_messages(void **state)
         int rc = g->ops->render(g, request, &out, NULL);
         assert_int_equal(rc, cases[i].prompt != NULL ? 0 : ERR_INVALID);
         if (rc == 0)
-            assert_string_equal(json_string_value(json_object_get(out, "prompt")),
-                                cases[i].prompt);
+            assert_string_equal(json_string_value(json_object_get(out, "prompt")), cases[i].prompt);
         json_decref(out);
         json_decref(request);
     }
@@ -505,8 +508,8 @@ static void sampling_follows_its_seed(void **state)
     assert_memory_equal(x, y, sizeof x);
     for (size_t i = 0; i < n; i++)
         assert_true((x[i] >= 'a' && x[i] <= 'z') || x[i] == ' ');
-    assert_int_not_equal(generate("fake:seed=2", &greedy, y, 100) == n &&
-                             memcmp(x, y, sizeof x) == 0, 1);
+    assert_int_not_equal(
+        generate("fake:seed=2", &greedy, y, 100) == n && memcmp(x, y, sizeof x) == 0, 1);
     engine_sampling_default(&a);
     b = a;
     a.seed = 1;

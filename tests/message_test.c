@@ -214,7 +214,8 @@ static void an_identity_is_read_strictly(void **state)
     json_t *full = engine_identity_json(&id), *value;
     const char *name;
     (void)state;
-    json_object_foreach (full, name, value) {
+    json_object_foreach(full, name, value)
+    {
         struct err e = {0};
         json_t *o = json_copy(full);
         json_object_del(o, name);
@@ -233,10 +234,8 @@ static void an_identity_is_read_strictly(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(generate_round_trips),
-        cmocka_unit_test(prefill_round_trips),
-        cmocka_unit_test(hello_and_welcome_round_trip),
-        cmocka_unit_test(what_is_wrong_is_named),
+        cmocka_unit_test(generate_round_trips),         cmocka_unit_test(prefill_round_trips),
+        cmocka_unit_test(hello_and_welcome_round_trip), cmocka_unit_test(what_is_wrong_is_named),
         cmocka_unit_test(an_identity_is_read_strictly),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -15,7 +15,7 @@
 
 struct cli_command {
     const char *name;
-    const char *summary; // one line for `tandem --help`
+    const char *summary;               // one line for `tandem --help`
     int (*run)(int argc, char **argv); // argv[0] is the command's name; returns the exit code
 };
 extern const struct cli_command cli_serve, cli_node, cli_pair, cli_check, cli_bench, cli_demo,
@@ -39,9 +39,9 @@ struct cli_option {
     char letter;      // 'm' for -m, 0: none
     enum cli_option_kind kind;
     void *value;
-    const char *arg;  // "ADDR:PORT", NULL for flags
+    const char *arg; // "ADDR:PORT", NULL for flags
     const char *help;
-    double min, max;  // for numbers; both 0: any
+    double min, max; // for numbers; both 0: any
 };
 
 #define CLI_LIST_MAX 16

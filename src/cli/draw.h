@@ -29,7 +29,8 @@ size_t draw_lane_entries(const json_t *result, const struct draw_lane *lane);
 double draw_timeline_end(const json_t *result);
 // A member that is a number, or 0; path members are separated by dots.
 double draw_number(const json_t *object, const char *path);
-// The distance of ticks for an axis of `span`: 1, 2 or 5 times a power of ten, at most `most` ticks.
+// The distance of ticks for an axis of `span`: 1, 2 or 5 times a power of ten, at most `most` of
+// them.
 double draw_tick(double span, int most);
 
 void draw_table_text(const json_t *result, const struct draw_style *style, struct buf *out);

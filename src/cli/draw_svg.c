@@ -1,4 +1,4 @@
-// The same picture as the terminal's, as SVG: the lines as stacked bars on one axis, then the hybrid
+// The same picture as the terminal's, as SVG: the lines as stacked bars on one axis, the hybrid
 // run's timeline on another, so that the overlap can be seen. No scripts, no fonts of its own.
 #include "cli/draw.h"
 
@@ -51,7 +51,8 @@ static void rect_put(struct buf *out, struct box b, const char *fill, const char
     buf_printf(out, "<title>%s</title></rect>\n", tip);
 }
 
-// class: "t" title, "s" small and grey, "l" label (ends at x), "v" value (begins at x), "a" axis (centred).
+// class: "t" title, "s" small and grey, "l" label (ends at x), "v" value (begins at x), "a" axis
+// (centred).
 static void text_put(struct buf *out, double x, double y, const char *class, const char *text)
 {
     buf_printf(out, "<text x=\"%.1f\" y=\"%.1f\" class=\"%s\">", x, y, class);
@@ -61,8 +62,8 @@ static void text_put(struct buf *out, double x, double y, const char *class, con
 
 static void vertical_put(struct buf *out, double x, double y0, double y1, const char *class)
 {
-    buf_printf(out, "<line x1=\"%.2f\" y1=\"%.1f\" x2=\"%.2f\" y2=\"%.1f\" class=\"%s\"/>\n", x, y0, x,
-               y1, class);
+    buf_printf(out, "<line x1=\"%.2f\" y1=\"%.1f\" x2=\"%.2f\" y2=\"%.1f\" class=\"%s\"/>\n", x, y0,
+               x, y1, class);
 }
 
 static void axis_put(struct buf *out, double y0, double y1, double span)
@@ -94,8 +95,8 @@ static void stack_put(struct buf *out, const json_t *line, const char *between, 
     double gap = fmax(draw_number(line, "total_s") - prefill - decode, 0);
     const double seconds[] = {prefill, gap, decode};
     const char *const colors[] = {PREFILL_COLOR, between, DECODE_COLOR};
-    const char *const names[] = {"prefill", strcmp(between, OTHER_COLOR) == 0 ? "other" : "transfer",
-                                 "decode"};
+    const char *const names[] = {
+        "prefill", strcmp(between, OTHER_COLOR) == 0 ? "other" : "transfer", "decode"};
     double x = PLOT_X;
     for (size_t i = 0; i < 3; i++) {
         char tip[64];
@@ -127,8 +128,8 @@ static double longest_line(const json_t *r)
     size_t i;
     const json_t *solo;
     double longest = fmax(draw_number(r, "serial.total_s"), draw_number(r, "hybrid.total_s"));
-    json_array_foreach (json_object_get(r, "solo"), i, solo)
-        longest = fmax(longest, draw_number(solo, "total_s"));
+    json_array_foreach(json_object_get(r, "solo"), i, solo) longest =
+        fmax(longest, draw_number(solo, "total_s"));
     return longest;
 }
 
@@ -136,11 +137,13 @@ static double lines_put(struct buf *out, const json_t *r, double y)
 {
     size_t i;
     const json_t *solo;
-    double span = longest_line(r) * LABEL_ROOM, top = y, hybrid_s = draw_number(r, "hybrid.total_s");
+    double span = longest_line(r) * LABEL_ROOM, top = y,
+           hybrid_s = draw_number(r, "hybrid.total_s");
     double rows = (double)json_array_size(json_object_get(r, "solo")) + 2;
     double ideal_x = PLOT_X + draw_number(r, "ideal_s") / span * PLOT_W;
     axis_put(out, top - 4, top + rows * ROW_H, span);
-    json_array_foreach (json_object_get(r, "solo"), i, solo) {
+    json_array_foreach(json_object_get(r, "solo"), i, solo)
+    {
         char label[96];
         snprintf(label, sizeof label, "%s alone", name_of(solo));
         line_put(out, label, solo, y, PLOT_W / span, hybrid_s);
@@ -160,7 +163,8 @@ static void entries_put(struct buf *out, const json_t *r, const struct draw_lane
 {
     size_t i;
     const json_t *e;
-    json_array_foreach (json_object_get(r, "timeline"), i, e) {
+    json_array_foreach(json_object_get(r, "timeline"), i, e)
+    {
         const char *who = json_string_value(json_object_get(e, "who"));
         const char *what = json_string_value(json_object_get(e, "what"));
         if (who == NULL || what == NULL || strcmp(who, lane->who) != 0 ||
@@ -206,8 +210,8 @@ static void legend_put(struct buf *out, double y)
 {
     static const struct {
         const char *color, *text;
-    } items[] = {{PREFILL_COLOR, "prefill"},   {"#56B4E9", "export KV"},   {TRANSFER_COLOR, "transfer"},
-                 {"#CC79A7", "import KV"},     {DECODE_COLOR, "decode"},   {OTHER_COLOR, "other"}};
+    } items[] = {{PREFILL_COLOR, "prefill"}, {"#56B4E9", "export KV"}, {TRANSFER_COLOR, "transfer"},
+                 {"#CC79A7", "import KV"},   {DECODE_COLOR, "decode"}, {OTHER_COLOR, "other"}};
     double x = PLOT_X;
     for (size_t i = 0; i < sizeof items / sizeof *items; i++) {
         rect_put(out, (struct box){x, y - 10, 12, 12}, items[i].color, items[i].text);
@@ -225,17 +229,17 @@ static void head_put(struct buf *out, const json_t *r)
     snprintf(text, sizeof text, "%s + %s%s", name_of(json_array_get(solo, 0)),
              name_of(json_array_get(solo, 1)), emulated ? " (emulated)" : "");
     text_put(out, 24, 36, "t", text);
-    snprintf(text, sizeof text,
-             "%s, %.0f tokens in, %.0f out; hybrid efficiency %.3f, output %s",
+    snprintf(text, sizeof text, "%s, %.0f tokens in, %.0f out; hybrid efficiency %.3f, output %s",
              model != NULL ? model : "?", draw_number(r, "prompt_tokens"),
              draw_number(r, "gen_tokens"), draw_number(r, "efficiency"),
              json_is_true(json_object_get(r, "output_identical")) ? "identical" : "different");
     text_put(out, 24, 58, "s", text);
     if (emulated) {
-        snprintf(text, sizeof text,
-                 "real engine on one core a side, slowed to the machines' published rates divided by "
-                 "%.1f; KV time / prefill time = %.2f",
-                 draw_number(r, "time_scale"), draw_number(r, "link_ratio"));
+        snprintf(
+            text, sizeof text,
+            "real engine on one core a side, slowed to the machines' published rates divided by "
+            "%.1f; KV time / prefill time = %.2f",
+            draw_number(r, "time_scale"), draw_number(r, "link_ratio"));
         text_put(out, 24, 76, "s", text);
     }
 }

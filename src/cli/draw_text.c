@@ -6,9 +6,12 @@
 #include <string.h>
 
 const struct draw_lane draw_lanes[] = {
-    {"prefill", "compute", "prefill", "#0072B2", 34}, {"prefill", "export", "export", "#56B4E9", 36},
-    {"prefill", "send", "send KV", "#E69F00", 33},    {"decode", "compute", "prefill", "#0072B2", 34},
-    {"decode", "import", "import KV", "#CC79A7", 35}, {"decode", "decode", "decode", "#009E73", 32},
+    {"prefill", "compute", "prefill", "#0072B2", 34},
+    {"prefill", "export", "export", "#56B4E9", 36},
+    {"prefill", "send", "send KV", "#E69F00", 33},
+    {"decode", "compute", "prefill", "#0072B2", 34},
+    {"decode", "import", "import KV", "#CC79A7", 35},
+    {"decode", "decode", "decode", "#009E73", 32},
 };
 const size_t draw_lanes_n = sizeof draw_lanes / sizeof *draw_lanes;
 
@@ -36,8 +39,7 @@ size_t draw_lane_entries(const json_t *result, const struct draw_lane *lane)
 {
     size_t i, n = 0;
     const json_t *entry;
-    json_array_foreach (json_object_get(result, "timeline"), i, entry)
-        n += entry_is(entry, lane);
+    json_array_foreach(json_object_get(result, "timeline"), i, entry) n += entry_is(entry, lane);
     return n;
 }
 
@@ -46,8 +48,8 @@ double draw_timeline_end(const json_t *result)
     size_t i;
     const json_t *entry;
     double end = 0;
-    json_array_foreach (json_object_get(result, "timeline"), i, entry)
-        end = fmax(end, draw_number(entry, "t1"));
+    json_array_foreach(json_object_get(result, "timeline"), i, entry) end =
+        fmax(end, draw_number(entry, "t1"));
     return end;
 }
 
@@ -140,7 +142,8 @@ static void unpaced_put(const json_t *r, struct buf *out)
 static void verdict_put(const json_t *r, struct buf *out)
 {
     const json_t *same = json_object_get(r, "output_identical");
-    buf_printf(out, "efficiency %.3f (ideal / hybrid), tail %.1f ms, %.1f MB of KV, overruns %.0f, ",
+    buf_printf(out,
+               "efficiency %.3f (ideal / hybrid), tail %.1f ms, %.1f MB of KV, overruns %.0f, ",
                draw_number(r, "efficiency"), draw_number(r, "hybrid.tail_s") * 1e3,
                draw_number(r, "hybrid.kv_bytes") / 1e6, draw_number(r, "overruns"));
     buf_printf(out, "output %s\n", json_is_true(same) ? "identical" : "DIFFERENT");
@@ -155,7 +158,8 @@ void draw_table_text(const json_t *result, const struct draw_style *style, struc
     head_put(result, out);
     buf_printf(out, "\n  %-28s %10s %10s %10s   %s\n", "", "prefill", "decode", "total",
                "of hybrid");
-    json_array_foreach (json_object_get(result, "solo"), i, solo) {
+    json_array_foreach(json_object_get(result, "solo"), i, solo)
+    {
         char name[96];
         snprintf(name, sizeof name, "%s alone", text_of(solo, "name", "?"));
         line_put(style, name, solo, hybrid_s, out);
@@ -181,7 +185,8 @@ static void lane_cover(const json_t *result, const struct draw_lane *lane, doubl
     size_t i;
     const json_t *entry;
     memset(cover, 0, CELLS_MAX * sizeof *cover);
-    json_array_foreach (json_object_get(result, "timeline"), i, entry) {
+    json_array_foreach(json_object_get(result, "timeline"), i, entry)
+    {
         if (!entry_is(entry, lane))
             continue;
         double t0 = draw_number(entry, "t0"), t1 = draw_number(entry, "t1");
@@ -197,7 +202,7 @@ static const char *cell_text(double cover, bool utf8)
     if (cover <= 0)
         return " ";
     if (cover >= 0.6)
-        return utf8 ? "\xe2\x96\x88" : "#"; // full block
+        return utf8 ? "\xe2\x96\x88" : "#";                                          // full block
     return cover >= 0.2 ? utf8 ? "\xe2\x96\x92" : "+" : utf8 ? "\xe2\x96\x91" : "-"; // shades
 }
 
@@ -237,7 +242,8 @@ void draw_timeline_text(const json_t *result, const struct draw_style *style, st
         if (draw_lane_entries(result, lane) == 0)
             continue;
         const char *machine = machine_name(result, lane->who);
-        buf_printf(out, "  %-19.19s %-10s", strcmp(machine, before) == 0 ? "" : machine, lane->label);
+        buf_printf(out, "  %-19.19s %-10s", strcmp(machine, before) == 0 ? "" : machine,
+                   lane->label);
         before = machine;
         lane_cover(result, lane, end / cells, cells, cover);
         color_on(style, lane->ansi_color, out);

@@ -6,8 +6,7 @@
 #include <string.h>
 
 static const struct cli_command *const commands[] = {
-    &cli_serve, &cli_node, &cli_pair, &cli_ps,
-    &cli_chat,  &cli_check, &cli_bench, &cli_demo,
+    &cli_serve, &cli_node, &cli_pair, &cli_ps, &cli_chat, &cli_check, &cli_bench, &cli_demo,
 };
 #define N_COMMANDS (sizeof commands / sizeof *commands)
 

@@ -15,6 +15,8 @@
 #include <string.h>
 #include <strings.h>
 
+#define HELP_COLUMN 30
+
 // ---- one value ----------------------------------------------------------------------------------
 
 // Keeps a text for as long as the process lives: option values point into it. The chain keeps what
@@ -24,7 +26,7 @@ static const char *text_keep(const char *text, size_t n)
     static struct kept {
         struct kept *next;
         char text[];
-    } *kept;
+    } * kept;
     struct kept *k = mem_alloc(sizeof *k + n + 1);
     memcpy(k->text, text, n);
     k->next = kept;
@@ -352,21 +354,40 @@ static int positional_add(struct cli_list *rest, const char *arg, struct err *e)
     return 0;
 }
 
+// Prints `text` in lines that begin at the help's column.
+static void help_text(const char *text, int column)
+{
+    size_t room = 98 - (size_t)column;
+    while (strlen(text) > room) {
+        size_t n = room;
+        while (n > 0 && text[n] != ' ')
+            n--;
+        if (n == 0)
+            break;
+        printf("%.*s\n%*s", (int)n, text, column, "");
+        text += n + 1;
+    }
+    printf("%s\n", text);
+}
+
 static void help_line(const struct cli_option *o)
 {
     char left[64];
     int n = o->letter != 0 ? snprintf(left, sizeof left, "-%c, ", o->letter) : 0;
     snprintf(left + n, sizeof left - (size_t)n, "%s%s%s", o->name, o->arg != NULL ? " " : "",
              o->arg != NULL ? o->arg : "");
-    printf(strlen(left) > 26 ? "  %s\n%30s" : "  %-28s%s", left, "");
-    printf("%s\n", o->help != NULL ? o->help : "");
+    printf("  %-*s", HELP_COLUMN - 2, left);
+    if (strlen(left) + 3 > HELP_COLUMN)
+        printf("\n%*s", HELP_COLUMN, "");
+    help_text(o->help != NULL ? o->help : "", HELP_COLUMN);
 }
 
 static void help_print(const struct cli_option *options, const char *usage, const char *about)
 {
-    static const struct cli_option help_option = {.name = "--help", .letter = 'h',
-                                                  .help = "this text"};
-    printf("usage: %s\n\n%s\n\noptions:\n", usage, about);
+    static const struct cli_option help_option = {
+        .name = "--help", .letter = 'h', .help = "this text"};
+    printf("%s%s\n\n%s\n\noptions:\n", strncmp(usage, "usage:", 6) == 0 ? "" : "usage: ", usage,
+           about);
     for (; options->name != NULL; options++)
         help_line(options);
     help_line(&log_level_option);

@@ -65,26 +65,20 @@ struct member {
 };
 
 #define MEMBER(k, m, w)                                                                            \
-    {#m, k, offsetof(struct engine_identity, m), sizeof(((struct engine_identity *)0)->m), w}
+    {                                                                                              \
+#m, k, offsetof(struct engine_identity, m), sizeof(((struct engine_identity *)0)->m), w    \
+    }
 
 // In the order in which a difference is reported: what explains the others comes first.
 static const struct member members[] = {
-    MEMBER(MEMBER_TEXT, engine, false),
-    MEMBER(MEMBER_TEXT, build, false),
-    MEMBER(MEMBER_TEXT, arch, false),
-    MEMBER(MEMBER_U32, n_layer, false),
-    MEMBER(MEMBER_U32, n_embd, false),
-    MEMBER(MEMBER_U32, n_head, false),
-    MEMBER(MEMBER_U32, n_head_kv, false),
-    MEMBER(MEMBER_U32, n_swa, false),
-    MEMBER(MEMBER_U32, n_vocab, false),
-    MEMBER(MEMBER_U32, n_ctx_train, false),
-    MEMBER(MEMBER_HASH, tokenizer_hash, false),
-    MEMBER(MEMBER_TEXT, type_k, false),
-    MEMBER(MEMBER_TEXT, type_v, false),
-    MEMBER(MEMBER_U32, attention_layout, false),
-    MEMBER(MEMBER_TEXT, model, true),
-    MEMBER(MEMBER_TEXT, weights, true),
+    MEMBER(MEMBER_TEXT, engine, false),         MEMBER(MEMBER_TEXT, build, false),
+    MEMBER(MEMBER_TEXT, arch, false),           MEMBER(MEMBER_U32, n_layer, false),
+    MEMBER(MEMBER_U32, n_embd, false),          MEMBER(MEMBER_U32, n_head, false),
+    MEMBER(MEMBER_U32, n_head_kv, false),       MEMBER(MEMBER_U32, n_swa, false),
+    MEMBER(MEMBER_U32, n_vocab, false),         MEMBER(MEMBER_U32, n_ctx_train, false),
+    MEMBER(MEMBER_HASH, tokenizer_hash, false), MEMBER(MEMBER_TEXT, type_k, false),
+    MEMBER(MEMBER_TEXT, type_v, false),         MEMBER(MEMBER_U32, attention_layout, false),
+    MEMBER(MEMBER_TEXT, model, true),           MEMBER(MEMBER_TEXT, weights, true),
     MEMBER(MEMBER_HASH, weights_hash, true),
 };
 #define N_MEMBERS (sizeof members / sizeof *members)

@@ -416,8 +416,7 @@ static int range_check(const struct fake *f, uint32_t seq, uint32_t p0, uint32_t
     return 0;
 }
 
-static size_t fake_export_bytes(struct engine *g, uint32_t seq, uint32_t p0, uint32_t p1,
-                                bool last)
+static size_t fake_export_bytes(struct engine *g, uint32_t seq, uint32_t p0, uint32_t p1, bool last)
 {
     struct fake *f = fake_of(g);
     (void)seq;
@@ -450,7 +449,7 @@ static int fake_export_start(struct engine *g, uint32_t seq, uint32_t p0, uint32
                                      .len = len,
                                      .ready_ns = clock_now_ns() + f->o.export_us * NS_PER_US};
     memset(buf, 0xee, len); // a reader that does not wait for DONE shall notice
-    if (state) // the state moves on with the next step; the KV of the range does not
+    if (state)              // the state moves on with the next step; the KV of the range does not
         memcpy(f->export.buf + len - state_bytes(f), s->state, state_bytes(f));
     return 0;
 }
@@ -476,8 +475,8 @@ static int fake_export_poll(struct engine *g, size_t *len, struct err *e)
 static int head_check(const struct fake *f, uint32_t p0, uint32_t p1, bool state, const uint8_t *in,
                       struct err *e)
 {
-    static const char *const names[] = {"magic", "tokens", "position", "layers", "kv_bytes",
-                                        "state_bytes"};
+    static const char *const names[] = {"magic",  "tokens",   "position",
+                                        "layers", "kv_bytes", "state_bytes"};
     uint8_t want[BLOB_HEAD_BYTES];
     head_write(f, p0, p1, state, want);
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
@@ -630,8 +629,8 @@ static void identity_fill(const struct fake *f, const struct engine_options *o,
     };
     snprintf(id->model, sizeof id->model, "%s", f->o.name);
     snprintf(id->weights, sizeof id->weights, "seed-%lld", (long long)f->o.seed);
-    id->weights_hash = fold(mix((uint64_t)f->o.seed), (const uint8_t *)id->model,
-                            strlen(id->model));
+    id->weights_hash =
+        fold(mix((uint64_t)f->o.seed), (const uint8_t *)id->model, strlen(id->model));
     snprintf(id->type_k, sizeof id->type_k, "%s", o->type_k != NULL ? o->type_k : "f16");
     snprintf(id->type_v, sizeof id->type_v, "%s", o->type_v != NULL ? o->type_v : "f16");
 }

@@ -13,14 +13,22 @@ struct fake_key {
     int64_t min, max;
 };
 
-#define KEY(k, lo, hi) {#k, offsetof(struct fake_options, k), lo, hi}
+#define KEY(k, lo, hi)                                                                             \
+    {                                                                                              \
+#k, offsetof(struct fake_options, k), lo, hi                                               \
+    }
 
 static const struct fake_key keys[] = {
-    KEY(seed, 0, INT64_MAX),        KEY(layers, 1, 256),
-    KEY(kv_bytes, 2, 65536),        KEY(vocab, 258, 1 << 20),
-    KEY(state, 0, 1),               KEY(prefill_us, 0, 60000000),
-    KEY(decode_us, 0, 60000000),    KEY(export_us, 0, 60000000),
-    KEY(crash_after, 0, INT64_MAX), KEY(hang_after, 0, INT64_MAX),
+    KEY(seed, 0, INT64_MAX),
+    KEY(layers, 1, 256),
+    KEY(kv_bytes, 2, 65536),
+    KEY(vocab, 258, 1 << 20),
+    KEY(state, 0, 1),
+    KEY(prefill_us, 0, 60000000),
+    KEY(decode_us, 0, 60000000),
+    KEY(export_us, 0, 60000000),
+    KEY(crash_after, 0, INT64_MAX),
+    KEY(hang_after, 0, INT64_MAX),
 };
 
 static int key_set(struct fake_options *o, const char *key, const char *value, struct err *e)

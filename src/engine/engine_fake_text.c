@@ -53,7 +53,8 @@ static int content_put(struct buf *b, const json_t *content, struct err *e)
         return buf_puts(b, json_string_value(content));
     if (!json_is_array(content))
         return err_set(e, ERR_INVALID, "a message's content must be a text or a list of parts");
-    json_array_foreach (content, i, part) {
+    json_array_foreach(content, i, part)
+    {
         const char *text = json_string_value(json_object_get(part, "text"));
         if (text == NULL)
             return err_set(e, ERR_INVALID, "part %zu of a message's content has no text", i);
@@ -69,7 +70,8 @@ static int messages_put(struct buf *b, const json_t *messages, struct err *e)
     size_t i;
     const json_t *m;
     int rc = 0;
-    json_array_foreach (messages, i, m) {
+    json_array_foreach(messages, i, m)
+    {
         const char *role = json_string_value(json_object_get(m, "role"));
         if (role == NULL)
             return err_set(e, ERR_INVALID, "message %zu has no role", i);

@@ -1,8 +1,8 @@
 // An engine slowed down to given rates, so that one machine can stand for another.
 //
 // A step gets a slot: 1/prefill rate for every row without logits, plus one 1/decode rate if any
-// row wants logits: a machine that is bound by reading its weights decodes a small batch in the time
-// of one token. The step returns when its slot is over; one that took longer in truth is counted as
+// row wants logits: a machine that is bound by reading its weights decodes a small batch in the
+// time of one token. The step returns when its slot is over; one that took longer in truth counts as
 // an overrun, for then the figures say nothing. A layer's tile is handed on no earlier than the
 // emulated machine would have it. Exports and imports are not paced: they run between slots and
 // show what the software itself costs.

@@ -166,9 +166,9 @@ static void stops_read(struct reader *r, struct message_generate *m)
         const json_t *v = json_array_get(list, i);
         size_t bytes = json_string_length(v);
         if (!json_is_string(v) || bytes == 0 || bytes > MESSAGE_STOP_BYTES) {
-            r->rc = err_set(r->e, ERR_INVALID,
-                            "member \"stop\"[%zu] must be a text of 1 to %d bytes", i,
-                            MESSAGE_STOP_BYTES);
+            r->rc =
+                err_set(r->e, ERR_INVALID, "member \"stop\"[%zu] must be a text of 1 to %d bytes",
+                        i, MESSAGE_STOP_BYTES);
             return;
         }
         m->stops[m->n_stops++] = mem_strdup(json_string_value(v));
@@ -371,8 +371,8 @@ static void limits_read(struct reader *top, struct engine_limits *l)
     if (top->rc == 0)
         top->rc = json_get_string(top->object, "handoff", &mode, top->e);
     if (top->rc == 0 && engine_handoff_parse(mode, &l->handoff) != 0)
-        top->rc = err_set(top->e, ERR_INVALID, "member \"handoff\" is \"%s\", which is no mode",
-                          mode);
+        top->rc =
+            err_set(top->e, ERR_INVALID, "member \"handoff\" is \"%s\", which is no mode", mode);
     read_f64(top, "kv_bytes_per_token", 0, 1e12, &l->kv_bytes_per_token);
     read_u64(top, "state_bytes", &l->state_bytes);
     read_bool(top, "has_tokenizer", &l->has_tokenizer);
