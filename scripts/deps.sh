@@ -7,6 +7,7 @@
 # package for apt and for brew ("-": comes with the system or does not apply there).
 needs='
 build command cmake                    cmake                    cmake
+build command make                     make                     -
 build command ninja                    ninja-build              ninja
 build command pkg-config               pkg-config               pkgconf
 build command git                      git                      git
