@@ -35,7 +35,9 @@ struct kv_segment {
 };
 
 enum kv_codec { KV_CODEC_RAW = 0 };
-enum { KV_SEGMENT_LAST = 1 };
+enum {
+    KV_SEGMENT_LAST = 1
+}; // the range ends at the transfer's last token; every tile of it says so
 
 // The end marker: without it, and unless it matches what was received, a transfer has failed.
 struct kv_end {
@@ -73,6 +75,7 @@ struct kv_tokens_hasher *kv_tokens_hasher_new(void);
 void kv_tokens_hasher_free(struct kv_tokens_hasher *h);
 void kv_tokens_hasher_put(struct kv_tokens_hasher *h, const int32_t *tokens, size_t n);
 uint64_t kv_tokens_hasher_get(const struct kv_tokens_hasher *h);
+void kv_tokens_hasher_copy(struct kv_tokens_hasher *to, const struct kv_tokens_hasher *from);
 uint64_t kv_tokens_hash(const int32_t *tokens, size_t n);
 
 // ---- the receiving side's bookkeeping --------------------------------------------------------------
@@ -83,14 +86,15 @@ struct kv_receive {
     uint64_t transfer;
     uint32_t epoch;
     uint32_t next_index;
-    uint32_t next_p0;   // == tokens committed so far (by complete ranges)
-    uint32_t n_tokens;  // the transfer ends at this position
-    uint32_t n_layers;  // for tiles
+    uint32_t next_p0;    // == tokens committed so far (by complete ranges)
+    uint32_t n_tokens;   // the transfer ends at this position
+    uint32_t n_layers;   // for tiles
     uint32_t next_layer; // within the range that is being filled by tiles
+    uint32_t tile_p1;    // where that range ends
     uint64_t bytes;
     uint64_t digest;
     bool complete;
-    const int32_t *tokens; // borrowed, n_tokens ids
+    const int32_t *tokens;           // borrowed, n_tokens ids
     struct kv_tokens_hasher *hasher; // over [0, hashed)
     uint32_t hashed;
     void *digest_state;
@@ -112,7 +116,8 @@ struct kv_send {
 };
 void kv_send_init(struct kv_send *s, uint64_t transfer, uint32_t epoch);
 void kv_send_fini(struct kv_send *s);
-// Fills index and hash of the envelope from the payload and counts it.
+// Fills transfer, epoch, index, raw_bytes and hash of the envelope and counts it. The caller has set
+// p0, p1, layer, mode, flags and tokens_hash.
 void kv_send_segment(struct kv_send *s, struct kv_segment *seg, const void *payload, size_t n);
 struct kv_end kv_send_end(struct kv_send *s, uint32_t tokens);
 
@@ -120,9 +125,9 @@ struct kv_end kv_send_end(struct kv_send *s, uint32_t tokens);
 
 // What a worker has measured of itself and of the link; 0 where it does not know.
 struct kv_rates {
-    double chunk_tokens_per_s;  // prefill rate at full chunks
-    double chunk_floor_s;       // time that even the smallest chunk takes
-    double link_bytes_per_s;    // payload rate of the link
+    double chunk_tokens_per_s; // prefill rate at full chunks
+    double chunk_floor_s;      // time that even the smallest chunk takes
+    double link_bytes_per_s;   // payload rate of the link
     double kv_bytes_per_token;
 };
 
@@ -134,8 +139,18 @@ struct kv_schedule_options {
 
 // Cuts [p0, n) into chunks: ends[i] is the end of chunk i; at most max_ends. Full chunks lie on the
 // grid of chunk_tokens; the tail is cut finer so that, when the last token is computed, little is
-// left to send. Returns the number of chunks. docs/architecture.md derives the rule.
+// left to send; where the link is the slower part, the head is, so that the link starts early.
+// Returns the number of chunks (0 for p0 >= n or max_ends == 0). kv/schedule.c derives the rule.
 size_t kv_schedule_make(const struct kv_schedule_options *o, uint32_t p0, uint32_t n,
                         uint32_t *ends, size_t max_ends);
+
+// When computing and sending would end under such a schedule, in seconds from its start; the tail is
+// end_s - compute_s. Zeroes where a rate is not known.
+struct kv_schedule_times {
+    double compute_s;
+    double end_s;
+};
+struct kv_schedule_times kv_schedule_end_s(const struct kv_schedule_options *o, uint32_t p0,
+                                           const uint32_t *ends, size_t n_ends);
 
 #endif
