@@ -163,8 +163,8 @@ static void link_thread_start(pthread_t *thread, void *(*run)(void *), struct wi
     }
 }
 
-struct wire_link *wire_link_start(struct net_conn *c, const struct wire_link_ops *ops, void *ctx,
-                                  const struct wire_link_options *o)
+struct wire_link *wire_link_new(struct net_conn *c, const struct wire_link_ops *ops, void *ctx,
+                                const struct wire_link_options *o)
 {
     struct wire_link *l = mem_alloc(sizeof *l);
     l->conn = c;
@@ -176,8 +176,20 @@ struct wire_link *wire_link_start(struct net_conn *c, const struct wire_link_ops
     l->queue = chan_new(sizeof(struct wire_frame), o->queue_frames);
     pthread_mutex_init(&l->lock, NULL);
     atomic_init(&l->finishing, false);
+    return l;
+}
+
+void wire_link_run(struct wire_link *l)
+{
     link_thread_start(&l->writer, writer_main, l);
     link_thread_start(&l->reader, reader_main, l);
+}
+
+struct wire_link *wire_link_start(struct net_conn *c, const struct wire_link_ops *ops, void *ctx,
+                                  const struct wire_link_options *o)
+{
+    struct wire_link *l = wire_link_new(c, ops, ctx, o);
+    wire_link_run(l);
     return l;
 }
 
