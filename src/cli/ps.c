@@ -1,0 +1,132 @@
+// tandem ps: nodes, rates and requests of a running server.
+#include "base/buf.h"
+#include "base/json.h"
+#include "cli/cli.h"
+#include "cli/client.h"
+#include "cli/term.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char usage[] = "usage: tandem ps [--server URL] [--json]";
+static const char about[] = "Shows the nodes of a running server, what they can do and what they do now.";
+
+static const char *text(const json_t *o, const char *member)
+{
+    const char *v = json_string_value(json_object_get(o, member));
+
+    return v ? v : "-";
+}
+
+static double number(const json_t *o, const char *member)
+{
+    return json_number_value(json_object_get(o, member));
+}
+
+static bool is_up(const json_t *node)
+{
+    return strcmp(text(node, "state"), "up") == 0;
+}
+
+static void rate_format(double v, char out[16])
+{
+    if (v > 0)
+        snprintf(out, 16, v < 100 ? "%.1f" : "%.0f", v);
+    else
+        snprintf(out, 16, "-");
+}
+
+// What the worker measured since it started, where it tells; else what it knew when it greeted.
+static double rate(const json_t *node, const char *member)
+{
+    const json_t *now = json_object_get(json_object_get(node, "worker"), "rates");
+    double v = number(now, member);
+
+    return v > 0 ? v : number(node, member);
+}
+
+static void node_print(const json_t *node)
+{
+    char prefill[16], decode[16];
+    bool color = term_color(stdout), up = is_up(node);
+
+    rate_format(rate(node, "prefill_tokens_per_s"), prefill);
+    rate_format(rate(node, "decode_tokens_per_s"), decode);
+    printf("%-16.16s %-8s %-22.22s %s%-10s%s %9s %8s %4.0f  %-11s %s\n", text(node, "name"),
+           text(node, "role"), text(node, "address"), !color ? "" : up ? "\033[32m" : "\033[33m",
+           text(node, "state"), color ? "\033[0m" : "", prefill, decode, number(node, "requests"),
+           text(node, "handoff"), text(node, "weights"));
+    if (!up)
+        printf("    %s\n", text(node, "why"));
+}
+
+static void request_print(const json_t *r)
+{
+    printf("%-34s %-6s %-9s %-8s %7.0f %6.0f %7.1f  %s\n", text(r, "id"), text(r, "kind"),
+           text(r, "phase"), text(r, "plan"), number(r, "prompt_tokens"), number(r, "gen_tokens"),
+           number(r, "age_s"), text(r, "decode_node"));
+}
+
+static void status_print(const json_t *status)
+{
+    const json_t *nodes = json_object_get(status, "nodes");
+    const json_t *requests = json_object_get(status, "requests");
+    const json_t *totals = json_object_get(status, "totals");
+
+    printf("%s, model %s, %s, up %.0f s\n\n", text(status, "build"), text(status, "model"),
+           text(status, "status"), number(status, "uptime_s"));
+    printf("%-16s %-8s %-22s %-10s %9s %8s %4s  %-11s %s\n", "NODE", "ROLE", "ADDRESS", "STATE",
+           "PREFILL/s", "DECODE/s", "REQ", "HANDOFF", "WEIGHTS");
+    for (size_t i = 0; i < json_array_size(nodes); i++)
+        node_print(json_array_get(nodes, i));
+    printf("\n%.0f answered: %.0f hybrid, %.0f serial, %.0f local, %.0f remote; %.0f fell back, "
+           "%.0f failed, %.0f cancelled\n",
+           number(totals, "hybrid") + number(totals, "serial") + number(totals, "local") +
+               number(totals, "remote"),
+           number(totals, "hybrid"), number(totals, "serial"), number(totals, "local"),
+           number(totals, "remote"), number(totals, "fallbacks"), number(totals, "failed"),
+           number(totals, "cancelled"));
+    if (json_array_size(requests) == 0)
+        return;
+    printf("\n%-34s %-6s %-9s %-8s %7s %6s %7s  %s\n", "REQUEST", "KIND", "PHASE", "PLAN", "PROMPT",
+           "GEN", "AGE", "NODE");
+    for (size_t i = 0; i < json_array_size(requests); i++)
+        request_print(json_array_get(requests, i));
+}
+
+static int ps_run(int argc, char **argv)
+{
+    struct client c = {.server = CLIENT_SERVER};
+    bool json = false, done = false;
+    const struct cli_option options[] = {
+        {.name = "--server", .kind = CLI_STRING, .value = (void *)&c.server, .arg = "URL",
+         .help = "the server (" CLIENT_SERVER ")"},
+        {.name = "--api-key", .kind = CLI_STRING, .value = (void *)&c.api_key, .arg = "KEY",
+         .help = "its API key, if it has one"},
+        {.name = "--json", .kind = CLI_FLAG, .value = &json, .help = "print what the server told"},
+        {0},
+    };
+    struct err e = {0};
+    json_t *status = NULL;
+    int rc = cli_parse(argc, argv, options, usage, about, NULL, &done, &e);
+
+    if (rc == 0 && done)
+        return 0;
+    if (rc == 0)
+        rc = client_get(&c, "/v1/tandem/status", &status, &e);
+    if (rc != 0)
+        return cli_fail("ps", &e);
+    if (json) {
+        char *line = json_text(status);
+
+        puts(line);
+        free(line);
+    } else {
+        status_print(status);
+    }
+    json_decref(status);
+    return 0;
+}
+
+const struct cli_command cli_ps = {"ps", "nodes, rates and requests of a running server", ps_run};

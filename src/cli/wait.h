@@ -1,0 +1,22 @@
+// What a command that runs in the foreground waits for: a signal, or word from its worker. Private
+// to cli/. One pipe carries both, because a signal handler may do little else than write().
+#ifndef CLI_WAIT_H
+#define CLI_WAIT_H
+
+#define WAIT_TEXT_BYTES 240
+
+enum wait_kind { WAIT_SIGNAL, WAIT_READY, WAIT_FAILED };
+
+struct wait_event {
+    enum wait_kind kind;
+    char text[WAIT_TEXT_BYTES];
+};
+
+// Catches SIGINT and SIGTERM from now on. Once per process.
+void wait_init(void);
+// Any thread. A full pipe loses the event, which only a caller that never waits can bring about.
+void wait_post(enum wait_kind kind, const char *text);
+// Blocks.
+void wait_next(struct wait_event *ev);
+
+#endif
