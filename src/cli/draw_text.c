@@ -157,7 +157,7 @@ void draw_table_text(const json_t *result, const struct draw_style *style, struc
     json_t *ideal = json_pack("{s:f}", "total_s", draw_number(result, "ideal_s"));
     head_put(result, out);
     buf_printf(out, "\n  %-28s %10s %10s %10s   %s\n", "", "prefill", "decode", "total",
-               "of hybrid");
+               "vs hybrid");
     json_array_foreach(json_object_get(result, "solo"), i, solo)
     {
         char name[96];
