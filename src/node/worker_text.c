@@ -56,7 +56,7 @@ static size_t utf8_sequence(const uint8_t *s, size_t n, bool *complete)
             return 0;
         have++;
     }
-    *complete = have == need;
+    *complete = have != 0 && have == need;
     return have;
 }
 

@@ -1,0 +1,202 @@
+// Workers in this process, with the fake engine, and a gateway's side to drive them by hand.
+#ifndef TESTS_WORKER_RIG_H
+#define TESTS_WORKER_RIG_H
+
+#include "engine/fake.h"
+#include "node/worker.h"
+
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+// cmocka wants the ones above first
+#include <cmocka.h>
+
+#define RIG_DEADLINE (clock_now_ns() + 20 * NS_PER_S)
+
+struct rig_node {
+    struct worker w;
+    pthread_t thread;
+    struct net_conn *gateway; // our side of its control link
+    uint16_t port;            // 0: does not listen
+};
+
+static const struct net_key rig_key = {.bytes = {1, 2, 3, 4, 5, 6, 7, 8}};
+
+static inline void *rig_thread(void *arg)
+{
+    struct rig_node *n = arg;
+    worker_run(&n->w);
+    return NULL;
+}
+
+// HELLO from the gateway's side, in the form that the worker's handshake expects.
+static inline void rig_hello(struct rig_node *n)
+{
+    struct err e = {0};
+    struct message_hello h = {.version = WIRE_VERSION, .role = "gateway", .name = "test"};
+    struct wire_frame f = wire_frame_json(WIRE_HELLO, 0, message_hello_json(&h));
+    assert_int_equal(wire_frame_write(n->gateway, &f, RIG_DEADLINE, &e), 0);
+    wire_frame_fini(&f);
+}
+
+static inline struct engine *rig_engine(const char *model, enum engine_handoff mode)
+{
+    struct err e = {0};
+    struct engine_options o;
+    struct engine *g = NULL;
+    engine_options_default(&o);
+    o.model = model;
+    o.n_ctx = 8192;
+    o.n_seq = 4;
+    o.n_batch = 128;
+    o.handoff = mode;
+    o.tiles = true;
+    if (engine_fake_open(&o, &g, &e) != 0)
+        fail_msg("%s", e.message);
+    return g;
+}
+
+static inline struct rig_node *rig_start(const char *model, enum engine_handoff mode, bool listen,
+                                         bool tiles)
+{
+    struct err e = {0};
+    struct rig_node *n = mem_alloc(sizeof *n);
+    struct net_addr a = {.host = "127.0.0.1"};
+    struct wire_frame f = {0};
+    int pair[2];
+
+    node_worker_options_default(&n->w.options);
+    n->w.options.engine.model = model;
+    n->w.options.key = rig_key;
+    n->w.options.tiles = tiles;
+    n->w.options.min_chunk_tokens = 16;
+    n->w.listen_fd = listen ? net_listen(&a, &rig_key, &e) : -1;
+    n->port = listen ? a.port : 0;
+    assert_int_equal(worker_open(&n->w, rig_engine(model, mode), &e), 0);
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
+    n->gateway = net_conn_wrap(pair[0]);
+    rig_hello(n);
+    assert_int_equal(worker_link_accept_parent(&n->w, net_conn_wrap(pair[1]), &e), 0);
+    assert_int_equal(pthread_create(&n->thread, NULL, rig_thread, n), 0);
+    assert_int_equal(wire_frame_read(n->gateway, &f, RIG_DEADLINE, &e), 0);
+    assert_int_equal(f.type, WIRE_WELCOME);
+    wire_frame_fini(&f);
+    return n;
+}
+
+static inline void rig_stop(struct rig_node *n)
+{
+    net_conn_shutdown(n->gateway);
+    pthread_join(n->thread, NULL);
+    net_conn_free(n->gateway);
+    worker_close(&n->w);
+    free(n);
+}
+
+static inline void rig_send(struct rig_node *n, struct wire_frame f)
+{
+    struct err e = {0};
+    if (wire_frame_write(n->gateway, &f, RIG_DEADLINE, &e) != 0)
+        fail_msg("%s", e.message);
+    wire_frame_fini(&f);
+}
+
+// The next frame that is not a PROGRESS; its head as JSON.
+static inline json_t *rig_recv(struct rig_node *n, unsigned *type)
+{
+    struct err e = {0};
+    struct wire_frame f = {0};
+    for (;;) {
+        if (wire_frame_read(n->gateway, &f, RIG_DEADLINE, &e) != 0)
+            fail_msg("%s", e.message);
+        *type = f.type;
+        json_t *head = wire_frame_parse(&f, &e);
+        wire_frame_fini(&f);
+        if (*type != WIRE_PROGRESS)
+            return head;
+        json_decref(head);
+    }
+}
+
+#define RIG_TICKET "00112233445566778899aabbccddeeff"
+
+struct rig_request {
+    uint64_t id;
+    const int32_t *tokens;
+    size_t n;
+    uint32_t max_tokens;
+    uint16_t port; // of the prefill worker; 0: none
+    bool serial;
+    double stall_s;
+};
+
+static inline void rig_generate(struct rig_node *d, const struct rig_request *r)
+{
+    struct message_generate m = {.epoch = 1, .max_tokens = r->max_tokens, .ignore_eos = true};
+    engine_sampling_default(&m.sampling);
+    m.sampling.temperature = 0;
+    if (r->port != 0) {
+        m.handoff = (struct message_handoff){.present = true, .host = "127.0.0.1", .port = r->port,
+                                             .ticket = RIG_TICKET, .transfer = 77,
+                                             .stall_s = r->stall_s > 0 ? r->stall_s : 1.0,
+                                             .serial = r->serial};
+    }
+    rig_send(d, wire_frame_tokens(WIRE_GENERATE, r->id, message_generate_json(&m), r->tokens, r->n));
+}
+
+static inline void rig_prefill(struct rig_node *p, const struct rig_request *r)
+{
+    struct message_prefill m = {.epoch = 1, .transfer = 77, .ticket = RIG_TICKET,
+                                .serial = r->serial, .upto = (uint32_t)r->n - 1};
+    rig_send(p, wire_frame_tokens(WIRE_PREFILL, r->id, message_prefill_json(&m), r->tokens, r->n));
+}
+
+struct rig_answer {
+    char text[8192];
+    int32_t ids[512];
+    size_t n;
+    unsigned type; // WIRE_DONE or WIRE_FAILED
+    char fallback[512], message[512];
+    json_int_t imported, read;
+};
+
+// Reads until DONE or FAILED.
+static inline void rig_answer_read(struct rig_node *d, struct rig_answer *a)
+{
+    *a = (struct rig_answer){0};
+    for (;;) {
+        json_t *head = rig_recv(d, &a->type);
+        const char *text = json_string_value(json_object_get(head, "text"));
+        if (text != NULL)
+            strncat(a->text, text, sizeof a->text - strlen(a->text) - 1);
+        if (a->type == WIRE_TOKEN && a->n < 512)
+            a->ids[a->n++] = (int32_t)json_integer_value(json_object_get(head, "id"));
+        if (a->type == WIRE_DONE) {
+            const char *s = json_string_value(json_object_get(head, "fallback"));
+            snprintf(a->fallback, sizeof a->fallback, "%s", s != NULL ? s : "");
+            a->imported = json_integer_value(json_object_get(head, "tokens_imported"));
+            a->read = json_integer_value(json_object_get(head, "tokens_read"));
+        }
+        if (a->type == WIRE_FAILED)
+            snprintf(a->message, sizeof a->message, "%s",
+                     json_string_value(json_object_get(head, "message")));
+        json_decref(head);
+        if (a->type != WIRE_TOKEN)
+            return;
+    }
+}
+
+static inline void rig_tokens(int32_t *tokens, size_t n, unsigned seed)
+{
+    for (size_t i = 0; i < n; i++) {
+        seed = seed * 1664525u + 1013904223u;
+        tokens[i] = (int32_t)(seed >> 24);
+    }
+}
+
+#endif
