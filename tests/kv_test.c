@@ -533,6 +533,28 @@ static double best_of_all(const struct kv_schedule_options *o, uint32_t n)
     return best;
 }
 
+// No piece is shorter than the minimum unless the whole range is, and none longer than a full chunk.
+static void test_schedule_pieces(void **state)
+{
+    (void)state;
+    uint32_t ends[64];
+    for (uint32_t plain = 0; plain < 2; plain++) {
+        struct kv_schedule_options o = {.chunk_tokens = 512, .min_chunk_tokens = 64,
+                                        .plain = plain != 0};
+        for (uint32_t n = 1; n < 3000; n += n < 1200 ? 1 : 37) {
+            uint32_t p0 = n % 3 == 0 ? n / 5 : 0;
+            size_t k = kv_schedule_make(&o, p0, n, ends, 64);
+            assert_true(k > 0);
+            assert_int_equal(ends[k - 1], n);
+            for (size_t i = 0; i < k; i++) {
+                uint32_t size = ends[i] - (i > 0 ? ends[i - 1] : p0);
+                assert_true(size <= 512);
+                assert_true(size >= 64 || (k == 1 && n - p0 < 64));
+            }
+        }
+    }
+}
+
 static void test_schedule_near_best(void **state)
 {
     (void)state;
@@ -566,6 +588,7 @@ int main(void)
         cmocka_unit_test(test_schedule_grid),
         cmocka_unit_test(test_schedule_reaches),
         cmocka_unit_test(test_schedule_floor),
+        cmocka_unit_test(test_schedule_pieces),
         cmocka_unit_test(test_schedule_near_best),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -133,12 +133,14 @@ struct kv_rates {
 
 struct kv_schedule_options {
     uint32_t chunk_tokens;     // full chunk = the engine's ubatch (512)
-    uint32_t min_chunk_tokens; // finest piece at the end (16)
+    uint32_t min_chunk_tokens; // no piece is shorter unless the whole range is (16). On the CPU 64:
+                               // shorter ones are slow, and their attention rounds differently
+    bool plain;                // full chunks only: nothing leaves before the end
     struct kv_rates rates;
 };
 
 // Cuts [p0, n) into chunks: ends[i] is the end of chunk i; at most max_ends. Full chunks lie on the
-// grid of chunk_tokens; the tail is cut finer so that, when the last token is computed, little is
+// grid of chunk_tokens (but a neighbour of a piece that was too short may give way); the tail is cut finer so that, when the last token is computed, little is
 // left to send; where the link is the slower part, the head is, so that the link starts early.
 // Returns the number of chunks (0 for p0 >= n or max_ends == 0). kv/schedule.c derives the rule.
 size_t kv_schedule_make(const struct kv_schedule_options *o, uint32_t p0, uint32_t n,

@@ -44,19 +44,16 @@ void worker_generate_begin(struct worker *w, struct worker_link *l, struct wire_
 void worker_generate_plan(struct worker *w, struct worker_job *j)
 {
     uint32_t upto = j->n_tokens - 1;
-    uint32_t chunk = w->engine->limits.n_batch;
 
     if (j->generate.handoff.present && j->peer < 0 && j->fallback[0] == 0 && upto > 0) {
         worker_handoff_begin(w, j);
         return;
     }
-    j->n_ends = 0;
+    struct kv_schedule_options o = {.chunk_tokens = w->engine->limits.n_batch,
+                                    .min_chunk_tokens = w->options.min_chunk_tokens,
+                                    .plain = true};
+    j->n_ends = kv_schedule_make(&o, j->computed, upto, j->ends, WORKER_CHUNKS_MAX);
     j->next_end = 0;
-    for (uint32_t at = j->computed; at < upto && j->n_ends < WORKER_CHUNKS_MAX;) {
-        at = (at / chunk + 1) * chunk; // the grid that a prefill worker's full chunks lie on, too
-        at = at < upto ? at : upto;
-        j->ends[j->n_ends++] = at;
-    }
     j->phase = WORKER_READ;
     if (j->computed == upto)
         worker_decode_ready(w, j);
@@ -68,12 +65,9 @@ void worker_generate_chunk(struct worker *w, struct worker_job *j)
 
     if (worker_chunk_run(w, j, j->ends[j->next_end]) != 0)
         return;
-    j->next_end++;
     worker_progress_send(w, j, "prefill", j->computed, upto);
     if (j->computed == upto)
         worker_decode_ready(w, j);
-    else if (j->next_end == j->n_ends)
-        worker_generate_plan(w, j); // more chunks than one schedule holds
 }
 
 void worker_decode_ready(struct worker *w, struct worker_job *j)

@@ -174,6 +174,10 @@ int worker_chunk_run(struct worker *w, struct worker_job *j, uint32_t end)
     size_t n = end - j->computed;
     int64_t t0 = clock_now_ns();
 
+    if (n > w->engine->limits.n_batch) { // a schedule with few ends for many tokens is coarser
+        n = w->engine->limits.n_batch;
+        end = j->computed + (uint32_t)n;
+    }
     for (size_t i = 0; i < n; i++)
         w->rows[i] = (struct engine_row){.token = j->tokens[j->computed + i],
                                          .pos = j->computed + (uint32_t)i, .seq = j->seq};
@@ -187,6 +191,7 @@ int worker_chunk_run(struct worker *w, struct worker_job *j, uint32_t end)
     j->compute_ns += t1 - t0;
     worker_timeline_add(&j->timeline, &(struct worker_span){"compute", t0, t1, j->computed, end});
     j->computed = end;
+    j->next_end += j->ends[j->next_end] == end;
     j->tokens_read += (uint32_t)n;
     if (n >= 64) {
         double rate = (double)n / ns_to_s(t1 - t0);

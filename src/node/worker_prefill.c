@@ -62,12 +62,11 @@ void worker_prefill_plan(struct worker *w, struct worker_job *j)
     struct kv_schedule_options o = {
         .chunk_tokens = w->engine->limits.n_batch,
         .min_chunk_tokens = w->options.min_chunk_tokens,
+        .plain = j->prefill.serial || !mode_is_ranges(w),
         .rates = {.chunk_tokens_per_s = w->prefill_rate,
                   .link_bytes_per_s = link,
                   .kv_bytes_per_token = w->engine->limits.kv_bytes_per_token},
     };
-    if (j->prefill.serial || !mode_is_ranges(w))
-        o.min_chunk_tokens = o.chunk_tokens; // nothing leaves before the end: plain grid
     j->n_ends = kv_schedule_make(&o, 0, j->prefill.upto, j->ends, WORKER_CHUNKS_MAX);
     j->phase = WORKER_READ;
 }
@@ -262,7 +261,6 @@ void worker_prefill_chunk(struct worker *w, struct worker_job *j)
         worker_prefill_lost(w, j, "interrupted in the middle of a tiled chunk");
     if (rc != 0)
         return;
-    j->next_end++;
     if (tiled && j->segments > segments)
         j->exported = end;
     beat_send(j);
