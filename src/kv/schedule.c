@@ -108,6 +108,31 @@ static bool region_put(struct schedule *s, uint32_t a, uint32_t b, const struct 
     return true;
 }
 
+static void piece_drop(struct schedule *s, size_t i)
+{
+    s->n_ends--;
+    for (; i < s->n_ends; i++)
+        s->ends[i] = s->ends[i + 1];
+}
+
+// No piece is shorter than min_chunk_tokens unless the whole range is: a short one joins its
+// neighbour, or, where both together are longer than a full chunk, takes from it.
+static void pieces_raise(struct schedule *s)
+{
+    uint32_t min = s->o->min_chunk_tokens;
+    for (size_t i = s->n_ends; i-- > 0;) {
+        uint32_t from = i > 0 ? s->ends[i - 1] : s->p0;
+        if (s->ends[i] - from >= min || s->n_ends == 1)
+            continue;
+        size_t edge = i > 0 ? i - 1 : 0; // between this piece and its neighbour
+        uint32_t start = edge > 0 ? s->ends[edge - 1] : s->p0;
+        if (s->ends[edge + 1] - start <= s->step)
+            piece_drop(s, edge);
+        else
+            s->ends[edge] = i > 0 ? s->ends[i] - min : s->p0 + min;
+    }
+}
+
 // Where the first `parts` parts of the grid end.
 static uint32_t grid_after(const struct schedule *s, size_t parts)
 {
@@ -140,7 +165,10 @@ static bool schedule_build(struct schedule *s)
         if (!region_put(s, from, end, &whole))
             return false;
     }
-    return end == s->n || region_put(s, end, s->n, &s->tail);
+    if (end < s->n && !region_put(s, end, s->n, &s->tail))
+        return false;
+    pieces_raise(s);
+    return true;
 }
 
 // ---- searching -------------------------------------------------------------------------------------
@@ -194,6 +222,10 @@ size_t kv_schedule_make(const struct kv_schedule_options *o, uint32_t p0, uint32
                          .step = step_fit(o, p0, n, max_ends),
                          .ends = ends,
                          .max_ends = max_ends};
+    if (o->plain) {
+        schedule_build(&s);
+        return s.n_ends;
+    }
     bool link_bound = s.pipe.send_s > s.pipe.token_s;
     region_search(&s, link_bound ? &s.head : &s.tail); // the end that matters more goes first
     region_search(&s, link_bound ? &s.tail : &s.head);
