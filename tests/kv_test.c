@@ -428,7 +428,9 @@ static void test_schedule_covers(void **state)
                 uint32_t p0 = cases[c].p0, n = cases[c].n;
                 size_t k = kv_schedule_make(&o, p0, n, ends, 4096);
                 check_cover(&o, p0, n, ends, k, 4096);
-                size_t g = plain_grid(p0, n, 512, grid);
+                struct kv_schedule_options whole = o;
+                whole.plain = true; // the grid, but for pieces that would be too short
+                size_t g = kv_schedule_make(&whole, p0, n, grid, 4096);
                 double end = kv_schedule_end_s(&o, p0, ends, k).end_s;
                 double plain = kv_schedule_end_s(&o, p0, grid, g).end_s;
                 // Fewer pieces are worth half a token's time each.
