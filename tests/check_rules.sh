@@ -36,6 +36,8 @@ refuses() { # refuses CHECK FILE TEXT
 accepts includes gateway/a.c '#include "net/net.h"'
 accepts includes engine/llama_a.c '#include "llama.h"'
 accepts includes base/a.c '#include <stdio.h>'
+accepts includes engine/llama_a.cpp '#include "log.h"'
+refuses includes engine/llama_a.c '#include "log.h"'
 refuses includes base/a.c '#include "net/net.h"'
 refuses includes base/a.c '  #  include   "net/net.h"'
 refuses includes engine/a.c '#include "net/net.h"'
@@ -53,6 +55,8 @@ for name in strcpy strcat sprintf gets strtok atoi system popen alloca; do
     refuses banned base/a.c "    r = $name (a, b);"
 done
 refuses banned base/a.c 'typedef struct a { int b; } a_t;'
+accepts banned base/a.c 'typedef enum result route(struct a *b);'
+refuses banned base/a.c 'typedef struct a'
 refuses banned base/a.c '#ifdef __APPLE__'
 refuses banned base/a.c '// TODO: later'
 

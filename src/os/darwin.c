@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/sysctl.h>
 #include <sys/utsname.h>
 #include <unistd.h>
@@ -95,4 +96,9 @@ int os_memory_get(pid_t pid, struct os_memory *m)
     // The footprint counts dirty and compressed private memory, which is what we mean.
     m->anonymous_bytes = info.ri_phys_footprint;
     return 0;
+}
+
+long os_mtime_ns(const struct stat *st)
+{
+    return st->st_mtimespec.tv_nsec;
 }

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/utsname.h>
 #include <unistd.h>
@@ -172,4 +173,9 @@ int os_memory_get(pid_t pid, struct os_memory *m)
         .anonymous_bytes = status_bytes(path, "RssAnon"),
     };
     return m->resident_bytes ? 0 : ERR_NOT_FOUND;
+}
+
+long os_mtime_ns(const struct stat *st)
+{
+    return st->st_mtim.tv_nsec;
 }

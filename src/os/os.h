@@ -73,6 +73,10 @@ int os_file_read(const char *path, size_t max_bytes, char **data, size_t *len, s
 // Writes aside, fsyncs, renames: the file is either the old or the new content. mode as for chmod.
 int os_file_write(const char *path, const void *data, size_t len, mode_t mode, struct err *e);
 
+// The part below a second of a file's time of change, in ns: with st_mtime it tells versions apart.
+struct stat;
+long os_mtime_ns(const struct stat *st);
+
 // Cryptographic randomness from the kernel; aborts if there is none.
 void os_random(void *out, size_t n);
 
