@@ -458,6 +458,22 @@ static void long_files(void **state)
     free(path);
 }
 
+static void time_of_change_below_a_second(void **state)
+{
+    (void)state;
+    struct err e = {0};
+    char *path = mem_format("%s/whole", folder);
+    assert_int_equal(os_file_write(path, "x", 1, 0600, &e), 0);
+    const struct timespec times[2] = {{.tv_sec = 5, .tv_nsec = 1},
+                                      {.tv_sec = 7, .tv_nsec = 123456000}};
+    assert_int_equal(utimensat(AT_FDCWD, path, times, 0), 0);
+    struct stat st;
+    assert_int_equal(stat(path, &st), 0);
+    assert_int_equal(st.st_mtime, 7);
+    assert_int_equal(os_mtime_ns(&st), 123456000);
+    free(path);
+}
+
 static int folder_remove(void **state)
 {
     (void)state;
@@ -495,6 +511,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(mkdirs_makes_the_way),
         cmocka_unit_test(files_are_whole),
         cmocka_unit_test(long_files),
+        cmocka_unit_test(time_of_change_below_a_second),
     };
     return cmocka_run_group_tests(tests, NULL, folder_remove);
 }
