@@ -11,11 +11,21 @@
 // (engine/probe.h) finds it out. Errors as engine_open's.
 int engine_llama_open(const struct engine_options *o, struct engine **out, struct err *e);
 
+// The release of llama.cpp that is linked in, e.g. "0.5.0".
+const char *engine_llama_release(void);
+
 // ---- for the probe and for tests, not for serving ---------------------------------------------
 
 // Lets import() of `g` accept a range that starts beyond what the sequence holds: a control run
 // imports with one range left out, to show that leaving it out changes the result.
-void engine_llama_allow_gap(struct engine *g);
+void engine_llama_allow_gap(struct engine *g, bool on);
+
+// Changes the mode of a loaded engine. Nothing changes where the layout of its blobs is not known.
+void engine_llama_handoff_set(struct engine *g, enum engine_handoff handoff);
+
+// Forgets every sequence and zeroes the cache's memory, so that nothing of an earlier run can stand
+// in for bytes that an import failed to bring.
+void engine_llama_clear(struct engine *g);
 
 // What kind of memory the model keeps.
 struct engine_llama_facts {

@@ -214,9 +214,29 @@ int engine_llama_open(const struct engine_options *o, struct engine **out, struc
     return 0;
 }
 
-void engine_llama_allow_gap(struct engine *g)
+const char *engine_llama_release(void)
 {
-    llama_of(g)->allow_gap = true;
+    return llama_version();
+}
+
+void engine_llama_allow_gap(struct engine *g, bool on)
+{
+    llama_of(g)->allow_gap = on;
+}
+
+void engine_llama_handoff_set(struct engine *g, enum engine_handoff handoff)
+{
+    if (llama_of(g)->layout.known)
+        g->limits.handoff = handoff;
+}
+
+void engine_llama_clear(struct engine *base)
+{
+    struct llama_engine *g = llama_of(base);
+    if (g->mem)
+        llama_memory_clear(g->mem, true);
+    memset(g->seqs, 0, base->limits.n_seq * sizeof *g->seqs);
+    g->n_rows = 0;
 }
 
 struct engine_llama_facts engine_llama_facts_get(const struct engine *base)
