@@ -372,15 +372,6 @@ static struct kv_schedule_options schedule_options(double r, double floor_tokens
                                                   .link_bytes_per_s = 20000 * 1000 / r}};
 }
 
-static size_t plain_grid(uint32_t p0, uint32_t n, uint32_t chunk, uint32_t *ends)
-{
-    size_t k = 0;
-    for (uint32_t at = p0; at < n; k++) {
-        at = (at / chunk + 1) * chunk;
-        ends[k] = at = at < n ? at : n;
-    }
-    return k;
-}
 
 static void check_cover(const struct kv_schedule_options *o, uint32_t p0, uint32_t n,
                         const uint32_t *ends, size_t k, size_t max_ends)
