@@ -1,0 +1,990 @@
+// A request's life against workers that do as they are told: every plan, and every way in which the
+// prefill node, the decode worker or the client can let it down.
+#include "gateway_fake.h"
+
+#include <math.h>
+
+#define LONG_PROMPT_TOKENS 400
+
+// A body whose prompt has n tokens (the fake worker makes one of each byte). Caller frees.
+static char *prompt_body(size_t n, const char *more)
+{
+    char *prompt = mem_alloc(n + 1), *body;
+
+    memset(prompt, 'a', n);
+    body = mem_format("{\"prompt\":\"%s\"%s%s}", prompt, more[0] ? "," : "", more);
+    free(prompt);
+    return body;
+}
+
+static struct web ask_long(struct stage *s, const char *more)
+{
+    char *body = prompt_body(LONG_PROMPT_TOKENS, more);
+    struct web w = web_post(s->port, "/v1/completions", body);
+
+    free(body);
+    return w;
+}
+
+// Ends the exchange, checks the status and returns the answer's JSON.
+static json_t *finish_json(struct web *w, int status)
+{
+    struct answer a = web_finish(w);
+    json_t *v = parse(a.body);
+
+    if (a.status != status)
+        fail_msg("status %d: %s", a.status, a.body);
+    answer_fini(&a);
+    return v;
+}
+
+static void assert_has(const char *text, const char *part)
+{
+    if (!strstr(text, part))
+        fail_msg("\"%s\" is not in: %s", part, text);
+}
+
+static void assert_close(double a, double b)
+{
+    if (fabs(a - b) > 1e-6)
+        fail_msg("%.9f is not %.9f", a, b);
+}
+
+// ---- plain answers ----------------------------------------------------------------------------------------
+
+static void test_chat_whole(void **state)
+{
+    struct stage s;
+    struct web w;
+    json_t *v;
+
+    (void)state;
+    stage_init(&s);
+    stage_ready(&s, false);
+    w = web_post(s.port, "/v1/chat/completions",
+                 "{\"model\":\"stem\",\"messages\":[{\"role\":\"user\",\"content\":\"hello\"}],"
+                 "\"max_tokens\":3,\"temperature\":0,\"stop\":[\"x\"],\"seed\":7}");
+    v = finish_json(&w, 200);
+    assert_string_equal(text_at(v, "object"), "chat.completion");
+    assert_string_equal(text_at(v, "model"), "fake-model");
+    assert_string_equal(text_at(v, "choices.0.message.role"), "assistant");
+    assert_string_equal(text_at(v, "choices.0.message.content"), "t0 t1 t2 ");
+    assert_string_equal(text_at(v, "choices.0.finish_reason"), "length");
+    assert_int_equal(json_integer_value(at(v, "usage.prompt_tokens")), 5);
+    assert_int_equal(json_integer_value(at(v, "usage.completion_tokens")), 3);
+    assert_int_equal(json_integer_value(at(v, "usage.total_tokens")), 8);
+    assert_string_equal(text_at(v, "timings.plan"), "local");
+    assert_string_equal(text_at(v, "timings.decode_node"), "mac");
+    assert_string_equal(text_at(v, "timings.prefill_node"), "mac");
+    assert_true(json_is_null(at(v, "timings.fallback")));
+    assert_true(json_is_null(at(v, "timings.tail_ms")));
+    assert_true(json_number_value(at(v, "timings.decode_tokens_per_s")) == 6.0);
+    json_decref(v);
+    v = fake_expect(&s.local, WIRE_GENERATE, 1)->head;
+    assert_int_equal(json_integer_value(at(v, "max_tokens")), 3);
+    assert_true(json_number_value(at(v, "sampling.temperature")) == 0);
+    assert_int_equal(json_integer_value(at(v, "sampling.seed")), 7);
+    assert_string_equal(text_at(v, "stop.0"), "x");
+    assert_true(json_is_null(at(v, "handoff")));
+    stage_stop(&s);
+}
+
+static void test_chat_stream(void **state)
+{
+    struct stage s;
+    struct web w;
+    struct answer a;
+
+    (void)state;
+    stage_init(&s);
+    stage_ready(&s, false);
+    w = web_post(s.port, "/chat/completions",
+                 "{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}],\"max_tokens\":2,"
+                 "\"stream\":true,\"stream_options\":{\"include_usage\":true}}");
+    a = web_finish(&w);
+    assert_int_equal(a.status, 200);
+    assert_false(a.cut);
+    assert_has(a.head, "text/event-stream");
+    assert_int_equal(strncmp(a.body, ": tandem\n\n", 10), 0);
+    assert_has(a.body, "chat.completion.chunk");
+    assert_has(a.body, "\"delta\":{\"role\":\"assistant\",\"content\":\"\"}");
+    assert_has(a.body, "\"delta\":{\"content\":\"t0 \"}");
+    assert_has(a.body, "\"delta\":{},\"logprobs\":null,\"finish_reason\":\"length\"");
+    assert_has(a.body, "\"choices\":[],\"usage\":{\"prompt_tokens\":2,\"completion_tokens\":2");
+    assert_string_equal(a.body + strlen(a.body) - strlen("data: [DONE]\n\n"), "data: [DONE]\n\n");
+    assert_true(strstr(a.body, "\"role\"") < strstr(a.body, "t0 "));
+    answer_fini(&a);
+    stage_stop(&s);
+}
+
+// What is held back at the end comes with DONE; an empty text makes no chunk.
+static void test_text_pieces(void **state)
+{
+    struct stage s;
+    struct web w;
+    struct answer a;
+    uint64_t id;
+
+    (void)state;
+    stage_init(&s);
+    s.local.hold_generate = true;
+    stage_ready(&s, false);
+    w = web_post(s.port, "/v1/completions", "{\"prompt\":[5,6,7],\"stream\":true}");
+    id = fake_expect(&s.local, WIRE_GENERATE, 1)->id;
+    assert_int_equal(fake_expect(&s.local, WIRE_GENERATE, 1)->n_tokens, 3);
+    fake_token(&s.local, id, 0, "");
+    fake_token(&s.local, id, 1, "\xc3\xa9");
+    fake_say(&s.local, WIRE_DONE, id,
+             "{\"finish\":\"stop\",\"gen_tokens\":3,\"text\":\"tail\",\"decode_s\":1.0}");
+    a = web_finish(&w);
+    assert_has(a.body, "\"object\":\"text_completion\"");
+    assert_has(a.body, "\"text\":\"\xc3\xa9\"");
+    assert_has(a.body, "\"text\":\"tail\"");
+    assert_has(a.body, "\"text\":\"\",\"logprobs\":null,\"finish_reason\":\"stop\"");
+    assert_null(strstr(a.body, "\"text\":\"\",\"logprobs\":null,\"finish_reason\":null"));
+    answer_fini(&a);
+    stage_stop(&s);
+}
+
+static void test_context(void **state)
+{
+    struct stage s;
+    struct web w;
+    char *body;
+    json_t *v;
+
+    (void)state;
+    stage_init(&s);
+    s.local.n_ctx = 100;
+    stage_ready(&s, false);
+    body = prompt_body(99, "\"max_tokens\":50");
+    w = web_post(s.port, "/v1/completions", body);
+    v = finish_json(&w, 200);
+    assert_int_equal(json_integer_value(at(v, "usage.completion_tokens")), 1);
+    json_decref(v);
+    free(body);
+    body = prompt_body(100, "\"stream\":true");
+    w = web_post(s.port, "/v1/completions", body);
+    v = finish_json(&w, 400);
+    assert_has(text_at(v, "error.message"), "100 tokens");
+    assert_has(text_at(v, "error.message"), "holds 100");
+    assert_string_equal(text_at(v, "error.code"), "context_length_exceeded");
+    json_decref(v);
+    free(body);
+    w = web_post(s.port, "/v1/completions", "{\"prompt\":\"\"}");
+    v = finish_json(&w, 400);
+    assert_string_equal(text_at(v, "error.code"), "empty_prompt");
+    json_decref(v);
+    assert_int_equal(fake_count(&s.local, WIRE_GENERATE), 1);
+    stage_stop(&s);
+}
+
+// Four sequences share 4096 cells: who sets no limit gets a quarter, -1 all of it.
+static void test_default_max_tokens(void **state)
+{
+    static const struct {
+        const char *more;
+        int want;
+    } rows[] = {{"", 1024 - 400}, {"\"max_tokens\":-1", 4096 - 400}, {"\"max_tokens\":9", 9},
+                {"\"max_tokens\":9,\"max_completion_tokens\":11", 11},
+                {"\"max_tokens\":99999", 4096 - 400}};
+    struct stage s;
+
+    (void)state;
+    stage_init(&s);
+    stage_ready(&s, false);
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        struct web w = ask_long(&s, rows[i].more);
+
+        json_decref(finish_json(&w, 200));
+        assert_int_equal(json_integer_value(json_object_get(
+                             fake_expect(&s.local, WIRE_GENERATE, i + 1)->head, "max_tokens")),
+                         rows[i].want);
+    }
+    stage_stop(&s);
+}
+
+static void test_worker_refuses(void **state)
+{
+    struct stage s;
+    struct web w;
+    json_t *v;
+
+    (void)state;
+    stage_init(&s);
+    s.local.hold_render = s.local.hold_generate = true;
+    stage_ready(&s, false);
+    w = web_post(s.port, "/v1/completions", "{\"prompt\":[1,2]}");
+    fake_say(&s.local, WIRE_FAILED, fake_expect(&s.local, WIRE_RENDER, 1)->id,
+             "{\"code\":\"invalid\",\"message\":\"the template has no such role\"}");
+    v = finish_json(&w, 400);
+    assert_has(text_at(v, "error.message"), "no such role");
+    json_decref(v);
+    w = web_post(s.port, "/v1/completions", "{\"prompt\":[1,2],\"stream\":true}");
+    fake_render(&s.local, fake_expect(&s.local, WIRE_RENDER, 2));
+    fake_say(&s.local, WIRE_FAILED, fake_expect(&s.local, WIRE_GENERATE, 1)->id,
+             "{\"code\":\"engine\",\"message\":\"out of cells\"}");
+    struct answer a = web_finish(&w);
+    assert_int_equal(a.status, 200);
+    assert_has(a.body, "data: {\"error\":{\"message\":\"out of cells\"");
+    assert_null(strstr(a.body, "[DONE]"));
+    answer_fini(&a);
+    stage_stop(&s);
+}
+
+// ---- hybrid -------------------------------------------------------------------------------------------------
+
+static void test_hybrid(void **state)
+{
+    struct stage s;
+    struct web w;
+    json_t *v, *generate, *prefill, *span;
+    char port[16];
+
+    (void)state;
+    stage_init(&s);
+    stage_ready(&s, true);
+    w = ask_long(&s, "\"tandem\":{\"timeline\":true}");
+    v = finish_json(&w, 200);
+    prefill = fake_expect(&s.node, WIRE_PREFILL, 1)->head;
+    generate = fake_expect(&s.local, WIRE_GENERATE, 1)->head;
+    assert_int_equal(json_integer_value(at(prefill, "upto")), LONG_PROMPT_TOKENS - 1);
+    assert_string_equal(text_at(prefill, "ticket"), text_at(generate, "handoff.ticket"));
+    assert_int_equal(json_integer_value(at(prefill, "transfer")),
+                     json_integer_value(at(generate, "handoff.transfer")));
+    snprintf(port, sizeof(port), "%d", (int)json_integer_value(at(generate, "handoff.port")));
+    assert_int_equal(strtol(port, NULL, 10), s.node.port);
+    assert_false(json_is_true(at(prefill, "serial")));
+    assert_string_equal(text_at(v, "timings.plan"), "hybrid");
+    assert_string_equal(text_at(v, "timings.prefill_node"), "spark");
+    assert_string_equal(text_at(v, "timings.decode_node"), "mac");
+    assert_has(text_at(v, "timings.reason"), "399 uncached");
+    assert_int_equal(json_integer_value(at(v, "timings.kv_bytes")), 1000);
+    assert_int_equal(json_integer_value(at(v, "timings.overruns")), 1);
+    assert_true(json_number_value(at(v, "timings.prefill_s")) == 1.9);
+    assert_true(json_is_null(at(v, "timings.fallback")));
+    // The end marker came 2.0 s after GENERATE, the last token was computed 1.9 s after PREFILL; what
+    // lies between the two messages is part of the tail on the gateway's axis.
+    double sent = json_number_value(at(v, "timings.decode_sent_s")) -
+                  json_number_value(at(v, "timings.prefill_sent_s"));
+    assert_true(sent >= 0);
+    assert_close(json_number_value(at(v, "timings.tail_ms")), 100 + sent * 1e3);
+    span = at(v, "timings.timeline.0");
+    assert_string_equal(text_at(span, "who"), "prefill");
+    assert_close(json_number_value(at(span, "t1")),
+                 1.9 + json_number_value(at(v, "timings.prefill_sent_s")));
+    json_decref(v);
+    // The rate that the node measured goes back to it with the next prompt.
+    w = ask_long(&s, "\"tandem\":{\"plan\":\"serial\"}");
+    v = finish_json(&w, 200);
+    assert_string_equal(text_at(v, "timings.plan"), "serial");
+    assert_null(at(v, "timings.timeline"));
+    json_decref(v);
+    prefill = fake_expect(&s.node, WIRE_PREFILL, 2)->head;
+    assert_true(json_is_true(at(prefill, "serial")));
+    assert_true(json_number_value(at(prefill, "link_bytes_per_s")) == 5e8);
+    assert_true(json_is_true(at(fake_expect(&s.local, WIRE_GENERATE, 2)->head, "handoff.serial")));
+    stage_stop(&s);
+}
+
+// The prefill node's account may come after the decode worker is done, or never.
+static void test_hybrid_linger(void **state)
+{
+    struct stage s;
+    struct web w;
+    json_t *v;
+    uint64_t id;
+
+    (void)state;
+    stage_init(&s);
+    s.node.hold_prefill = true;
+    stage_ready(&s, true);
+    for (int late = 0; late < 2; late++) {
+        w = ask_long(&s, "");
+        id = fake_expect(&s.node, WIRE_PREFILL, (size_t)late + 1)->id;
+        fake_say(&s.node, WIRE_ACCEPTED, id, "{}");
+        fake_expect(&s.local, WIRE_GENERATE, (size_t)late + 1);
+        if (!late)
+            fake_say(&s.node, WIRE_PREFILLED, id, "{\"done_s\":1.25}");
+        v = finish_json(&w, 200);
+        assert_string_equal(text_at(v, "timings.plan"), "hybrid");
+        assert_true(json_is_null(at(v, "timings.tail_ms")) == (late == 1));
+        json_decref(v);
+    }
+    fake_expect(&s.node, WIRE_CANCEL, 1);
+    stage_stop(&s);
+}
+
+static void test_short_prompt_stays(void **state)
+{
+    struct stage s;
+    struct web w;
+    json_t *v;
+
+    (void)state;
+    stage_init(&s);
+    stage_ready(&s, true);
+    w = web_post(s.port, "/v1/completions", "{\"prompt\":\"short\"}");
+    v = finish_json(&w, 200);
+    assert_string_equal(text_at(v, "timings.plan"), "local");
+    json_decref(v);
+    assert_int_equal(fake_count(&s.node, WIRE_PREFILL), 0);
+    w = web_post(s.port, "/v1/completions",
+                 "{\"prompt\":\"short\",\"tandem\":{\"plan\":\"hybrid\"}}");
+    v = finish_json(&w, 200);
+    assert_string_equal(text_at(v, "timings.plan"), "hybrid");
+    json_decref(v);
+    stage_stop(&s);
+}
+
+// ---- the prefill node lets it down ----------------------------------------------------------------------------
+
+static void test_prefill_refuses(void **state)
+{
+    struct stage s;
+    struct web w;
+    json_t *v;
+
+    (void)state;
+    stage_init(&s);
+    s.node.hold_prefill = true;
+    stage_ready(&s, true);
+    w = ask_long(&s, "");
+    fake_say(&s.node, WIRE_FAILED, fake_expect(&s.node, WIRE_PREFILL, 1)->id,
+             "{\"code\":\"busy\",\"message\":\"64 requests are here already\"}");
+    v = finish_json(&w, 200);
+    assert_string_equal(text_at(v, "timings.plan"), "local");
+    assert_has(text_at(v, "timings.fallback"), "spark refused: 64 requests");
+    assert_string_equal(text_at(v, "choices.0.text"), "t0 t1 t2 t3 ");
+    json_decref(v);
+    stage_stop(&s);
+}
+
+static void test_prefill_silent(void **state)
+{
+    struct stage s;
+    struct web w;
+    json_t *v;
+
+    (void)state;
+    stage_init(&s);
+    s.options.stall_s = 0.1;
+    s.node.hold_prefill = true;
+    stage_ready(&s, true);
+    w = ask_long(&s, "");
+    v = finish_json(&w, 200);
+    assert_string_equal(text_at(v, "timings.plan"), "local");
+    assert_has(text_at(v, "timings.fallback"), "did not answer in time");
+    json_decref(v);
+    fake_expect(&s.node, WIRE_CANCEL, 1);
+    stage_stop(&s);
+}
+
+// Before ACCEPTED: the whole prompt is read here.
+static void test_prefill_dies_early(void **state)
+{
+    struct stage s;
+    struct web w;
+    json_t *v;
+
+    (void)state;
+    stage_init(&s);
+    s.node.hold_prefill = true;
+    stage_ready(&s, true);
+    w = ask_long(&s, "");
+    fake_expect(&s.node, WIRE_PREFILL, 1);
+    fake_hang_up(&s.node);
+    v = finish_json(&w, 200);
+    assert_string_equal(text_at(v, "timings.plan"), "local");
+    assert_has(text_at(v, "timings.fallback"), "spark was lost");
+    json_decref(v);
+    stage_stop(&s);
+}
+
+// After ACCEPTED: the decode worker is told to go on alone; its own words are kept.
+static void prefill_lost(bool dies)
+{
+    struct stage s;
+    struct web w;
+    json_t *v;
+    uint64_t id, generate;
+
+    stage_init(&s);
+    s.node.hold_prefill = s.local.hold_generate = true;
+    stage_ready(&s, true);
+    w = ask_long(&s, "");
+    id = fake_expect(&s.node, WIRE_PREFILL, 1)->id;
+    fake_say(&s.node, WIRE_ACCEPTED, id, "{}");
+    generate = fake_expect(&s.local, WIRE_GENERATE, 1)->id;
+    if (dies)
+        fake_hang_up(&s.node);
+    else
+        fake_say(&s.node, WIRE_FAILED, id, "{\"code\":\"engine\",\"message\":\"a bad step\"}");
+    v = fake_expect(&s.local, WIRE_ABANDON, 1)->head;
+    assert_has(text_at(v, "reason"), "prefill node spark");
+    fake_token(&s.local, generate, 0, "alone");
+    fake_say(&s.local, WIRE_DONE, generate,
+             "{\"finish\":\"stop\",\"gen_tokens\":1,\"tokens_read\":300,\"tokens_imported\":100,"
+             "\"decode_s\":1.0,\"fallback\":\"went on from token 100\"}");
+    v = finish_json(&w, 200);
+    assert_string_equal(text_at(v, "choices.0.text"), "alone");
+    assert_string_equal(text_at(v, "timings.plan"), "hybrid");
+    assert_has(text_at(v, "timings.fallback"), dies ? "was lost" : "a bad step");
+    assert_has(text_at(v, "timings.fallback"), "went on from token 100");
+    assert_int_equal(json_integer_value(at(v, "timings.cached_tokens")), 0);
+    json_decref(v);
+    stage_stop(&s);
+}
+
+static void test_prefill_fails(void **state)
+{
+    (void)state;
+    prefill_lost(false);
+}
+
+static void test_prefill_dies(void **state)
+{
+    (void)state;
+    prefill_lost(true);
+}
+
+static void test_node_absent(void **state)
+{
+    struct stage s;
+    struct web w;
+    json_t *v;
+
+    (void)state;
+    stage_init(&s);
+    stage_ready(&s, false);
+    w = ask_long(&s, "\"tandem\":{\"plan\":\"hybrid\"}");
+    v = finish_json(&w, 200);
+    assert_string_equal(text_at(v, "timings.plan"), "local");
+    assert_has(text_at(v, "timings.fallback"), "no prefill node");
+    json_decref(v);
+    w = ask_long(&s, "\"tandem\":{\"plan\":\"remote\"}");
+    v = finish_json(&w, 503);
+    assert_string_equal(text_at(v, "error.code"), "no_prefill_node");
+    json_decref(v);
+    stage_stop(&s);
+}
+
+// A node of another model is never asked; both values can be read. It is asked again later.
+static void test_node_mismatch(void **state)
+{
+    struct stage s;
+    struct web w;
+    struct answer a;
+    json_t *v;
+
+    (void)state;
+    stage_init(&s);
+    s.node.weights_hash = 2;
+    stage_start(&s, true);
+    stage_await(&s, 0, "up");
+    stage_await(&s, 1, "refused");
+    a = web_get(s.port, "/health?verbose");
+    assert_has(a.body, "weights_hash");
+    answer_fini(&a);
+    w = ask_long(&s, "");
+    v = finish_json(&w, 200);
+    assert_string_equal(text_at(v, "timings.plan"), "local");
+    assert_has(text_at(v, "timings.reason"), "weights_hash");
+    json_decref(v);
+    assert_int_equal(fake_count(&s.node, WIRE_PREFILL), 0);
+    stage_stop(&s);
+}
+
+static void test_node_different_weights_allowed(void **state)
+{
+    struct stage s;
+
+    (void)state;
+    stage_init(&s);
+    s.node.weights_hash = 2;
+    s.options.same_weights = false;
+    stage_ready(&s, true);
+    stage_stop(&s);
+}
+
+static void test_node_refuses_hello(void **state)
+{
+    struct stage s;
+    struct answer a;
+
+    (void)state;
+    stage_init(&s);
+    s.node.refusal = "this node speaks version 9";
+    stage_start(&s, true);
+    stage_await(&s, 1, "refused");
+    a = web_get(s.port, "/v1/tandem/status");
+    assert_has(a.body, "this node speaks version 9");
+    answer_fini(&a);
+    stage_stop(&s);
+}
+
+static void test_node_wrong_key(void **state)
+{
+    struct stage s;
+    struct answer a;
+
+    (void)state;
+    stage_init(&s);
+    s.options.key.bytes[0] = 1;
+    s.node.key.bytes[0] = 2;
+    stage_start(&s, true);
+    stage_await(&s, 0, "up");
+    for (bool told = false; !told;) {
+        a = web_get(s.port, "/v1/tandem/status");
+        told = strstr(a.body, "not connected yet") == NULL && strstr(a.body, "\"down\"") != NULL;
+        answer_fini(&a);
+    }
+    stage_stop(&s);
+}
+
+// A node that went away is dialled again and used again.
+static void test_node_comes_back(void **state)
+{
+    struct stage s;
+    struct web w;
+    json_t *v;
+
+    (void)state;
+    stage_init(&s);
+    stage_ready(&s, true);
+    fake_hang_up(&s.node);
+    fake_links_wait(&s.node, 2);
+    stage_await(&s, 1, "up");
+    w = ask_long(&s, "");
+    v = finish_json(&w, 200);
+    assert_string_equal(text_at(v, "timings.plan"), "hybrid");
+    json_decref(v);
+    stage_stop(&s);
+}
+
+// ---- remote -----------------------------------------------------------------------------------------------------
+
+static void test_remote(void **state)
+{
+    struct stage s;
+    struct web w;
+    struct answer a;
+    json_t *v;
+
+    (void)state;
+    stage_init(&s);
+    stage_ready(&s, true);
+    w = ask_long(&s, "\"tandem\":{\"plan\":\"remote\"}");
+    v = finish_json(&w, 200);
+    assert_string_equal(text_at(v, "timings.plan"), "remote");
+    assert_string_equal(text_at(v, "timings.decode_node"), "spark");
+    json_decref(v);
+    assert_int_equal(fake_count(&s.local, WIRE_GENERATE), 0);
+    // It dies before the first token: this machine answers. After it: nobody can.
+    s.node.hold_generate = true;
+    w = ask_long(&s, "\"tandem\":{\"plan\":\"remote\"}");
+    fake_expect(&s.node, WIRE_GENERATE, 2);
+    fake_hang_up(&s.node);
+    v = finish_json(&w, 200);
+    assert_string_equal(text_at(v, "timings.plan"), "local");
+    assert_has(text_at(v, "timings.fallback"), "node spark failed");
+    json_decref(v);
+    stage_await(&s, 1, "up");
+    w = ask_long(&s, "\"stream\":true,\"tandem\":{\"plan\":\"remote\"}");
+    fake_token(&s.node, fake_expect(&s.node, WIRE_GENERATE, 3)->id, 0, "first");
+    web_until(&w, "first");
+    fake_hang_up(&s.node);
+    a = web_finish(&w);
+    assert_has(a.body, "\"code\":\"closed\"");
+    assert_has(a.body, "after 1 tokens");
+    answer_fini(&a);
+    stage_stop(&s);
+}
+
+// ---- the decode worker lets it down --------------------------------------------------------------------------------
+
+static void local_dies(struct stage *s)
+{
+    fake_hang_up(&s->local);
+    s->local.ops->on_down(s->local.ops_ctx, "signal 9 (Killed)", 0);
+}
+
+static void test_decode_dies(void **state)
+{
+    struct stage s;
+    struct web stream, whole;
+    struct answer a;
+    json_t *v;
+
+    (void)state;
+    stage_init(&s);
+    s.local.hold_generate = true;
+    stage_ready(&s, false);
+    stream = ask_long(&s, "\"stream\":true");
+    fake_token(&s.local, fake_expect(&s.local, WIRE_GENERATE, 1)->id, 0, "one");
+    web_until(&stream, "one");
+    whole = ask_long(&s, "");
+    fake_token(&s.local, fake_expect(&s.local, WIRE_GENERATE, 2)->id, 0, "two");
+    // Its progress is seen when the next status has been asked for and answered on the same link.
+    stage_await(&s, 0, "up");
+    local_dies(&s);
+    a = web_finish(&stream);
+    assert_int_equal(a.status, 200);
+    assert_has(a.body, "data: {\"error\"");
+    assert_has(a.body, "ended after 1 tokens");
+    assert_null(strstr(a.body, "[DONE]"));
+    answer_fini(&a);
+    v = finish_json(&whole, 502);
+    assert_has(text_at(v, "error.message"), "mac");
+    json_decref(v);
+    a = web_get(s.port, "/health");
+    assert_int_equal(a.status, 503);
+    assert_has(a.head, "Retry-After");
+    answer_fini(&a);
+    fake_up(&s.local);
+    stage_await(&s, 0, "up");
+    stage_stop(&s);
+}
+
+// What had not begun is asked of the restarted worker, once.
+static void test_decode_dies_before(void **state)
+{
+    struct stage s;
+    struct web w;
+    json_t *v;
+
+    (void)state;
+    stage_init(&s);
+    s.local.hold_generate = true;
+    stage_ready(&s, false);
+    w = ask_long(&s, "");
+    fake_expect(&s.local, WIRE_GENERATE, 1);
+    local_dies(&s);
+    s.local.hold_generate = false;
+    fake_up(&s.local);
+    v = finish_json(&w, 200);
+    assert_string_equal(text_at(v, "choices.0.text"), "t0 t1 t2 t3 ");
+    json_decref(v);
+    s.local.hold_generate = true;
+    w = ask_long(&s, "");
+    for (size_t i = 0; i < 2; i++) {
+        fake_expect(&s.local, WIRE_GENERATE, 3 + i);
+        local_dies(&s);
+        fake_up(&s.local);
+    }
+    json_decref(finish_json(&w, 502));
+    stage_stop(&s);
+}
+
+static void test_decode_dies_in_render(void **state)
+{
+    struct stage s;
+    struct web w;
+
+    (void)state;
+    stage_init(&s);
+    s.local.hold_render = true;
+    stage_ready(&s, false);
+    w = ask_long(&s, "");
+    fake_expect(&s.local, WIRE_RENDER, 1);
+    local_dies(&s);
+    s.local.hold_render = false;
+    fake_up(&s.local);
+    json_decref(finish_json(&w, 200));
+    stage_stop(&s);
+}
+
+static void test_decode_stays_down(void **state)
+{
+    struct stage s;
+    struct web w;
+    json_t *v;
+
+    (void)state;
+    stage_init(&s);
+    s.local.hold_generate = true;
+    stage_ready(&s, false);
+    w = ask_long(&s, "");
+    fake_expect(&s.local, WIRE_GENERATE, 1);
+    fake_hang_up(&s.local);
+    s.local.ops->on_down(s.local.ops_ctx, "exit code 2", -1);
+    v = finish_json(&w, 502);
+    assert_has(text_at(v, "error.message"), "exit code 2");
+    json_decref(v);
+    w = web_post(s.port, "/v1/completions", "{\"prompt\":\"x\"}");
+    v = finish_json(&w, 503);
+    assert_string_equal(text_at(v, "error.code"), "worker_dead");
+    json_decref(v);
+    stage_stop(&s);
+}
+
+static void test_loading(void **state)
+{
+    struct stage s;
+    struct web w;
+    struct answer a;
+    json_t *v;
+
+    (void)state;
+    stage_init(&s);
+    s.local.late = true;
+    stage_start(&s, false);
+    w = web_post(s.port, "/v1/completions", "{\"prompt\":\"x\"}");
+    a = web_finish(&w);
+    assert_int_equal(a.status, 503);
+    assert_has(a.head, "Retry-After: 2");
+    assert_has(a.body, "loading");
+    answer_fini(&a);
+    fake_up(&s.local);
+    stage_await(&s, 0, "up");
+    w = web_post(s.port, "/v1/completions", "{\"prompt\":\"x\"}");
+    v = finish_json(&w, 200);
+    json_decref(v);
+    stage_stop(&s);
+}
+
+// A node that was up first is compared when there is something to compare with.
+static void test_node_waits_for_local(void **state)
+{
+    struct stage s;
+
+    (void)state;
+    stage_init(&s);
+    s.local.late = true;
+    stage_start(&s, true);
+    stage_await(&s, 1, "waiting");
+    fake_up(&s.local);
+    stage_await(&s, 1, "up");
+    stage_stop(&s);
+}
+
+// A worker that breaks the protocol is dropped like one that died.
+static void test_decode_talks_nonsense(void **state)
+{
+    struct stage s;
+    struct web w;
+    struct wire_frame f;
+    uint64_t id;
+
+    (void)state;
+    stage_init(&s);
+    s.local.hold_generate = true;
+    stage_ready(&s, false);
+    w = ask_long(&s, "");
+    id = fake_expect(&s.local, WIRE_GENERATE, 1)->id;
+    fake_say(&s.local, WIRE_PROGRESS, id, "{\"phase\":\"prefill\",\"done\":8,\"total\":399}");
+    f = wire_frame_struct(WIRE_TOKEN, id, "[not json", 9, (struct wire_body){0});
+    fake_send(&s.local, f);
+    json_decref(finish_json(&w, 502));
+    stage_stop(&s);
+}
+
+// ---- the client lets it down ------------------------------------------------------------------------------------
+
+static void client_leaves(bool stream)
+{
+    struct stage s;
+    struct web w;
+    uint64_t prefill, generate;
+
+    stage_init(&s);
+    s.node.hold_prefill = s.local.hold_generate = true;
+    stage_ready(&s, true);
+    w = ask_long(&s, stream ? "\"stream\":true" : "");
+    prefill = fake_expect(&s.node, WIRE_PREFILL, 1)->id;
+    fake_say(&s.node, WIRE_ACCEPTED, prefill, "{}");
+    generate = fake_expect(&s.local, WIRE_GENERATE, 1)->id;
+    if (stream)
+        web_until(&w, ": tandem");
+    web_close(&w);
+    assert_int_equal(fake_expect(&s.local, WIRE_CANCEL, 1)->id, generate);
+    assert_int_equal(fake_expect(&s.node, WIRE_CANCEL, 1)->id, prefill);
+    stage_stop(&s);
+}
+
+static void test_client_leaves_stream(void **state)
+{
+    (void)state;
+    client_leaves(true);
+}
+
+static void test_client_leaves_whole(void **state)
+{
+    (void)state;
+    client_leaves(false);
+}
+
+// A client that does not read must not make the server grow.
+static void test_client_slow(void **state)
+{
+    struct stage s;
+    struct web w;
+    char *big = mem_alloc(60001);
+    uint64_t id;
+    size_t n = 0;
+
+    (void)state;
+    memset(big, 'x', 60000);
+    stage_init(&s);
+    s.local.hold_generate = true;
+    stage_ready(&s, false);
+    w = ask_long(&s, "\"stream\":true");
+    id = fake_expect(&s.local, WIRE_GENERATE, 1)->id;
+    while (fake_count(&s.local, WIRE_CANCEL) == 0 && n < 2000) {
+        fake_token(&s.local, id, (uint32_t)n++, big);
+        // The worker keeps in step with the gateway, as a status query shows.
+        if (n % 16 == 0)
+            stage_await(&s, 0, "up");
+    }
+    assert_int_equal(fake_count(&s.local, WIRE_CANCEL), 1);
+    struct answer a = web_finish(&w);
+    assert_true(a.cut);
+    assert_null(strstr(a.body, "[DONE]"));
+    answer_fini(&a);
+    free(big);
+    stage_stop(&s);
+}
+
+// Comments keep a connection alive while the prompt is read, also before it is tokenised.
+static void test_heartbeat(void **state)
+{
+    struct stage s;
+    struct web w;
+    const char *at;
+    size_t n = 0;
+
+    (void)state;
+    stage_init(&s);
+    s.options.heartbeat_ns = 20 * NS_PER_MS;
+    s.local.hold_generate = true;
+    stage_ready(&s, false);
+    w = ask_long(&s, "\"stream\":true");
+    while (n < 4) {
+        assert_true(web_more(&w));
+        n = 0;
+        for (at = (char *)w.in.data; (at = strstr(at, ": tandem")) != NULL; at++)
+            n++;
+    }
+    fake_generate(&s.local, fake_expect(&s.local, WIRE_GENERATE, 1));
+    struct answer a = web_finish(&w);
+    assert_has(a.body, "[DONE]");
+    answer_fini(&a);
+    stage_stop(&s);
+}
+
+static void test_queue_full(void **state)
+{
+    struct stage s;
+    struct web first, second;
+    struct answer a;
+
+    (void)state;
+    stage_init(&s);
+    s.options.max_requests = 1;
+    s.local.hold_generate = true;
+    stage_ready(&s, false);
+    first = ask_long(&s, "");
+    fake_expect(&s.local, WIRE_GENERATE, 1);
+    second = ask_long(&s, "");
+    a = web_finish(&second);
+    assert_int_equal(a.status, 503);
+    assert_has(a.head, "Retry-After");
+    assert_has(a.body, "queue_full");
+    answer_fini(&a);
+    fake_generate(&s.local, fake_expect(&s.local, WIRE_GENERATE, 1));
+    json_decref(finish_json(&first, 200));
+    second = ask_long(&s, "");
+    fake_generate(&s.local, fake_expect(&s.local, WIRE_GENERATE, 2));
+    json_decref(finish_json(&second, 200));
+    stage_stop(&s);
+}
+
+// Many clients at once, each with its own answer.
+static void test_many(void **state)
+{
+    struct web w[40];
+    struct stage s;
+
+    (void)state;
+    stage_init(&s);
+    stage_ready(&s, true);
+    for (size_t i = 0; i < 40; i++)
+        w[i] = ask_long(&s, i % 2 ? "\"stream\":true" : "\"tandem\":{\"plan\":\"serial\"}");
+    for (size_t i = 0; i < 40; i++) {
+        struct answer a = web_finish(&w[i]);
+
+        assert_int_equal(a.status, 200);
+        assert_has(a.body, i % 2 ? "[DONE]" : "t0 t1 t2 t3 ");
+        answer_fini(&a);
+    }
+    stage_stop(&s);
+}
+
+// Stopping ends open answers with a word, and nothing waits for ever.
+static void test_stop(void **state)
+{
+    struct stage s;
+    struct web stream, whole;
+    struct answer a;
+
+    (void)state;
+    stage_init(&s);
+    s.local.hold_generate = true;
+    stage_ready(&s, true);
+    stream = ask_long(&s, "\"stream\":true");
+    whole = ask_long(&s, "");
+    fake_expect(&s.local, WIRE_GENERATE, 2);
+    web_until(&stream, ": tandem");
+    gateway_free(s.gateway);
+    a = web_finish(&stream);
+    assert_has(a.body, "the server is stopping");
+    answer_fini(&a);
+    a = web_finish(&whole);
+    assert_int_equal(a.status, 502);
+    answer_fini(&a);
+    fake_stop(&s.local);
+    fake_stop(&s.node);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_chat_whole),
+        cmocka_unit_test(test_chat_stream),
+        cmocka_unit_test(test_text_pieces),
+        cmocka_unit_test(test_context),
+        cmocka_unit_test(test_default_max_tokens),
+        cmocka_unit_test(test_worker_refuses),
+        cmocka_unit_test(test_hybrid),
+        cmocka_unit_test(test_hybrid_linger),
+        cmocka_unit_test(test_short_prompt_stays),
+        cmocka_unit_test(test_prefill_refuses),
+        cmocka_unit_test(test_prefill_silent),
+        cmocka_unit_test(test_prefill_dies_early),
+        cmocka_unit_test(test_prefill_fails),
+        cmocka_unit_test(test_prefill_dies),
+        cmocka_unit_test(test_node_absent),
+        cmocka_unit_test(test_node_mismatch),
+        cmocka_unit_test(test_node_different_weights_allowed),
+        cmocka_unit_test(test_node_refuses_hello),
+        cmocka_unit_test(test_node_wrong_key),
+        cmocka_unit_test(test_node_comes_back),
+        cmocka_unit_test(test_remote),
+        cmocka_unit_test(test_decode_dies),
+        cmocka_unit_test(test_decode_dies_before),
+        cmocka_unit_test(test_decode_dies_in_render),
+        cmocka_unit_test(test_decode_stays_down),
+        cmocka_unit_test(test_loading),
+        cmocka_unit_test(test_node_waits_for_local),
+        cmocka_unit_test(test_decode_talks_nonsense),
+        cmocka_unit_test(test_client_leaves_stream),
+        cmocka_unit_test(test_client_leaves_whole),
+        cmocka_unit_test(test_client_slow),
+        cmocka_unit_test(test_heartbeat),
+        cmocka_unit_test(test_queue_full),
+        cmocka_unit_test(test_many),
+        cmocka_unit_test(test_stop),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
