@@ -95,12 +95,14 @@ static void done_send(struct worker *w, struct worker_job *j, const char *finish
 {
     struct engine_pace_counts pace = engine_pace_get(w->engine);
     bool handed = j->handoff_end_ns != 0;
+    // The last token of the prompt is always read here, in the first decode step.
+    int tokens_read = (int)j->tokens_read + 1;
     double ready_s = ns_to_s(j->decode_start_ns - j->received_ns);
     json_t *head = json_pack(
         "{s:s,s:o,s:i,s:i,s:s,s:i,s:i,s:f,s:f,s:o,s:I,s:o,s:I,s:f,s:o}", "finish", finish, "stop",
         text_or_null(j->text.stopped), "prompt_tokens", (int)j->n_tokens, "gen_tokens",
         (int)j->generated, "text", rest->len == 0 ? "" : (char *)rest->data, "tokens_read",
-        (int)j->tokens_read, "tokens_imported", (int)j->imported, "prefill_s", ready_s, "decode_s",
+        tokens_read, "tokens_imported", (int)j->imported, "prefill_s", ready_s, "decode_s",
         ns_to_s(j->last_token_ns - j->decode_start_ns), "handoff_end_s",
         number_or_null(handed, ns_to_s(j->handoff_end_ns - j->received_ns)), "kv_bytes",
         (json_int_t)j->received_bytes, "fallback", text_or_null(j->fallback), "overruns",
