@@ -189,6 +189,7 @@ static void plan_begin(struct core *c, struct request *r)
     } else if (r->choice.plan == SCHED_REMOTE) {
         send_generate(c, r, &c->peers[1 + r->choice.node], false);
     } else {
+        peer_expect(c, &c->peers[1 + r->choice.node]);
         r->prefill = &c->peers[1 + r->choice.node];
         send_prefill(c, r);
     }
