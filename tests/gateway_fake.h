@@ -709,6 +709,21 @@ static UNUSED void stage_await(struct stage *s, int node, const char *state)
     }
 }
 
+// The local worker is up, found out without a word to any worker.
+static UNUSED void stage_await_health(struct stage *s)
+{
+    int64_t limit_ns = clock_now_ns() + FAKE_LIMIT_NS;
+    int status = 0;
+
+    while (status != 200) {
+        struct answer a = web_get(s->port, "/health");
+
+        status = a.status;
+        answer_fini(&a);
+        assert_true(clock_now_ns() < limit_ns);
+    }
+}
+
 // Both workers up.
 static UNUSED void stage_ready(struct stage *s, bool with_node)
 {

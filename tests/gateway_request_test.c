@@ -287,6 +287,31 @@ static void test_hybrid(void **state)
     stage_stop(&s);
 }
 
+// A node's first work comes long after it was last heard: it is not given up for that.
+static void test_hybrid_first_word(void **state)
+{
+    struct stage s;
+    json_t *v = NULL;
+
+    (void)state;
+    stage_init(&s);
+    stage_start(&s, true);
+    stage_await_health(&s);
+    // No status query here, because its answers count as words of the node.
+    for (bool asked = false; !asked;) {
+        struct web w;
+
+        json_decref(v);
+        w = ask_long(&s, "");
+        v = finish_json(&w, 200);
+        asked = strstr(text_at(v, "timings.reason"), "is not up") == NULL;
+    }
+    assert_string_equal(text_at(v, "timings.plan"), "hybrid");
+    assert_true(json_is_null(at(v, "timings.fallback")));
+    json_decref(v);
+    stage_stop(&s);
+}
+
 // The prefill node's account may come after the decode worker is done, or never.
 static void test_hybrid_linger(void **state)
 {
@@ -956,6 +981,7 @@ int main(void)
         cmocka_unit_test(test_default_max_tokens),
         cmocka_unit_test(test_worker_refuses),
         cmocka_unit_test(test_hybrid),
+        cmocka_unit_test(test_hybrid_first_word),
         cmocka_unit_test(test_hybrid_linger),
         cmocka_unit_test(test_short_prompt_stays),
         cmocka_unit_test(test_prefill_refuses),
