@@ -1,0 +1,199 @@
+// tandem serve: the gateway with its local worker, in the foreground.
+#include "base/json.h"
+#include "base/log.h"
+#include "cli/cli.h"
+#include "cli/wait.h"
+#include "gateway/gateway.h"
+#include "net/words.h"
+#include "node/message.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char usage[] = "usage: tandem serve -m MODEL [--listen ADDR:PORT] "
+                            "[--prefill HOST:PORT ...] [OPTIONS]";
+static const char about[] =
+    "Answers OpenAI's /v1/chat/completions and /v1/completions. The answer is written by a worker "
+    "on\n"
+    "this machine; long prompts are read by the prefill nodes that are given, and their KV cache\n"
+    "streams over meanwhile. Stops on SIGINT and SIGTERM.";
+
+struct serve {
+    struct gateway_options gateway;
+    const char *listen, *key_file;
+    struct cli_list prefill;
+    bool different_weights, json;
+};
+
+#define ALL_OPTIONS 40
+
+static void options_fill(struct serve *s, struct cli_option *out)
+{
+    const struct cli_option own[] = {
+        {.name = "--listen",
+         .kind = CLI_STRING,
+         .value = &s->listen,
+         .arg = "ADDR:PORT",
+         .help = "where HTTP is answered (127.0.0.1:8080); port 0 takes a free one"},
+        {.name = "--prefill",
+         .kind = CLI_LIST,
+         .value = &s->prefill,
+         .arg = "HOST:PORT",
+         .help = "a machine that runs \"tandem node\" and reads long prompts; may be repeated"},
+        {.name = "--key-file",
+         .kind = CLI_STRING,
+         .value = &s->key_file,
+         .arg = "FILE",
+         .help = "the cluster key (default: the one \"tandem pair\" stored)"},
+        {.name = "--different-weights",
+         .kind = CLI_FLAG,
+         .value = &s->different_weights,
+         .help = "let the nodes hold differently quantised weights of one model"},
+        {.name = "--api-key",
+         .kind = CLI_STRING,
+         .value = (void *)&s->gateway.api_key,
+         .arg = "KEY",
+         .help = "demand this key of clients; needed to listen on a public address. Better given "
+                 "as TANDEM_API_KEY: a command line can be seen by other users"},
+        {.name = "--cors",
+         .kind = CLI_FLAG,
+         .value = &s->gateway.cors,
+         .help = "answer to web pages of any origin"},
+        {.name = "--max-requests",
+         .kind = CLI_UINT32,
+         .value = &s->gateway.max_requests,
+         .arg = "N",
+         .help = "most requests at one time (64)",
+         .min = 1,
+         .max = 4096},
+        {.name = "--stall",
+         .kind = CLI_DOUBLE,
+         .value = &s->gateway.stall_s,
+         .arg = "SECONDS",
+         .help = "a prefill node that is silent for this long is given up (3)",
+         .min = 0.1,
+         .max = 3600},
+        {.name = "--json",
+         .kind = CLI_FLAG,
+         .value = &s->json,
+         .help = "when ready, print one line of JSON to stdout"},
+    };
+    size_t n = sizeof(own) / sizeof(own[0]);
+
+    memcpy(out, own, sizeof(own));
+    n += cli_worker_options(&s->gateway.worker, out + n, ALL_OPTIONS - n - 1);
+    memset(&out[n], 0, sizeof(out[n]));
+}
+
+// Only a cluster of machines needs a key; nodes on this one may do without.
+static int key_load(struct serve *s, struct err *e)
+{
+    bool needed = s->key_file != NULL;
+    int rc;
+
+    if (!needed && s->gateway.n_prefill == 0)
+        return 0;
+    for (size_t i = 0; i < s->gateway.n_prefill; i++)
+        needed = needed || !net_addr_is_loopback(&s->gateway.prefill[i]);
+    rc = net_key_load(s->key_file, &s->gateway.key, e);
+    return rc == ERR_NOT_FOUND && !needed ? 0 : rc;
+}
+
+static int options_apply(struct serve *s, struct err *e)
+{
+    struct gateway_options *o = &s->gateway;
+    int rc = 0;
+
+    if (!o->worker.engine.model)
+        return err_set(e, ERR_INVALID, "no model: give -m FILE.gguf");
+    if (s->listen)
+        rc = net_addr_parse(s->listen, "127.0.0.1", GATEWAY_PORT, &o->listen, e);
+    for (size_t i = 0; rc == 0 && i < s->prefill.n; i++)
+        rc = net_addr_parse(s->prefill.items[i], "127.0.0.1", MESSAGE_PORT, &o->prefill[i], e);
+    o->n_prefill = s->prefill.n;
+    o->same_weights = !s->different_weights;
+    return rc == 0 ? key_load(s, e) : rc;
+}
+
+static void ready_print(const struct serve *s, uint16_t port, const char *model)
+{
+    const char *host = s->gateway.listen.host;
+    bool v6 = strchr(host, ':') != NULL;
+    char url[300];
+    json_t *line;
+    char *text;
+
+    snprintf(url, sizeof(url), "http://%s%s%s:%u", v6 ? "[" : "", host, v6 ? "]" : "", port);
+    fprintf(stderr, "tandem: listening on %s (model %s)\n", url, model);
+    if (!s->json)
+        return;
+    line = json_object();
+    json_put(line, "listening", json_string(url));
+    json_put(line, "port", json_integer(port));
+    json_put(line, "model", json_string(model));
+    text = json_text(line);
+    puts(text);
+    fflush(stdout);
+    free(text);
+    json_decref(line);
+}
+
+// On the core's thread.
+static void on_event(void *ctx, enum gateway_event event, const char *text)
+{
+    (void)ctx;
+    wait_post(event == GATEWAY_UP ? WAIT_READY : WAIT_FAILED, text);
+}
+
+static int serve_until_stopped(struct serve *s, uint16_t port)
+{
+    struct wait_event ev;
+    bool announced = false;
+
+    for (;;) {
+        wait_next(&ev);
+        if (ev.kind == WAIT_SIGNAL)
+            return 0;
+        if (ev.kind == WAIT_FAILED) {
+            fprintf(stderr, "tandem serve: the model could not be served: %s\n", ev.text);
+            return 1;
+        }
+        if (!announced)
+            ready_print(s, port, ev.text);
+        announced = true;
+    }
+}
+
+static int serve_run(int argc, char **argv)
+{
+    struct serve s = {0};
+    struct cli_option options[ALL_OPTIONS];
+    struct err e = {0};
+    struct gateway *g = NULL;
+    bool done = false;
+    uint16_t port = 0;
+    int rc;
+
+    gateway_options_default(&s.gateway);
+    options_fill(&s, options);
+    rc = cli_parse(argc, argv, options, usage, about, NULL, &done, &e);
+    if (rc == 0 && done)
+        return 0;
+    if (rc == 0)
+        rc = options_apply(&s, &e);
+    if (rc != 0)
+        return cli_fail("serve", &e);
+    log_process_set("gateway");
+    wait_init();
+    s.gateway.on_event = on_event;
+    rc = gateway_start(&s.gateway, &g, &port, &e);
+    if (rc != 0)
+        return cli_fail("serve", &e);
+    rc = serve_until_stopped(&s, port);
+    gateway_free(g);
+    return rc;
+}
+
+const struct cli_command cli_serve = {
+    "serve", "the server: gateway and decode worker on this machine", serve_run};
