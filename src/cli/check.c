@@ -20,23 +20,41 @@ struct check {
 static int check_parse(int argc, char **argv, struct check *c, bool *done, struct err *e)
 {
     const struct cli_option options[] = {
-        {.name = "--model", .letter = 'm', .kind = CLI_STRING, .value = &c->model, .arg = "FILE.gguf",
+        {.name = "--model",
+         .letter = 'm',
+         .kind = CLI_STRING,
+         .value = &c->model,
+         .arg = "FILE.gguf",
          .help = "the model to check"},
-        {.name = "--kv-type", .kind = CLI_STRING, .value = &c->kv_type, .arg = "TYPE[,V]",
+        {.name = "--kv-type",
+         .kind = CLI_STRING,
+         .value = &c->kv_type,
+         .arg = "TYPE[,V]",
          .help = "type of the KV cache: f16 (default), f32, q8_0, ..."},
-        {.name = "--threads", .kind = CLI_INT, .value = &c->threads, .arg = "N",
-         .help = "threads of each process; 0: share the cores", .min = 0, .max = 4096},
-        {.name = "--gpu-layers", .kind = CLI_INT, .value = &c->gpu_layers, .arg = "N",
-         .help = "layers on the GPU; -1: all", .min = -1, .max = 100000},
+        {.name = "--threads",
+         .kind = CLI_INT,
+         .value = &c->threads,
+         .arg = "N",
+         .help = "threads of each process; 0: share the cores",
+         .min = 0,
+         .max = 4096},
+        {.name = "--gpu-layers",
+         .kind = CLI_INT,
+         .value = &c->gpu_layers,
+         .arg = "N",
+         .help = "layers on the GPU; -1: all",
+         .min = -1,
+         .max = 100000},
         {.name = "--json", .kind = CLI_FLAG, .value = &c->json, .help = "print one JSON object"},
         {0},
     };
-    return cli_parse(argc, argv, options, "tandem check -m FILE.gguf [--json]",
-                     "Finds out how the KV cache of a model can cross to another machine: hands a random\n"
-                     "prompt over between two processes and compares the next token's logits bit for bit\n"
-                     "with those of the un-split run; then once more with a range left out, as a control.\n"
-                     "Exit code 0: a mode is exact; 3: none is.",
-                     NULL, done, e);
+    return cli_parse(
+        argc, argv, options, "tandem check -m FILE.gguf [--json]",
+        "Finds out how the KV cache of a model can cross to another machine: hands a random\n"
+        "prompt over between two processes and compares the next token's logits bit for bit\n"
+        "with those of the un-split run; then once more with a range left out, as a control.\n"
+        "Exit code 0: a mode is exact; 3: none is.",
+        NULL, done, e);
 }
 
 static int worker_start(const struct check *c, pid_t *pid, struct err *e)
@@ -48,8 +66,18 @@ static int worker_start(const struct check *c, pid_t *pid, struct err *e)
     strncat(program, "/tandem-worker", sizeof program - strlen(program) - 1);
     snprintf(threads, sizeof threads, "%lld", (long long)c->threads);
     snprintf(layers, sizeof layers, "%lld", (long long)c->gpu_layers);
-    const char *argv[] = {program, "check", "-m", c->model, "--threads", threads, "--gpu-layers", layers,
-                          "--kv-type", c->kv_type, c->json ? "--json" : NULL, NULL};
+    const char *argv[] = {program,
+                          "check",
+                          "-m",
+                          c->model,
+                          "--threads",
+                          threads,
+                          "--gpu-layers",
+                          layers,
+                          "--kv-type",
+                          c->kv_type,
+                          c->json ? "--json" : NULL,
+                          NULL};
     struct os_spawn s = {.argv = argv, .stdout_fd = -1, .stderr_fd = -1, .die_with_parent = true};
     return os_spawn(&s, pid, e);
 }

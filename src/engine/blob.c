@@ -44,8 +44,9 @@ static size_t offset_of(const struct walk *w)
 static int skip(struct walk *w, uint64_t n, const char *what)
 {
     if (n > w->left)
-        return err_set(w->e, ERR_CORRUPT, "KV blob: %s needs %" PRIu64 " bytes at %zu, %zu are left",
-                       what, n, offset_of(w), w->left);
+        return err_set(w->e, ERR_CORRUPT,
+                       "KV blob: %s needs %" PRIu64 " bytes at %zu, %zu are left", what, n,
+                       offset_of(w), w->left);
     w->at += n;
     w->left -= (size_t)n;
     return 0;
@@ -146,7 +147,8 @@ static int position_check(struct walk *w, uint32_t pos)
 {
     if (pos < w->range.p0 || pos >= w->range.p1)
         return err_set(w->e, ERR_CORRUPT,
-                       "KV blob: position %" PRIu32 " at byte %zu is outside [%" PRIu32 ", %" PRIu32 ")",
+                       "KV blob: position %" PRIu32 " at byte %zu is outside [%" PRIu32 ", %" PRIu32
+                       ")",
                        pos, offset_of(w), w->range.p0, w->range.p1);
     uint32_t i = pos - w->range.p0;
     uint64_t *word = &w->scratch->bits[i / 64];
@@ -170,8 +172,8 @@ static int cell_check(struct walk *w, const struct blob_section *s)
         if (rc == 0)
             rc = read32(w, &token, "a cell's token");
         if (rc == 0 && token != UINT32_MAX && token >= w->layout->n_vocab)
-            rc = err_set(w->e, ERR_CORRUPT, "KV blob: token %" PRIu32 " of a cell is outside the vocabulary",
-                         token);
+            rc = err_set(w->e, ERR_CORRUPT,
+                         "KV blob: token %" PRIu32 " of a cell is outside the vocabulary", token);
     }
     return rc != 0 ? rc : skip(w, 4, "a cell's sequence");
 }
@@ -394,19 +396,28 @@ static int head_walk(struct walk *w)
 int blob_check(const struct blob_layout *layout, const struct blob_range *range, const void *data,
                size_t len, struct blob_scratch *scratch, struct err *e)
 {
-    struct blob_layout fixed = *layout; // the walker takes it writable; checking never writes tensors
-    struct walk w = {.at = data, .left = len, .len = len, .layout = &fixed, .range = *range,
-                     .scratch = scratch, .e = e};
+    struct blob_layout fixed =
+        *layout; // the walker takes it writable; checking never writes tensors
+    struct walk w = {.at = data,
+                     .left = len,
+                     .len = len,
+                     .layout = &fixed,
+                     .range = *range,
+                     .scratch = scratch,
+                     .e = e};
     if (!layout->known)
-        return err_set(e, ERR_UNSUPPORTED, "this engine does not know the layout of its own KV blobs");
+        return err_set(e, ERR_UNSUPPORTED,
+                       "this engine does not know the layout of its own KV blobs");
     if (range->p0 >= range->p1 || range->p1 - range->p0 > scratch->n_bits)
-        return err_set(e, ERR_RANGE, "KV blob: a range of %" PRIu32 " to %" PRIu32 " positions; at most %zu",
+        return err_set(e, ERR_RANGE,
+                       "KV blob: a range of %" PRIu32 " to %" PRIu32 " positions; at most %zu",
                        range->p0, range->p1, scratch->n_bits);
     int rc = head_walk(&w);
     for (size_t i = 0; rc == 0 && i < fixed.n_sections; i++)
         rc = section_walk(&w, &fixed.sections[i]);
     if (rc == 0 && w.left > 0)
-        rc = err_set(e, ERR_CORRUPT, "KV blob: %zu bytes left over after byte %zu", w.left, len - w.left);
+        rc = err_set(e, ERR_CORRUPT, "KV blob: %zu bytes left over after byte %zu", w.left,
+                     len - w.left);
     return rc;
 }
 
@@ -516,8 +527,14 @@ int blob_learn(struct blob_layout *layout, const void *data, size_t len, uint32_
     *layout = (struct blob_layout){.n_vocab = n_vocab};
     layout->tensors = mem_alloc(BLOB_TENSORS_MAX * sizeof *layout->tensors);
     blob_scratch_init(&scratch, n);
-    struct walk w = {.at = data, .left = len, .len = len, .layout = layout, .learn = true,
-                     .range = {.p0 = 0, .p1 = n, .state = true}, .scratch = &scratch, .e = &ignored};
+    struct walk w = {.at = data,
+                     .left = len,
+                     .len = len,
+                     .layout = layout,
+                     .learn = true,
+                     .range = {.p0 = 0, .p1 = n, .state = true},
+                     .scratch = &scratch,
+                     .e = &ignored};
     if (head_walk(&w) == 0) {
         bool dsv4 = w.left >= 4 && le_get32(w.at) == DSV4_MAGIC;
         layout->known = dsv4 ? learn_dsv4(&w) : learn_rest(&w, 0, false);
@@ -525,11 +542,13 @@ int blob_learn(struct blob_layout *layout, const void *data, size_t len, uint32_
     blob_scratch_fini(&scratch);
     if (!layout->known) {
         blob_layout_fini(layout);
-        return err_set(e, ERR_UNSUPPORTED, "the state of this model has a layout that is not known");
+        return err_set(e, ERR_UNSUPPORTED,
+                       "the state of this model has a layout that is not known");
     }
     if (windowed)
         windows_mark(layout);
-    layout->tensors = mem_resize(layout->tensors, (layout->n_tensors + 1) * sizeof *layout->tensors);
+    layout->tensors =
+        mem_resize(layout->tensors, (layout->n_tensors + 1) * sizeof *layout->tensors);
     return 0;
 }
 

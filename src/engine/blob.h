@@ -58,15 +58,15 @@ struct blob_tensor {
 
 struct blob_section {
     enum blob_kind kind;
-    bool window;        // may hold fewer cells than the range
-    bool ext;           // cells carry x, y, token
+    bool window; // may hold fewer cells than the range
+    bool ext;    // cells carry x, y, token
     bool has_v;
     uint32_t v_trans;
     uint32_t n_stream;
     uint32_t n_layer;
-    uint32_t words[5];  // DSV4: the head's or the compressor's numbers; rows: version
-    uint32_t ratio;     // DSV4 rows: tokens per row
-    size_t tensors;     // index of the first
+    uint32_t words[5]; // DSV4: the head's or the compressor's numbers; rows: version
+    uint32_t ratio;    // DSV4 rows: tokens per row
+    size_t tensors;    // index of the first
     size_t n_tensors;
 };
 
@@ -114,5 +114,18 @@ bool blob_has_state(const struct blob_layout *layout);
 // Replaces the recurrent state by an empty one, in place, in a blob that this engine's own library
 // wrote. Returns the new length.
 size_t blob_state_drop(const struct blob_layout *layout, void *data, size_t len);
+
+// ---- tiles: layouts of one plain attention section --------------------------------------------------
+
+bool blob_tiles_fit(const struct blob_layout *layout);
+uint32_t blob_tile_layers(const struct blob_layout *layout); // 0: tiles do not fit
+uint64_t blob_tile_row_bytes(const struct blob_layout *layout, uint32_t layer, bool v);
+// Bytes of a tile: K rows of all cells, then V rows.
+size_t blob_tile_bytes(const struct blob_layout *layout, uint32_t layer, uint32_t cells);
+// Writes everything but the rows into blob, which has blob_bytes_max of the range.
+void blob_tiles_begin(const struct blob_layout *layout, const struct blob_range *range, void *blob);
+// Puts one layer's rows (blob_tile_bytes) in their places.
+void blob_tile_put(const struct blob_layout *layout, const struct blob_range *range, uint32_t layer,
+                   const void *rows, void *blob);
 
 #endif

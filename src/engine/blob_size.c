@@ -104,8 +104,8 @@ static size_t attention_bytes(const struct blob_layout *l, const struct blob_sec
 }
 
 // Moves the headers of the state's tensors together; returns where they end.
-static uint8_t *heads_compact(const struct blob_layout *l, const struct blob_section *s, uint8_t *to,
-                              const uint8_t *from)
+static uint8_t *heads_compact(const struct blob_layout *l, const struct blob_section *s,
+                              uint8_t *to, const uint8_t *from)
 {
     for (size_t i = 0; i < s->n_tensors; i++) {
         const struct blob_tensor *t = &l->tensors[s->tensors + i];

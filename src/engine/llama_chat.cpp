@@ -15,7 +15,8 @@ struct llama_chat {
     common_chat_templates_ptr templates;
 };
 
-namespace {
+namespace
+{
 
 char *copy(const std::string &text)
 {
@@ -42,7 +43,8 @@ std::string schema_of(const common_json &request)
     }
     if (type == "json_schema")
         return format->at("json_schema").at("schema").dump();
-    throw std::invalid_argument("response_format.type must be text, json_object or json_schema, not " + type);
+    throw std::invalid_argument(
+        "response_format.type must be text, json_object or json_schema, not " + type);
 }
 
 common_chat_templates_inputs inputs_of(const common_json &request)

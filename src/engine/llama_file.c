@@ -21,12 +21,13 @@ static int file_size(const char *path, uint64_t *size, struct err *e)
     struct stat st;
     if (stat(path, &st) != 0) {
         if (errno == ENOENT || errno == ENOTDIR)
-            return err_set(e, ERR_NOT_FOUND, "no model file at '%s'; give the path of a GGUF file with -m",
-                           path);
+            return err_set(e, ERR_NOT_FOUND,
+                           "no model file at '%s'; give the path of a GGUF file with -m", path);
         return err_set(e, ERR_IO, "model file '%s': %s", path, strerror(errno));
     }
     if (!S_ISREG(st.st_mode))
-        return err_set(e, ERR_INVALID, "'%s' is not a regular file; give the path of a GGUF file", path);
+        return err_set(e, ERR_INVALID, "'%s' is not a regular file; give the path of a GGUF file",
+                       path);
     *size = (uint64_t)st.st_size;
     return 0;
 }
@@ -36,14 +37,16 @@ static int magic_check(const char *path, struct err *e)
     unsigned char magic[4] = {0};
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
-        return err_set(e, ERR_IO, "model file '%s': %s; check its permissions", path, strerror(errno));
+        return err_set(e, ERR_IO, "model file '%s': %s; check its permissions", path,
+                       strerror(errno));
     ssize_t n = read(fd, magic, sizeof magic);
     close(fd);
     if (n != sizeof magic || memcmp(magic, GGUF_MAGIC, sizeof magic) != 0)
-        return err_set(e, ERR_CORRUPT,
-                       "'%s' is not a GGUF file (it starts with %02x %02x %02x %02x, not \"GGUF\"); "
-                       "convert the model to GGUF or choose another file",
-                       path, magic[0], magic[1], magic[2], magic[3]);
+        return err_set(
+            e, ERR_CORRUPT,
+            "'%s' is not a GGUF file (it starts with %02x %02x %02x %02x, not \"GGUF\"); "
+            "convert the model to GGUF or choose another file",
+            path, magic[0], magic[1], magic[2], magic[3]);
     return 0;
 }
 

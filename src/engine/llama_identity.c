@@ -49,8 +49,9 @@ static void tokens_hash(XXH3_state_t *hash, const struct llama_vocab *vocab)
 static uint64_t tokenizer_hash(const struct llama_vocab *vocab, const struct gguf_context *gguf)
 {
     int32_t special[] = {
-        (int32_t)llama_vocab_type(vocab), llama_vocab_n_tokens(vocab), llama_vocab_bos(vocab),
-        llama_vocab_eos(vocab),           llama_vocab_eot(vocab),      llama_vocab_get_add_bos(vocab),
+        (int32_t)llama_vocab_type(vocab), llama_vocab_n_tokens(vocab),
+        llama_vocab_bos(vocab),           llama_vocab_eos(vocab),
+        llama_vocab_eot(vocab),           llama_vocab_get_add_bos(vocab),
         llama_vocab_get_add_eos(vocab),
     };
     XXH3_state_t *hash = XXH3_createState();
@@ -98,6 +99,6 @@ void llama_identity_fill(struct llama_engine *g, const struct engine_options *o,
     dimensions_fill(id, g);
     text_copy(id->type_k, sizeof id->type_k, o->type_k ? o->type_k : "f16");
     text_copy(id->type_v, sizeof id->type_v, o->type_v ? o->type_v : "f16");
-    id->attention_layout = (llama_model_is_recurrent(g->model) ? 2u : 0) |
-                           (llama_model_is_hybrid(g->model) ? 4u : 0);
+    id->attention_layout =
+        (llama_model_is_recurrent(g->model) ? 2u : 0) | (llama_model_is_hybrid(g->model) ? 4u : 0);
 }

@@ -9,8 +9,8 @@
 #ifndef ENGINE_LLAMA_IMPL_H
 #define ENGINE_LLAMA_IMPL_H
 
-#include "engine/engine.h"
 #include "engine/blob.h"
+#include "engine/engine.h"
 #include "engine/llama_engine.h"
 
 #include <llama.h>
@@ -51,7 +51,7 @@ struct llama_engine {
 
     struct blob_layout layout;
     struct blob_scratch blob_scratch;
-    struct llama_tiles *tiles; // NULL: off
+    struct llama_tiles *tiles; // NULL: a layout without tiles
 };
 
 static inline struct llama_engine *llama_of(struct engine *g)
@@ -87,6 +87,19 @@ int llama_range_poll(struct engine *g, size_t *len, struct err *e);
 int llama_range_import(struct engine *g, uint32_t seq, uint32_t p0, uint32_t p1, bool last,
                        const void *data, size_t len, struct err *e);
 
+// ---- llama_tile.c ------------------------------------------------------------------------------
+struct ggml_tensor;
+bool llama_tile_eval(struct ggml_tensor *t, bool ask, void *engine); // ggml's eval callback
+// Finds out whether tiles fit this model, and with `eval` (the eval callback is installed) whether a step
+// shows them. After llama_range_init.
+void llama_tile_init(struct llama_engine *g, bool eval);
+void llama_tile_fini(struct llama_engine *g);
+// A step of rows begins: its tiles are delivered if all rows are of one sequence.
+void llama_tile_step(struct llama_engine *g, const struct engine_row *rows, size_t n);
+int llama_tile_set(struct engine *g, engine_tile_callback *callback, void *ctx);
+int llama_tile_import(struct engine *g, uint32_t seq, uint32_t p0, uint32_t p1, uint32_t layer,
+                      const void *data, size_t len, struct err *e);
+
 // ---- llama_step.c ------------------------------------------------------------------------------
 int llama_step(struct engine *g, const struct engine_row *rows, size_t n, struct err *e);
 const float *llama_step_logits(struct engine *g, size_t row);
@@ -102,8 +115,8 @@ bool llama_text_is_end(struct engine *g, int32_t token);
 int llama_text_render(struct engine *g, const json_t *request, json_t **rendered, struct err *e);
 
 // ---- llama_sample.c ----------------------------------------------------------------------------
-int llama_sample_new(struct engine *g, const struct engine_sampling *s,
-                     struct engine_sampler **out, struct err *e);
+int llama_sample_new(struct engine *g, const struct engine_sampling *s, struct engine_sampler **out,
+                     struct err *e);
 void llama_sample_free(struct engine *g, struct engine_sampler *sampler);
 void llama_sample_accept(struct engine *g, struct engine_sampler *sampler, int32_t token);
 int32_t llama_sample_draw(struct engine *g, struct engine_sampler *sampler, size_t row);

@@ -26,6 +26,8 @@ static const struct engine_ops ops = {
     .export_start = llama_range_export,
     .export_poll = llama_range_poll,
     .import = llama_range_import,
+    .tiles_set = llama_tile_set,
+    .import_tile = llama_tile_import,
     .tokenize = llama_text_tokenize,
     .piece = llama_text_piece,
     .is_end = llama_text_is_end,
@@ -40,6 +42,7 @@ static const struct engine_ops ops = {
 static void llama_free_engine(struct engine *base)
 {
     struct llama_engine *g = llama_of(base);
+    llama_tile_fini(g);
     llama_range_fini(g);
     llama_chat_free(g->chat);
     if (g->batch.token)
@@ -69,9 +72,11 @@ static bool on_progress(float share, void *ctx)
 static int load_error(const char *path, const char *why, struct err *e)
 {
     if (strstr(why, "unknown model architecture") || strstr(why, "unsupported model architecture"))
-        return err_set(e, ERR_UNSUPPORTED,
-                       "'%s': llama.cpp %s does not know this architecture (%s); choose another model "
-                       "or a newer release", path, llama_version(), why);
+        return err_set(
+            e, ERR_UNSUPPORTED,
+            "'%s': llama.cpp %s does not know this architecture (%s); choose another model "
+            "or a newer release",
+            path, llama_version(), why);
     return err_set(e, ERR_CORRUPT, "'%s' does not load: %s", path, *why ? why : "no reason given");
 }
 
@@ -106,8 +111,10 @@ static int type_parse(const char *name, const char *what, enum ggml_type *out, s
             return 0;
         }
     }
-    return err_set(e, ERR_INVALID, "%s type '%s' is not known; say f16, f32, bf16, q8_0, q5_1, q5_0, q4_1 "
-                   "or q4_0", what, name);
+    return err_set(e, ERR_INVALID,
+                   "%s type '%s' is not known; say f16, f32, bf16, q8_0, q5_1, q5_0, q4_1 "
+                   "or q4_0",
+                   what, name);
 }
 
 static uint32_t ctx_choose(const struct llama_engine *g, const struct engine_options *o)
@@ -132,6 +139,10 @@ static int params_fill(struct llama_engine *g, const struct engine_options *o,
     p->kv_unified = true;
     p->swa_full = false;
     p->no_perf = true;
+    if (o->tiles) { // without it ggml computes the graph in one go
+        p->cb_eval = llama_tile_eval;
+        p->cb_eval_user_data = g;
+    }
     p->abort_callback = llama_step_aborted;
     p->abort_callback_data = g;
     int rc = type_parse(o->type_k, "K cache", &p->type_k, e);
@@ -203,6 +214,8 @@ int engine_llama_open(const struct engine_options *o, struct engine **out, struc
         tables_make(g, o);
         chat_make(g);
         rc = llama_range_init(g, e);
+        if (rc == 0)
+            llama_tile_init(g, o->tiles);
     }
     if (gguf)
         gguf_free(gguf);

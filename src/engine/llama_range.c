@@ -40,7 +40,8 @@ static uint8_t *sample_make(struct llama_engine *g, uint32_t n, size_t *len, str
     g->n_rows = 0;
     if (!data || *len != bytes) {
         free(data);
-        err_set(e, ERR_ENGINE, "llama.cpp could not write the state of a sequence (%zu bytes)", bytes);
+        err_set(e, ERR_ENGINE, "llama.cpp could not write the state of a sequence (%zu bytes)",
+                bytes);
         return NULL;
     }
     return data;
@@ -83,6 +84,8 @@ int llama_range_init(struct llama_engine *g, struct err *e)
         limits->handoff = ENGINE_HANDOFF_NONE;
         return 0;
     }
+    if (g->layout.sections[0].v_trans == 0)
+        g->base.identity.attention_layout |= 1;
     limits->kv_bytes_per_token = blob_bytes_per_token(&g->layout);
     limits->state_bytes = blob_state_bytes(&g->layout);
     return 0;
@@ -109,12 +112,14 @@ static int range_check(const struct llama_engine *g, uint32_t seq, uint32_t p0, 
     if (g->base.limits.handoff == ENGINE_HANDOFF_NONE)
         return err_set(e, ERR_UNSUPPORTED, "this engine hands over no KV (mode none)");
     if (seq >= g->base.limits.n_seq || p0 >= p1 || p1 > g->base.limits.n_ctx)
-        return err_set(e, ERR_INVALID, "range [%" PRIu32 ", %" PRIu32 ") of sequence %" PRIu32
-                       " (%" PRIu32 " sequences, %" PRIu32 " cells)", p0, p1, seq,
-                       g->base.limits.n_seq, g->base.limits.n_ctx);
+        return err_set(e, ERR_INVALID,
+                       "range [%" PRIu32 ", %" PRIu32 ") of sequence %" PRIu32 " (%" PRIu32
+                       " sequences, %" PRIu32 " cells)",
+                       p0, p1, seq, g->base.limits.n_seq, g->base.limits.n_ctx);
     if (g->base.limits.handoff == ENGINE_HANDOFF_WHOLE && p0 != 0)
-        return err_set(e, ERR_UNSUPPORTED, "this model hands over its whole state only, not [%" PRIu32
-                       ", %" PRIu32 ")", p0, p1);
+        return err_set(e, ERR_UNSUPPORTED,
+                       "this model hands over its whole state only, not [%" PRIu32 ", %" PRIu32 ")",
+                       p0, p1);
     return 0;
 }
 
@@ -126,12 +131,17 @@ static int export_check(const struct llama_engine *g, uint32_t seq, uint32_t p0,
         return rc;
     const struct llama_seq *s = &g->seqs[seq];
     if (p1 > s->held)
-        return err_set(e, ERR_INVALID, "export of [%" PRIu32 ", %" PRIu32 "): sequence %" PRIu32
-                       " holds %" PRIu32 " positions", p0, p1, seq, s->held);
+        return err_set(e, ERR_INVALID,
+                       "export of [%" PRIu32 ", %" PRIu32 "): sequence %" PRIu32 " holds %" PRIu32
+                       " positions",
+                       p0, p1, seq, s->held);
     bool state = g->recurrent && range_of(g, p0, p1, last).state;
-    if ((state || g->base.limits.handoff == ENGINE_HANDOFF_WHOLE) && (p1 != s->held || s->incomplete))
-        return err_set(e, ERR_INVALID, "export of [%" PRIu32 ", %" PRIu32 "): the state of sequence %"
-                       PRIu32 " stands after %" PRIu32 " positions", p0, p1, seq, s->held);
+    if ((state || g->base.limits.handoff == ENGINE_HANDOFF_WHOLE) &&
+        (p1 != s->held || s->incomplete))
+        return err_set(e, ERR_INVALID,
+                       "export of [%" PRIu32 ", %" PRIu32 "): the state of sequence %" PRIu32
+                       " stands after %" PRIu32 " positions",
+                       p0, p1, seq, s->held);
     if (g->exporting)
         return err_set(e, ERR_BUSY, "another export is in progress");
     return 0;
@@ -169,8 +179,9 @@ int llama_range_export(struct engine *base, uint32_t seq, uint32_t p0, uint32_t 
     size_t n = state_write(g, seq, p0, p1, buf, cap);
     const char *why = llama_log_end();
     if (n == 0)
-        return err_set(e, ERR_ENGINE, "llama.cpp could not write [%" PRIu32 ", %" PRIu32
-                       ") into %zu bytes (%s)", p0, p1, cap, why);
+        return err_set(e, ERR_ENGINE,
+                       "llama.cpp could not write [%" PRIu32 ", %" PRIu32 ") into %zu bytes (%s)",
+                       p0, p1, cap, why);
     if (g->recurrent && !range_of(g, p0, p1, last).state)
         n = blob_state_drop(&g->layout, buf, n);
     g->exporting = true;
@@ -195,7 +206,8 @@ static int state_read_error(struct llama_engine *g, llama_seq_id seq, size_t n, 
 {
     llama_memory_seq_rm(g->mem, seq, -1, -1);
     if (strstr(why, "available cells"))
-        return err_set(e, ERR_BUSY, "no room for the imported range in the KV cache of %" PRIu32 " cells",
+        return err_set(e, ERR_BUSY,
+                       "no room for the imported range in the KV cache of %" PRIu32 " cells",
                        g->base.limits.n_ctx);
     return err_set(e, ERR_ENGINE, "llama.cpp read %zu of %zu bytes of a range (%s)", n, len, why);
 }
@@ -226,8 +238,10 @@ int llama_range_import(struct engine *base, uint32_t seq, uint32_t p0, uint32_t 
         return rc;
     struct llama_seq *s = &g->seqs[seq];
     if (p0 != s->held && !(g->allow_gap && p0 > s->held))
-        return err_set(e, ERR_INVALID, "import of [%" PRIu32 ", %" PRIu32 "): sequence %" PRIu32
-                       " holds %" PRIu32 " positions", p0, p1, seq, s->held);
+        return err_set(e, ERR_INVALID,
+                       "import of [%" PRIu32 ", %" PRIu32 "): sequence %" PRIu32 " holds %" PRIu32
+                       " positions",
+                       p0, p1, seq, s->held);
     struct blob_range range = range_of(g, p0, p1, last);
     rc = blob_check(&g->layout, &range, data, len, &g->blob_scratch, e);
     if (rc == 0)

@@ -47,11 +47,12 @@ static uint32_t seed_of(uint32_t seed)
 
 static struct llama_sampler *chain_make(const struct engine_sampling *s, int32_t n_vocab)
 {
-    struct llama_sampler *chain = llama_sampler_chain_init((struct llama_sampler_chain_params){.no_perf = true});
+    struct llama_sampler *chain =
+        llama_sampler_chain_init((struct llama_sampler_chain_params){.no_perf = true});
     if (penalties_on(s))
-        llama_sampler_chain_add(chain, llama_sampler_init_penalties(n_vocab, PENALTY_TOKENS, s->repeat_penalty,
-                                                                    s->frequency_penalty,
-                                                                    s->presence_penalty));
+        llama_sampler_chain_add(
+            chain, llama_sampler_init_penalties(n_vocab, PENALTY_TOKENS, s->repeat_penalty,
+                                                s->frequency_penalty, s->presence_penalty));
     if (s->temperature <= 0) {
         llama_sampler_chain_add(chain, llama_sampler_init_greedy());
         return chain;
@@ -125,14 +126,16 @@ static int32_t largest(const float *logits, int32_t n)
 static llama_token_data_array candidates_fill(struct engine_sampler *sampler, const float *logits)
 {
     for (int32_t i = 0; i < sampler->n_vocab; i++)
-        sampler->candidates[i] = (llama_token_data){.id = i, .logit = isnan(logits[i]) ? -INFINITY : logits[i]};
+        sampler->candidates[i] =
+            (llama_token_data){.id = i, .logit = isnan(logits[i]) ? -INFINITY : logits[i]};
     return (llama_token_data_array){
         .data = sampler->candidates, .size = (size_t)sampler->n_vocab, .selected = -1};
 }
 
 static llama_token chosen(const llama_token_data_array *a)
 {
-    return a->selected >= 0 && (size_t)a->selected < a->size ? a->data[a->selected].id : a->data[0].id;
+    return a->selected >= 0 && (size_t)a->selected < a->size ? a->data[a->selected].id
+                                                             : a->data[0].id;
 }
 
 static bool grammar_allows(struct engine_sampler *sampler, llama_token token)

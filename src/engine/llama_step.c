@@ -18,8 +18,9 @@ static int row_check(const struct llama_engine *g, const struct engine_row *row,
         return err_set(e, ERR_INVALID, "row %zu: sequence %" PRIu32 " of %" PRIu32, i, row->seq,
                        g->base.limits.n_seq);
     if (row->token < 0 || (uint32_t)row->token >= g->base.identity.n_vocab)
-        return err_set(e, ERR_INVALID, "row %zu: token %" PRId32 " is outside the vocabulary of %" PRIu32,
-                       i, row->token, g->base.identity.n_vocab);
+        return err_set(e, ERR_INVALID,
+                       "row %zu: token %" PRId32 " is outside the vocabulary of %" PRIu32, i,
+                       row->token, g->base.identity.n_vocab);
     const struct llama_seq *seq = &g->seqs[row->seq];
     if (seq->incomplete)
         return err_set(e, ERR_UNSUPPORTED,
@@ -27,13 +28,16 @@ static int row_check(const struct llama_engine *g, const struct engine_row *row,
                        "transfer; remove it and compute it from the start",
                        row->seq);
     if (row->pos != seq->next)
-        return err_set(e, ERR_INVALID, "row %zu: position %" PRIu32 " of sequence %" PRIu32
-                       " does not continue it at %" PRIu32, i, row->pos, row->seq, seq->next);
+        return err_set(e, ERR_INVALID,
+                       "row %zu: position %" PRIu32 " of sequence %" PRIu32
+                       " does not continue it at %" PRIu32,
+                       i, row->pos, row->seq, seq->next);
     return 0;
 }
 
 // Checks the rows and lays them into the batch.
-static int batch_fill(struct llama_engine *g, const struct engine_row *rows, size_t n, struct err *e)
+static int batch_fill(struct llama_engine *g, const struct engine_row *rows, size_t n,
+                      struct err *e)
 {
     uint32_t outputs = 0;
     for (size_t i = 0; i < g->base.limits.n_seq; i++)
@@ -51,8 +55,9 @@ static int batch_fill(struct llama_engine *g, const struct engine_row *rows, siz
         outputs += rows[i].want_logits;
     }
     if (outputs > g->max_outputs)
-        return err_set(e, ERR_INVALID, "%" PRIu32 " rows want logits, at most %" PRIu32 " may in one step",
-                       outputs, g->max_outputs);
+        return err_set(e, ERR_INVALID,
+                       "%" PRIu32 " rows want logits, at most %" PRIu32 " may in one step", outputs,
+                       g->max_outputs);
     g->batch.n_tokens = (int32_t)n;
     return 0;
 }
@@ -75,8 +80,8 @@ static void step_undo(struct llama_engine *g)
 static int decode_error(struct llama_engine *g, int rc, const char *why, size_t n, struct err *e)
 {
     if (rc == 1)
-        return err_set(e, ERR_BUSY, "no room for %zu tokens in the KV cache of %" PRIu32 " cells", n,
-                       g->base.limits.n_ctx);
+        return err_set(e, ERR_BUSY, "no room for %zu tokens in the KV cache of %" PRIu32 " cells",
+                       n, g->base.limits.n_ctx);
     step_undo(g);
     if (rc == 2)
         return err_set(e, ERR_CANCELLED, "the step was interrupted");
@@ -98,18 +103,18 @@ int llama_step(struct engine *base, const struct engine_row *rows, size_t n, str
     struct llama_engine *g = llama_of(base);
     g->n_rows = 0;
     if (!g->mem)
-        return err_set(e, ERR_UNSUPPORTED, "model '%s' (%s) does not generate: it keeps no KV cache",
+        return err_set(e, ERR_UNSUPPORTED,
+                       "model '%s' (%s) does not generate: it keeps no KV cache",
                        base->identity.model, base->identity.arch);
     if (n == 0 || n > base->limits.n_batch)
         return err_set(e, ERR_INVALID, "a step of %zu rows; 1 to %" PRIu32 " are possible", n,
                        base->limits.n_batch);
-    if (g->exporting)
-        return err_set(e, ERR_INVALID, "a step while an export is in progress");
     int rc = batch_fill(g, rows, n, e);
     if (rc != 0)
         return rc;
     if (atomic_load_explicit(&g->interrupted, memory_order_relaxed))
         return err_set(e, ERR_CANCELLED, "the step was interrupted");
+    llama_tile_step(g, rows, n);
     llama_log_begin();
     rc = llama_decode(g->ctx, g->batch);
     if (rc == 0)
@@ -150,16 +155,20 @@ int llama_step_remove(struct engine *base, uint32_t seq, uint32_t p0, uint32_t p
     if (p0 >= s->held || p0 >= p1)
         return 0;
     if (p1 < s->held)
-        return err_set(e, ERR_INVALID, "remove: [%" PRIu32 ", %" PRIu32 ") would leave a gap in sequence %"
-                       PRIu32 " of %" PRIu32 " positions", p0, p1, seq, s->held);
+        return err_set(e, ERR_INVALID,
+                       "remove: [%" PRIu32 ", %" PRIu32 ") would leave a gap in sequence %" PRIu32
+                       " of %" PRIu32 " positions",
+                       p0, p1, seq, s->held);
     if (p0 > 0 && (g->recurrent || window_gone(g, seq, p0)))
         return err_set(e, ERR_UNSUPPORTED,
                        "remove: the %s of sequence %" PRIu32 " cannot go back to position %" PRIu32
                        "; remove it from 0",
                        g->recurrent ? "recurrent state" : "sliding window", seq, p0);
     if (!llama_memory_seq_rm(g->mem, (llama_seq_id)seq, (llama_pos)p0, -1))
-        return err_set(e, ERR_UNSUPPORTED, "remove: llama.cpp cannot cut sequence %" PRIu32
-                       " back to position %" PRIu32 "; remove it from 0", seq, p0);
+        return err_set(e, ERR_UNSUPPORTED,
+                       "remove: llama.cpp cannot cut sequence %" PRIu32 " back to position %" PRIu32
+                       "; remove it from 0",
+                       seq, p0);
     s->held = p0;
     s->incomplete = false;
     return 0;

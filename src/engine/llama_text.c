@@ -18,7 +18,8 @@ int llama_text_tokenize(struct engine *base, const char *text, size_t n, bool sp
 {
     struct llama_engine *g = llama_of(base);
     if (!base->limits.has_tokenizer)
-        return err_set(e, ERR_UNSUPPORTED, "model '%s' has no tokenizer; send token ids", base->identity.model);
+        return err_set(e, ERR_UNSUPPORTED, "model '%s' has no tokenizer; send token ids",
+                       base->identity.model);
     if (n > TEXT_BYTES_MAX)
         return err_set(e, ERR_RANGE, "a text of %zu bytes; at most %u", n, TEXT_BYTES_MAX);
     int32_t cap = (int32_t)n + ADDED_TOKENS;
@@ -28,7 +29,8 @@ int llama_text_tokenize(struct engine *base, const char *text, size_t n, bool sp
     int32_t got = llama_tokenize(g->vocab, text, (int32_t)n, out, cap, add_bos, special);
     if (got < 0) {
         free(out);
-        return err_set(e, ERR_INVALID, "the text of %zu bytes could not be tokenised (%d)", n, (int)got);
+        return err_set(e, ERR_INVALID, "the text of %zu bytes could not be tokenised (%d)", n,
+                       (int)got);
     }
     *tokens = out;
     *n_tokens = (size_t)got;
@@ -40,8 +42,8 @@ size_t llama_text_piece(struct engine *base, int32_t token, char *out, size_t ca
     struct llama_engine *g = llama_of(base);
     if (!base->limits.has_tokenizer || token < 0 || (uint32_t)token >= base->identity.n_vocab)
         return 0;
-    int32_t n = llama_token_to_piece(g->vocab, token, out, cap > INT32_MAX ? INT32_MAX : (int32_t)cap,
-                                     0, false);
+    int32_t n = llama_token_to_piece(g->vocab, token, out,
+                                     cap > INT32_MAX ? INT32_MAX : (int32_t)cap, 0, false);
     return n > 0 ? (size_t)n : 0;
 }
 
@@ -56,7 +58,8 @@ int llama_text_render(struct engine *base, const json_t *request, json_t **rende
 {
     struct llama_engine *g = llama_of(base);
     if (!g->chat)
-        return err_set(e, ERR_UNSUPPORTED, "model '%s' has no tokenizer and so no chat", base->identity.model);
+        return err_set(e, ERR_UNSUPPORTED, "model '%s' has no tokenizer and so no chat",
+                       base->identity.model);
     char *text = json_text(request);
     char *answer = llama_chat_render(g->chat, text, e);
     free(text);

@@ -25,8 +25,10 @@ json_t *probe_result_json(const struct probe_result *r)
 {
     json_t *o = json_object();
     json_put(o, "handoff", json_string(engine_handoff_name(r->handoff)));
-    json_put(o, "max_logit_diff", isnan(r->max_logit_diff) ? json_null() : json_real(r->max_logit_diff));
-    json_put(o, "kv_bytes_per_token", json_real(isnan(r->kv_bytes_per_token) ? 0 : r->kv_bytes_per_token));
+    json_put(o, "max_logit_diff",
+             isnan(r->max_logit_diff) ? json_null() : json_real(r->max_logit_diff));
+    json_put(o, "kv_bytes_per_token",
+             json_real(isnan(r->kv_bytes_per_token) ? 0 : r->kv_bytes_per_token));
     json_put(o, "state_bytes", json_integer((json_int_t)r->state_bytes));
     json_put(o, "control_logit_diff",
              isnan(r->control_logit_diff) ? json_null() : json_real(r->control_logit_diff));
@@ -77,9 +79,10 @@ static char *cache_key(const struct engine_options *o)
     char path[PATH_MAX];
     if (stat(o->model, &st) != 0 || !realpath(o->model, path))
         return NULL;
-    return mem_format("%d %s %lld %lld %llu %s %s %s %d", PROBE_VERSION, path, (long long)st.st_size,
-                      (long long)st.st_mtime, (unsigned long long)st.st_ino, engine_llama_release(),
-                      o->type_k ? o->type_k : "f16", o->type_v ? o->type_v : "f16", o->n_gpu_layers);
+    return mem_format("%d %s %lld %lld.%09ld %s %s %s %d", PROBE_VERSION, path,
+                      (long long)st.st_size, (long long)st.st_mtime, os_mtime_ns(&st),
+                      engine_llama_release(), o->type_k ? o->type_k : "f16",
+                      o->type_v ? o->type_v : "f16", o->n_gpu_layers);
 }
 
 static int cache_path(const char *key, char *out, size_t cap)
@@ -90,7 +93,8 @@ static int cache_path(const char *key, char *out, size_t cap)
         return rc;
     snprintf(out, cap, "%s/probe", dir);
     rc = os_mkdirs(out, NULL);
-    snprintf(out, cap, "%s/probe/%016" PRIx64 ".json", dir, (uint64_t)XXH3_64bits(key, strlen(key)));
+    snprintf(out, cap, "%s/probe/%016" PRIx64 ".json", dir,
+             (uint64_t)XXH3_64bits(key, strlen(key)));
     return rc;
 }
 
@@ -98,7 +102,8 @@ static bool cache_read(const char *key, struct probe_result *out)
 {
     char path[PATH_MAX], *text = NULL;
     size_t n = 0;
-    if (cache_path(key, path, sizeof path) != 0 || os_file_read(path, CACHE_BYTES_MAX, &text, &n, NULL) != 0)
+    if (cache_path(key, path, sizeof path) != 0 ||
+        os_file_read(path, CACHE_BYTES_MAX, &text, &n, NULL) != 0)
         return false;
     json_t *o = json_parse(text, n, NULL);
     free(text);
@@ -117,7 +122,8 @@ static void cache_write(const char *key, const struct probe_result *r)
     json_t *o = json_pack("{s:s,s:o}", "key", key, "result", probe_result_json(r));
     char *text = json_text(o);
     json_decref(o);
-    if (cache_path(key, path, sizeof path) == 0 && os_file_write(path, text, strlen(text), 0600, &e) != 0)
+    if (cache_path(key, path, sizeof path) == 0 &&
+        os_file_write(path, text, strlen(text), 0600, &e) != 0)
         log_warn("probe", "the result is not kept: %s", e.message);
     free(text);
 }
@@ -127,12 +133,15 @@ static void cache_write(const char *key, const struct probe_result *r)
 // The fake engine does what it is told to.
 static int fake_result(const struct engine_options *o, struct probe_result *out)
 {
-    *out = (struct probe_result){.handoff = o->handoff, .max_logit_diff = NAN, .control_logit_diff = NAN,
+    *out = (struct probe_result){.handoff = o->handoff,
+                                 .max_logit_diff = NAN,
+                                 .control_logit_diff = NAN,
                                  .reason = "the fake engine is not probed"};
     return 0;
 }
 
-int probe_run(const struct engine_options *o, bool use_cache, struct probe_result *out, struct err *e)
+int probe_run(const struct engine_options *o, bool use_cache, struct probe_result *out,
+              struct err *e)
 {
     struct probe_args a = {.engine = *o};
     if (strncmp(o->model, "fake", 4) == 0 && (o->model[4] == 0 || o->model[4] == ':'))
@@ -154,8 +163,9 @@ int probe_main(int argc, char **argv)
     static const struct {
         const char *role;
         int (*run)(const struct probe_args *a);
-    } roles[] = {
-        {"find", probe_find_child}, {"prefill", probe_prefill_child}, {"decode", probe_decode_child}};
+    } roles[] = {{"find", probe_find_child},
+                 {"prefill", probe_prefill_child},
+                 {"decode", probe_decode_child}};
     struct probe_args a;
     struct err e = {0};
     if (probe_args_parse(argc, argv, &a, &e) != 0) {

@@ -16,7 +16,7 @@ struct probe_result {
     double control_logit_diff; // the same with one range left out; NaN when it cannot be made
     double kv_bytes_per_token;
     uint64_t state_bytes;
-    char reason[512];          // why this mode, why not the better ones
+    char reason[512]; // why this mode, why not the better ones
 };
 
 // Probes `o->model` with this process' own program image as the child ("tandem-worker probe ...").

@@ -6,7 +6,6 @@
 #include "os/os.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <math.h>
 #include <signal.h>
 #include <stdio.h>
@@ -40,7 +39,8 @@ static double real_of(const json_t *report, const char *member)
 
 static void comparison_read(struct comparison *c, const json_t *prefill, const json_t *decode)
 {
-    const char *note = json_string_value(json_object_get(json_object_get(decode, "result"), "note"));
+    const char *note =
+        json_string_value(json_object_get(json_object_get(decode, "result"), "note"));
     *c = (struct comparison){
         .max_logit_diff = real_of(decode, "max_logit_diff"),
         .control_logit_diff = real_of(decode, "control_logit_diff"),
@@ -51,8 +51,8 @@ static void comparison_read(struct comparison *c, const json_t *prefill, const j
 }
 
 // Both children run; the error that says most is kept: a child that died explains one that was left alone.
-static int pair_finish(struct probe_child *prefill, struct probe_child *decode, struct comparison *c,
-                       struct err *e)
+static int pair_finish(struct probe_child *prefill, struct probe_child *decode,
+                       struct comparison *c, struct err *e)
 {
     json_t *from_prefill = NULL, *from_decode = NULL;
     struct err at_prefill = {0}, at_decode = {0};
@@ -61,7 +61,9 @@ static int pair_finish(struct probe_child *prefill, struct probe_child *decode, 
     if (rc_prefill == 0 && rc_decode == 0)
         comparison_read(c, from_prefill, from_decode);
     else
-        *e = rc_prefill != 0 && rc_prefill != ERR_CLOSED ? at_prefill : rc_decode != 0 ? at_decode : at_prefill;
+        *e = rc_prefill != 0 && rc_prefill != ERR_CLOSED ? at_prefill
+             : rc_decode != 0                            ? at_decode
+                                                         : at_prefill;
     json_decref(from_prefill);
     json_decref(from_decode);
     return rc_prefill == 0 && rc_decode == 0 ? 0 : e->code;
@@ -78,7 +80,7 @@ static int pair_run(const struct probe_args *args, enum engine_handoff mode, uin
     a.range_tokens = range_tokens;
     if (a.engine.n_threads == 0)
         a.engine.n_threads = cores > 1 ? cores / 2 : 1;
-    if (pipe2(data, O_CLOEXEC) != 0)
+    if (pipe(data) != 0)
         return err_set(e, ERR_IO, "no pipe for the two processes: %s", strerror(errno));
     a.role = "decode";
     int rc = probe_child_start(&a, data[0], &decode, e);
@@ -109,7 +111,8 @@ static void comparison_take(struct probe_result *r, enum engine_handoff mode, ui
 }
 
 // True: compared and exact. A model whose positions end early (learned ones) may not bear full ranges.
-static bool mode_compare(const struct probe_args *a, enum engine_handoff mode, struct probe_result *r)
+static bool mode_compare(const struct probe_args *a, enum engine_handoff mode,
+                         struct probe_result *r)
 {
     static const uint32_t lengths[] = {CHECK_RANGE_TOKENS, PROBE_RANGE_TOKENS - 1};
     for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
@@ -120,8 +123,8 @@ static bool mode_compare(const struct probe_args *a, enum engine_handoff mode, s
             comparison_take(r, mode, lengths[i], &c);
             return true;
         }
-        probe_reason_add(r, "%s over ranges of %u tokens: %.120s", engine_handoff_name(mode), lengths[i],
-                         rc != 0 ? e.message : "the logits differ");
+        probe_reason_add(r, "%s over ranges of %u tokens: %.120s", engine_handoff_name(mode),
+                         lengths[i], rc != 0 ? e.message : "the logits differ");
         if (rc == 0)
             return false;
     }
@@ -141,7 +144,8 @@ static const char *meaning(enum engine_handoff h)
 {
     switch (h) {
     case ENGINE_HANDOFF_LATE_STATE:
-        return "The KV of a prompt crosses in pieces while the prompt is being read; the recurrent state once, last.";
+        return "The KV of a prompt crosses in pieces while the prompt is being read; the recurrent "
+               "state once, last.";
     case ENGINE_HANDOFF_RANGES:
         return "The KV of a prompt crosses in pieces while the prompt is being read.";
     case ENGINE_HANDOFF_WHOLE:
@@ -159,7 +163,8 @@ static void answer_text(const struct probe_args *a, const struct probe_result *r
         printf("  largest logit difference to the un-split run  %g\n", r->max_logit_diff);
         printf("  the same with something left out (control)    %g\n", r->control_logit_diff);
         printf("  bytes per token                               %.1f\n", r->kv_bytes_per_token);
-        printf("  bytes of recurrent state                      %llu\n", (unsigned long long)r->state_bytes);
+        printf("  bytes of recurrent state                      %llu\n",
+               (unsigned long long)r->state_bytes);
     }
     printf("  why: %s\n", r->reason);
 }

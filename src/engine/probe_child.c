@@ -9,7 +9,6 @@
 #include "os/os.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
 #include <signal.h>
@@ -44,7 +43,8 @@ static void argv_fill(struct argv *v, const struct probe_args *a)
     argv_add(v, "--role", mem_strdup(a->role));
     argv_add(v, "-m", mem_strdup(o->model));
     argv_add(v, "--handoff", mem_strdup(engine_handoff_name(o->handoff)));
-    argv_add(v, "--kv-type", mem_format("%s,%s", o->type_k ? o->type_k : "f16", o->type_v ? o->type_v : "f16"));
+    argv_add(v, "--kv-type",
+             mem_format("%s,%s", o->type_k ? o->type_k : "f16", o->type_v ? o->type_v : "f16"));
     argv_add(v, "--threads", mem_format("%d", o->n_threads));
     argv_add(v, "--gpu-layers", mem_format("%d", o->n_gpu_layers));
     argv_add(v, "--skip", mem_format("%u", a->skip));
@@ -64,7 +64,8 @@ static int number_parse(const char *name, const char *text, long min, long max, 
     errno = 0;
     long n = strtol(text, &end, 10);
     if (errno || end == text || *end || n < min || n > max)
-        return err_set(e, ERR_INVALID, "%s takes a number from %ld to %ld, not '%s'", name, min, max, text);
+        return err_set(e, ERR_INVALID, "%s takes a number from %ld to %ld, not '%s'", name, min,
+                       max, text);
     *out = n;
     return 0;
 }
@@ -91,9 +92,11 @@ static int arg_set(struct probe_args *a, const char *name, char *value, struct e
         kv_type_set(&a->engine, value);
     else if (strcmp(name, "--handoff") == 0)
         rc = engine_handoff_parse(value, &a->engine.handoff);
-    else if (strcmp(name, "--threads") == 0 && (rc = number_parse(name, value, 0, 4096, &n, e)) == 0)
+    else if (strcmp(name, "--threads") == 0 &&
+             (rc = number_parse(name, value, 0, 4096, &n, e)) == 0)
         a->engine.n_threads = (int)n;
-    else if (strcmp(name, "--gpu-layers") == 0 && (rc = number_parse(name, value, -1, 100000, &n, e)) == 0)
+    else if (strcmp(name, "--gpu-layers") == 0 &&
+             (rc = number_parse(name, value, -1, 100000, &n, e)) == 0)
         a->engine.n_gpu_layers = (int)n;
     else if (strcmp(name, "--skip") == 0 && (rc = number_parse(name, value, 0, 15, &n, e)) == 0)
         a->skip = (unsigned)n;
@@ -136,13 +139,17 @@ int probe_child_start(const struct probe_args *a, int data_fd, struct probe_chil
     if (rc != 0)
         return rc;
     strncat(program, "/tandem-worker", sizeof program - strlen(program) - 1);
-    if (pipe2(report, O_CLOEXEC) != 0)
+    if (pipe(report) != 0)
         return err_set(e, ERR_IO, "no pipe for a probe: %s", strerror(errno));
     struct argv v = {.items = {program, "probe"}, .n = 2};
     argv_fill(&v, a);
     int fds[] = {report[1], data_fd};
-    struct os_spawn s = {.argv = v.items, .fds = fds, .n_fds = data_fd >= 0 ? 2 : 1,
-                         .stderr_fd = -1, .stdout_fd = -1, .die_with_parent = true};
+    struct os_spawn s = {.argv = v.items,
+                         .fds = fds,
+                         .n_fds = data_fd >= 0 ? 2 : 1,
+                         .stderr_fd = -1,
+                         .stdout_fd = -1,
+                         .die_with_parent = true};
     rc = os_spawn(&s, &c->pid, e);
     argv_free(&v);
     close(report[1]);
@@ -223,5 +230,6 @@ int probe_report_check(const json_t *report, struct err *e)
         return 0;
     const char *code = json_string_value(json_object_get(error, "code"));
     const char *message = json_string_value(json_object_get(error, "message"));
-    return err_set(e, err_from_name(code ? code : ""), "%s", message ? message : "the probe failed");
+    return err_set(e, err_from_name(code ? code : ""), "%s",
+                   message ? message : "the probe failed");
 }

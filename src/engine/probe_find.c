@@ -38,7 +38,8 @@ int probe_engine_open(const struct probe_args *a, uint32_t range_tokens, struct 
 
 // Only a loaded model tells how long its ranges must be; a small context comes first because a large
 // model's cache for long ranges takes gigabytes that most models' probes do not need.
-static int engine_make(const struct probe_args *a, struct engine **g, struct probe_plan *p, struct err *e)
+static int engine_make(const struct probe_args *a, struct engine **g, struct probe_plan *p,
+                       struct err *e)
 {
     uint32_t first = a->range_tokens ? a->range_tokens : PROBE_RANGE_TOKENS;
     int rc = probe_engine_open(a, first, g, e);
@@ -89,8 +90,8 @@ static bool mode_try(struct trial *t, enum engine_handoff mode)
         note = e.message;
     probe_blobs_free(&blobs);
     if (exact)
-        probe_reason_add(&t->result, "%s is exact over %d ranges of %u tokens (%s)", engine_handoff_name(mode),
-                         PROBE_RANGES, t->plan->range_tokens, note);
+        probe_reason_add(&t->result, "%s is exact over %d ranges of %u tokens (%s)",
+                         engine_handoff_name(mode), PROBE_RANGES, t->plan->range_tokens, note);
     else
         probe_reason_add(&t->result, "%s: %s", engine_handoff_name(mode),
                          rc != 0 ? e.message : "the logits differ");
@@ -117,11 +118,14 @@ static int trial_run(struct trial *t, const struct probe_args *a, struct err *e)
     struct engine_llama_facts facts = engine_llama_facts_get(t->g);
     t->result = (struct probe_result){.max_logit_diff = NAN, .control_logit_diff = NAN};
     if (!facts.has_memory) {
-        probe_reason_add(&t->result, "the model keeps no KV cache or state, so there is nothing to hand over");
+        probe_reason_add(&t->result,
+                         "the model keeps no KV cache or state, so there is nothing to hand over");
         return 0;
     }
     if (!facts.layout_known) {
-        probe_reason_add(&t->result, "the layout of the model's state is not known, so it could not be checked on arrival");
+        probe_reason_add(
+            &t->result,
+            "the layout of the model's state is not known, so it could not be checked on arrival");
         return 0;
     }
     t->ref = mem_alloc(t->g->identity.n_vocab * sizeof *t->ref);
@@ -208,10 +212,12 @@ int probe_find(const struct probe_args *args, struct probe_result *out, struct e
         if (rc != ERR_ENGINE)
             return rc;
         if (engine_handoff_parse(mode, &died) != 0)
-            return err_set(e, ERR_ENGINE, "llama.cpp died while it loaded or tried '%s': %s", a.engine.model, how);
+            return err_set(e, ERR_ENGINE, "llama.cpp died while it loaded or tried '%s': %s",
+                           a.engine.model, how);
         a.skip |= 1u << died;
         size_t n = strlen(notes);
         snprintf(notes + n, sizeof notes - n, "%s: llama.cpp died, %s; ", mode, how);
     }
-    return err_set(e, ERR_ENGINE, "the probe of '%s' died in every mode: %s", a.engine.model, notes);
+    return err_set(e, ERR_ENGINE, "the probe of '%s' died in every mode: %s", a.engine.model,
+                   notes);
 }

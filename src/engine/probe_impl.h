@@ -69,8 +69,8 @@ double probe_diff(const float *a, const float *b, size_t n);
 
 struct probe_args {
     struct engine_options engine;
-    const char *role;  // "find", "prefill", "decode"
-    unsigned skip;     // bit per enum engine_handoff: modes not to try
+    const char *role; // "find", "prefill", "decode"
+    unsigned skip;    // bit per enum engine_handoff: modes not to try
     uint32_t range_tokens;
     bool json;
 };
@@ -82,7 +82,8 @@ struct probe_child {
     int report; // what the child writes to PROBE_REPORT_FD
 };
 // Starts `tandem-worker probe --role ROLE ...`. data_fd >= 0 becomes PROBE_DATA_FD in the child.
-int probe_child_start(const struct probe_args *a, int data_fd, struct probe_child *c, struct err *e);
+int probe_child_start(const struct probe_args *a, int data_fd, struct probe_child *c,
+                      struct err *e);
 // Reads one report (a line of JSON). NULL: the child closed, or timed out (then it was killed).
 json_t *probe_child_read(struct probe_child *c);
 // Closes, reaps, and says in words how it ended.

@@ -69,13 +69,15 @@ static int blob_send(void *ctx, struct probe_blob *b, struct err *e)
     return rc;
 }
 
-static json_t *prefill_result(const struct engine *g, const struct probe_plan *p, const struct sent *sent)
+static json_t *prefill_result(const struct engine *g, const struct probe_plan *p,
+                              const struct sent *sent)
 {
     uint64_t states = g->limits.handoff == ENGINE_HANDOFF_RANGES ? PROBE_RANGES : 1;
     uint64_t state_bytes = g->limits.state_bytes * states;
     uint64_t kv = sent->bytes > state_bytes ? sent->bytes - state_bytes : 0;
-    return json_pack("{s:{s:f,s:I}}", "result", "kv_bytes_per_token", (double)kv / probe_plan_end(p),
-                     "state_bytes", (json_int_t)g->limits.state_bytes);
+    return json_pack("{s:{s:f,s:I}}", "result", "kv_bytes_per_token",
+                     (double)kv / probe_plan_end(p), "state_bytes",
+                     (json_int_t)g->limits.state_bytes);
 }
 
 int probe_prefill_child(const struct probe_args *a)
@@ -100,13 +102,15 @@ int probe_prefill_child(const struct probe_args *a)
 // ---- decode ----------------------------------------------------------------------------------------------
 
 // A blob must be one that the plan has; its size is bounded by what this engine would write.
-static int head_check(struct engine *g, const struct probe_plan *p, const struct head *h, struct err *e)
+static int head_check(struct engine *g, const struct probe_plan *p, const struct head *h,
+                      struct err *e)
 {
     size_t max = h->p0 < h->p1 && h->p1 <= probe_plan_end(p)
                      ? g->ops->export_bytes(g, 0, h->p0, h->p1, true)
                      : 0;
     if (max == 0 || h->len > max || h->len > PROBE_BLOB_BYTES_MAX)
-        return err_set(e, ERR_CORRUPT, "a blob of [%" PRIu32 ", %" PRIu32 ") with %" PRIu64 " bytes; at most %zu",
+        return err_set(e, ERR_CORRUPT,
+                       "a blob of [%" PRIu32 ", %" PRIu32 ") with %" PRIu64 " bytes; at most %zu",
                        h->p0, h->p1, h->len, max);
     return 0;
 }
@@ -121,8 +125,11 @@ static int blob_receive(struct engine *g, const struct probe_plan *p, struct pro
     if (rc != 0)
         return rc;
     struct probe_blob *b = &blobs->items[blobs->n++];
-    *b = (struct probe_blob){.p0 = h.p0, .p1 = h.p1, .len = (size_t)h.len,
-                             .last = h.flags & HEAD_LAST, .early = h.flags & HEAD_EARLY};
+    *b = (struct probe_blob){.p0 = h.p0,
+                             .p1 = h.p1,
+                             .len = (size_t)h.len,
+                             .last = h.flags & HEAD_LAST,
+                             .early = h.flags & HEAD_EARLY};
     b->data = malloc(b->len);
     if (!b->data)
         return err_set(e, ERR_RANGE, "no memory for a blob of %zu bytes", b->len);
@@ -160,9 +167,9 @@ static int compare(struct engine *g, const struct probe_plan *p, struct probe_bl
     struct err why = {0};
     bool controlled = rc == 0 && probe_control(g, p, blobs, ref, &control, &note, &why) == 0;
     if (rc == 0)
-        *result = json_pack("{s:{s:f,s:o,s:s}}", "result", "max_logit_diff", diff, "control_logit_diff",
-                            controlled ? json_real(control) : json_null(), "note",
-                            controlled ? note : why.message);
+        *result = json_pack("{s:{s:f,s:o,s:s}}", "result", "max_logit_diff", diff,
+                            "control_logit_diff", controlled ? json_real(control) : json_null(),
+                            "note", controlled ? note : why.message);
     free(ref);
     return rc;
 }

@@ -78,7 +78,8 @@ static int blob_export(struct engine *g, struct probe_blob *b, struct err *e)
 {
     size_t cap = g->ops->export_bytes(g, 0, b->p0, b->p1, b->last);
     if (cap == 0 || cap > PROBE_BLOB_BYTES_MAX)
-        return err_set(e, ERR_RANGE, "a range of %" PRIu32 " tokens would take %zu bytes", b->p1 - b->p0, cap);
+        return err_set(e, ERR_RANGE, "a range of %" PRIu32 " tokens would take %zu bytes",
+                       b->p1 - b->p0, cap);
     b->data = malloc(cap);
     if (!b->data)
         return err_set(e, ERR_RANGE, "no memory for a range of %zu bytes", cap);
@@ -108,7 +109,8 @@ static int range_put(struct engine *g, const struct probe_plan *p, uint32_t i, p
     if (!whole || last)
         rc = blob_put(g, (struct probe_blob){.p0 = p0, .p1 = p1, .last = last}, put, ctx, e);
     if (rc == 0 && i + 2 == PROBE_RANGES)
-        rc = blob_put(g, (struct probe_blob){.p0 = p0, .p1 = p1, .last = true, .early = true}, put, ctx, e);
+        rc = blob_put(g, (struct probe_blob){.p0 = p0, .p1 = p1, .last = true, .early = true}, put,
+                      ctx, e);
     return rc;
 }
 
@@ -219,8 +221,10 @@ int probe_control(struct engine *g, const struct probe_plan *p, const struct pro
     if (rc == 0 && *diff > 0)
         return 0;
     *note = g->limits.handoff == ENGINE_HANDOFF_WHOLE
-                ? "control: the state of all but the last range, since a whole state has no ranges to leave out"
-                : "control: the last range left out, since an earlier one is forgotten or folded into the state "
+                ? "control: the state of all but the last range, since a whole state has no ranges "
+                  "to leave out"
+                : "control: the last range left out, since an earlier one is forgotten or folded "
+                  "into the state "
                   "by then";
     return control_early(g, p, blobs, ref, diff, e);
 }

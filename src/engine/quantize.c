@@ -31,8 +31,10 @@ static int ftype_parse(const char *type, enum llama_ftype *out, struct err *e)
             return 0;
         }
     }
-    return err_set(e, ERR_INVALID, "'%s' is no type to quantise to; say F32, F16, BF16, Q8_0, Q6_K, Q5_1, Q5_0, "
-                   "Q5_K_M, Q4_1, Q4_0, Q4_K_M or Q4_K_S", type);
+    return err_set(e, ERR_INVALID,
+                   "'%s' is no type to quantise to; say F32, F16, BF16, Q8_0, Q6_K, Q5_1, Q5_0, "
+                   "Q5_K_M, Q4_1, Q4_0, Q4_K_M or Q4_K_S",
+                   type);
 }
 
 static int copy_make(const char *from, const char *temporary, enum llama_ftype ftype, struct err *e)
@@ -44,7 +46,8 @@ static int copy_make(const char *from, const char *temporary, enum llama_ftype f
     uint32_t failed = llama_model_quantize(from, temporary, &p);
     const char *why = llama_log_end();
     if (failed)
-        return err_set(e, ERR_ENGINE, "'%s' could not be quantised: %s", from, *why ? why : "no reason given");
+        return err_set(e, ERR_ENGINE, "'%s' could not be quantised: %s", from,
+                       *why ? why : "no reason given");
     return 0;
 }
 
