@@ -372,7 +372,6 @@ static struct kv_schedule_options schedule_options(double r, double floor_tokens
                                                   .link_bytes_per_s = 20000 * 1000 / r}};
 }
 
-
 static void check_cover(const struct kv_schedule_options *o, uint32_t p0, uint32_t n,
                         const uint32_t *ends, size_t k, size_t max_ends)
 {
@@ -532,8 +531,8 @@ static void test_schedule_pieces(void **state)
     (void)state;
     uint32_t ends[64];
     for (uint32_t plain = 0; plain < 2; plain++) {
-        struct kv_schedule_options o = {.chunk_tokens = 512, .min_chunk_tokens = 64,
-                                        .plain = plain != 0};
+        struct kv_schedule_options o = {
+            .chunk_tokens = 512, .min_chunk_tokens = 64, .plain = plain != 0};
         for (uint32_t n = 1; n < 3000; n += n < 1200 ? 1 : 37) {
             uint32_t p0 = n % 3 == 0 ? n / 5 : 0;
             size_t k = kv_schedule_make(&o, p0, n, ends, 64);

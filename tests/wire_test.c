@@ -646,6 +646,23 @@ static void test_idle_link_lives(void **state)
     end_free(y);
 }
 
+// Made, filled and freed without ever running.
+static void test_link_never_run(void **state)
+{
+    (void)state;
+    struct net_conn *a, *b;
+    conn_pair(&a, &b);
+    struct wire_link_options o = options();
+    struct end end = {0};
+    struct wire_link *l = wire_link_new(a, &end_ops, &end, &o);
+    for (uint64_t i = 0; i < 3; i++)
+        assert_int_equal(wire_link_send(l, segment_frame(i, 100), 0), 0);
+    wire_link_free(l);
+    assert_int_equal(atomic_load(&end.closes), 0);
+    assert_int_equal(atomic_load(&end.dropped), 3);
+    net_conn_free(b);
+}
+
 static void test_oversize_link_send(void **state)
 {
     (void)state;
@@ -681,6 +698,7 @@ int main(void)
         COUNTED(test_refused_body),
         COUNTED(test_last_words),
         COUNTED(test_idle_link_lives),
+        COUNTED(test_link_never_run),
         COUNTED(test_oversize_link_send),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

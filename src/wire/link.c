@@ -27,6 +27,7 @@ struct wire_link {
     pthread_t reader, writer;
     pthread_mutex_t lock;  // guards `why`
     struct err why;        // code 0: still open
+    bool running;          // the owner's
     atomic_bool finishing; // release/acquire with the queue's lock around it anyway
 };
 
@@ -64,6 +65,15 @@ static int link_write(struct wire_link *l, struct wire_frame *f, struct err *e)
     return rc;
 }
 
+static void queue_drop(struct wire_link *l)
+{
+    struct wire_frame f;
+    while (chan_recv(l->queue, &f, 0) == 0) {
+        link_sent(l, &f, clock_now_ns(), false);
+        wire_frame_fini(&f);
+    }
+}
+
 // Takes one frame from the queue, or makes a PING when its time has come.
 static int writer_step(struct wire_link *l, int64_t *next_ping, struct err *e)
 {
@@ -95,11 +105,7 @@ static void *writer_main(void *arg)
     // When the peer has gone, what it said last may still wait for the reader, which finds the end
     // by itself. Nothing can be queued any more.
     chan_close(l->queue);
-    struct wire_frame f;
-    while (chan_recv(l->queue, &f, 0) == 0) {
-        link_sent(l, &f, clock_now_ns(), false);
-        wire_frame_fini(&f);
-    }
+    queue_drop(l);
     return NULL;
 }
 
@@ -181,6 +187,7 @@ struct wire_link *wire_link_new(struct net_conn *c, const struct wire_link_ops *
 
 void wire_link_run(struct wire_link *l)
 {
+    l->running = true;
     link_thread_start(&l->writer, writer_main, l);
     link_thread_start(&l->reader, reader_main, l);
 }
@@ -224,7 +231,10 @@ void wire_link_free(struct wire_link *l)
     if (!l)
         return;
     wire_link_close(l);
-    pthread_join(l->reader, NULL);
+    if (l->running)
+        pthread_join(l->reader, NULL);
+    else
+        queue_drop(l);
     chan_free(l->queue);
     net_conn_free(l->conn);
     pthread_mutex_destroy(&l->lock);

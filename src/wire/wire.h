@@ -164,7 +164,8 @@ void wire_link_close(struct wire_link *l);
 // Takes no more frames, sends what is queued and then says so to the peer; frames that still come
 // are delivered. The link ends when the peer ends it too, or by wire_link_close. Any thread.
 void wire_link_finish(struct wire_link *l);
-// Closes if need be, joins both threads and frees. Not from a callback.
+// Closes if need be, joins both threads and frees. Not from a callback. A link that never ran drops
+// its queue and says no on_close.
 void wire_link_free(struct wire_link *l);
 const char *wire_link_peer(const struct wire_link *l);
 
