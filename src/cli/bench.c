@@ -126,6 +126,8 @@ static int series_on_pair(const struct emulation *m, const char *what, struct be
         return rc;
     struct bench_series_options so = series_options(m->o, bench_pair_url(pair), what);
     so.stop_on_overrun = m->scale > 0;
+    if (m->scale == 0 && m->o->unpaced_runs > 0)
+        so.runs = m->o->unpaced_runs;
     rc = bench_series_run(&so, s, e);
     bench_pair_free(pair);
     return rc;

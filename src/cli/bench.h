@@ -121,8 +121,9 @@ struct bench_options {
     const char *emulate; // "PREFILL+DECODE" of the catalogue, or NULL
     const char *nodes;   // "PREFILL,GATEWAY-URL", or NULL
     uint32_t prompt_tokens, gen_tokens, runs;
-    double link_ratio; // KV time / prefill time
-    double time_scale; // 0: found by trying
+    uint32_t unpaced_runs; // 0: as many as runs
+    double link_ratio;     // KV time / prefill time
+    double time_scale;     // 0: found by trying
     bool tiles;
     uint32_t min_chunk_tokens;
     bool json; // nothing but JSON goes to stdout

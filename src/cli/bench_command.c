@@ -55,6 +55,8 @@ static int bench_main(int argc, char **argv)
         {"--gen", 0, CLI_UINT32, &o.gen_tokens, "TOKENS", "tokens out (default 8)", 1, 1 << 16},
         {"--runs", 0, CLI_UINT32, &o.runs, "K", "medians over this many (default 3)", 1,
          BENCH_RUNS_MAX},
+        {"--unpaced-runs", 0, CLI_UINT32, &o.unpaced_runs, "K",
+         "at native speed (default: as --runs)", 0, BENCH_RUNS_MAX},
         {"--link-ratio", 0, CLI_DOUBLE, &o.link_ratio, "R",
          "KV time / prefill time (default 0.63, as measured on 10GbE)", 0.001, 1000},
         {"--time-scale", 0, CLI_DOUBLE, &o.time_scale, "S", "fixed instead of found", 0, 1e6},

@@ -1,0 +1,53 @@
+#!/bin/sh
+# acceptance.sh [PART...]: measures what the main job has to reach and holds it against the bounds.
+#
+#   emulated   2048 tokens in, 8 out on the emulated pair, and the same unpaced (medians of 3)
+#   slow-link  the same with KV time / prefill time = 1.5
+#   link       the peer link alone, TLS on loopback
+#   local      the local path against llama-bench (bench/local.sh)
+#   memory     what gateway and nodes add
+#   long       7168 tokens in, 28 out, one run; only when asked for
+#
+# Writes bench/results/acceptance.json with date and machine and prints a table. Exit code 3 when a
+# bound is missed. About fifteen minutes; the machine should have nothing else to do.
+# TANDEM_BIN: the build folder. TANDEM_MODEL: the model.
+. "$(dirname -- "$0")/../scripts/lib.sh"
+
+bin=$(CDPATH= cd -- "${TANDEM_BIN:-$root/build}" && pwd)
+model=${TANDEM_MODEL:?}
+export TANDEM_BIN="$bin"
+results=$root/bench/results
+parts=$results/tmp
+mkdir -p "$parts"
+
+measure_emulated() {
+    "$bin/tandem" bench -m "$model" --prompt 2048 --gen 8 --runs 3 --svg "$results/emulated.svg" \
+        --report "$results/emulated.txt" --json-file "$1" >&2
+}
+measure_slow_link() {
+    "$bin/tandem" bench -m "$model" --prompt 2048 --gen 8 --runs 1 --unpaced-runs 1 \
+        --link-ratio 1.5 --svg "$results/slow-link.svg" --json-file "$1" >&2
+}
+measure_link() {
+    "$bin/bench/link" >"$1"
+}
+measure_local() {
+    "$root/bench/local.sh" >"$1"
+}
+measure_memory() {
+    "$root/bench/memory.sh" >"$1"
+}
+measure_long() {
+    "$bin/tandem" bench -m "$model" --prompt 7168 --gen 28 --runs 1 --svg "$results/long.svg" \
+        --json-file "$1" >&2
+}
+
+[ $# -gt 0 ] || set -- link memory local emulated slow-link
+for part in "$@"; do
+    say "acceptance: $part"
+    function=measure_$(printf '%s' "$part" | tr - _)
+    "$function" "$parts/$part.new.json" || die "$part could not be measured"
+    mv "$parts/$part.new.json" "$parts/$part.json"
+done
+
+python3 "$root/bench/bounds.py" "$parts" "$results/acceptance.json"

@@ -1,0 +1,87 @@
+"""bounds.py PARTS-FOLDER OUT.json: the measured parts of acceptance.sh against what they must reach.
+
+Prints one line per bound and writes everything with date and machine. Exit code 3 when one is missed.
+"""
+import datetime
+import json
+import os
+import pathlib
+import platform
+import sys
+
+MAC, SPARK = "mac-studio-m3-ultra", "dgx-spark"
+
+
+def transfer_floor_ratio(part):
+    """Total against the time that the link and the decode take at least."""
+    hybrid = part["hybrid"]
+    decode_alone = part["solo"][1]["decode_s"]
+    return hybrid["total_s"] / (hybrid["kv_bytes"] / hybrid["link_bytes_per_s"] + decode_alone)
+
+
+# part, what, value of the part, "at least" or "at most", bound
+BOUNDS = [
+    ("emulated", "efficiency", lambda p: p["efficiency"], ">=", 0.98),
+    ("emulated", "overruns", lambda p: p["overruns"], "<=", 0),
+    ("emulated", "output identical", lambda p: int(p["output_identical"]), ">=", 1),
+    ("emulated", "speedup over the emulated Mac", lambda p: p["speedup"][MAC], ">=", 2.7),
+    ("emulated", "speedup over the emulated Spark", lambda p: p["speedup"][SPARK], ">=", 1.82),
+    ("emulated", "serial / hybrid", lambda p: p["serial_ratio"], ">=", 1.35),
+    ("emulated", "unpaced efficiency", lambda p: p["unpaced"]["efficiency"], ">=", 0.96),
+    ("emulated", "streaming costs prefill", lambda p: p["unpaced"]["streaming_cost"], "<=", 0.02),
+    ("slow-link", "total / transfer-bound floor", transfer_floor_ratio, "<=", 1.03),
+    ("slow-link", "overruns", lambda p: p["overruns"], "<=", 0),
+    ("long", "efficiency", lambda p: p["efficiency"], ">=", 0.985),
+    ("long", "overruns", lambda p: p["overruns"], "<=", 0),
+    ("long", "output identical", lambda p: int(p["output_identical"]), ">=", 1),
+    ("link", "link GB/s", lambda p: p["gb_per_s"], ">=", 1.2),
+    ("local", "decode / llama-bench tg", lambda p: p["decode_ratio"], ">=", 0.98),
+    ("local", "prefill / llama-bench pp", lambda p: p["prefill_ratio"], ">=", 0.98),
+    ("memory", "added MB", lambda p: p["added_bytes"] / 1e6, "<=", 60),
+]
+
+
+def cpu_name():
+    try:
+        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def check(parts):
+    rows = []
+    for part, what, value_of, sense, bound in BOUNDS:
+        if part not in parts:
+            continue
+        value = value_of(parts[part])
+        ok = value >= bound if sense == ">=" else value <= bound
+        rows.append({"part": part, "what": what, "value": value, "bound": f"{sense} {bound}", "ok": ok})
+    return rows
+
+
+def main(folder, out):
+    parts = {f.stem: json.loads(f.read_text()) for f in sorted(pathlib.Path(folder).glob("*.json"))
+             if not f.stem.endswith(".new")}
+    rows = check(parts)
+    for part in parts.values():
+        part.pop("timeline", None)
+    result = {
+        "date": datetime.date.today().isoformat(),
+        "machine": {"cpu": cpu_name(), "cores": len(os.sched_getaffinity(0))
+                    if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+                    "system": f"{platform.system()} {platform.machine()}"},
+        "bounds": rows,
+        "parts": parts,
+    }
+    pathlib.Path(out).write_text(json.dumps(result, indent=1) + "\n")
+    for row in rows:
+        print(f"{'ok    ' if row['ok'] else 'MISSED'} {row['part']:10} {row['what']:32} "
+              f"{row['value']:10.4f}   {row['bound']}")
+    return 0 if all(row["ok"] for row in rows) else 3
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
