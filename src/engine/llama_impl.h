@@ -60,7 +60,7 @@ static inline struct llama_engine *llama_of(struct engine *g)
 }
 
 // ---- llama_log.c: llama.cpp's own log --------------------------------------------------------
-// Its lines go to our log at debug level. Between begin and end, the last error line of this
+// Its lines go to our log at debug level. Between begin and end, the first error line of this
 // thread is also kept for a message.
 void llama_log_init(void);
 void llama_log_begin(void);

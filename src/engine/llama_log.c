@@ -1,6 +1,6 @@
-// llama.cpp logs through one global callback. It is turned into lines of our log at debug level
-// (it is chatty at load); while a call that can fail runs, its last error line is kept so that the
-// error message can quote it.
+// llama.cpp logs through one global callback. It is turned into lines of our log at debug level (it is
+// chatty at load). While a call that can fail runs, its first error line is kept, so that the message can
+// quote it; later ones only say that an outer call failed too.
 #include "engine/llama_impl.h"
 
 #include "base/log.h"
@@ -26,7 +26,7 @@ static void line_keep(const char *text)
 static void on_log(enum ggml_log_level level, const char *text, void *ctx)
 {
     (void)ctx;
-    if (level == GGML_LOG_LEVEL_ERROR && capture.on)
+    if (level == GGML_LOG_LEVEL_ERROR && capture.on && !capture.line[0])
         line_keep(text);
     if (level == GGML_LOG_LEVEL_CONT || level == GGML_LOG_LEVEL_DEBUG)
         return;
