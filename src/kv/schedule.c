@@ -98,7 +98,9 @@ static bool region_put(struct schedule *s, uint32_t a, uint32_t b, const struct 
     for (size_t i = 0; i < cut->pieces; i++, size *= cut->ratio) {
         sum += size;
         bool last = i + 1 == cut->pieces;
-        uint32_t end = last ? b : a + round_to((b - a) * sum / total, s->o->min_chunk_tokens);
+        // Rounded from the end, where the size of a piece matters most.
+        uint32_t rest = round_to((b - a) * (1 - sum / total), s->o->min_chunk_tokens);
+        uint32_t end = last ? b : b - (rest < b - a ? rest : b - a);
         if (end <= from || (end >= b && !last))
             continue;
         if (end - from > s->step || s->n_ends == s->max_ends)
