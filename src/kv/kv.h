@@ -2,7 +2,7 @@
 // end marker that makes a transfer complete, and the schedule by which a prompt is cut into chunks.
 //
 // Pure functions and fixed structs: no threads, no I/O. Everything is little-endian on the wire;
-// docs/wire.md shows the bytes and tests/wire_golden pins them.
+// docs/wire.md shows the bytes and tests/wire_golden_test.c pins them.
 #ifndef KV_KV_H
 #define KV_KV_H
 

@@ -175,7 +175,7 @@ static int listen_on(const struct addrinfo *ai, struct net_addr *a, struct err *
         return err_set(e, ERR_IO, "cannot make a socket: %s", strerror(errno));
     net_fd_prepare(fd);
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-    struct sockaddr_storage sa;
+    struct sockaddr_storage sa = {0};
     socklen_t len = sizeof sa;
     if (bind(fd, ai->ai_addr, ai->ai_addrlen) || listen(fd, LISTEN_BACKLOG) ||
         getsockname(fd, (struct sockaddr *)&sa, &len)) {
@@ -210,7 +210,7 @@ int net_listen(struct net_addr *a, const struct net_key *key, struct err *e)
 int net_accept(int listen_fd, int64_t deadline_ns, char *peer, size_t peer_bytes, struct err *e)
 {
     for (;;) {
-        struct sockaddr_storage sa;
+        struct sockaddr_storage sa = {0};
         socklen_t len = sizeof sa;
         int fd = accept(listen_fd, (struct sockaddr *)&sa, &len);
         if (fd >= 0) {
@@ -268,8 +268,8 @@ static int addrinfo_count(const struct addrinfo *list)
     return n;
 }
 
-int net_tcp_dial(const struct net_addr *a, bool has_key, int64_t deadline_ns, char *peer,
-                 size_t peer_bytes, struct err *e)
+int net_tcp_dial(const struct net_addr *a, bool has_key, int64_t deadline_ns,
+                 char peer[NET_PEER_BYTES], struct err *e)
 {
     struct addrinfo *list;
     int fd = addr_resolve(a, false, &list, e);
@@ -290,7 +290,7 @@ int net_tcp_dial(const struct net_addr *a, bool has_key, int64_t deadline_ns, ch
             until = now + (deadline_ns - now) / addrinfo_count(ai);
         fd = dial_one(ai, until, e);
         if (fd >= 0)
-            net_peer_text(ai->ai_addr, ai->ai_addrlen, peer, peer_bytes);
+            net_peer_text(ai->ai_addr, ai->ai_addrlen, peer, NET_PEER_BYTES);
     }
     freeaddrinfo(list);
     return fd;

@@ -353,14 +353,13 @@ static int conn_handshake(struct net_conn *c, int64_t deadline_ns, struct err *e
     }
 }
 
-static int conn_secure(int fd, const char *peer, const struct net_key *key, bool server,
-                       int64_t deadline_ns, struct net_conn **out, struct err *e)
+// Takes the connection: it lands in *out or is dropped.
+static int conn_secure(struct net_conn *c, const struct net_key *key, int64_t deadline_ns,
+                       struct net_conn **out, struct err *e)
 {
-    struct net_conn *c = conn_new(fd, peer);
-    c->server = server;
     int rc = 0;
     if (net_key_is_set(key)) {
-        c->tls = net_tls_new(key, server, e);
+        c->tls = net_tls_new(key, c->server, e);
         rc = c->tls ? conn_handshake(c, deadline_ns, e) : ERR_UNSUPPORTED;
     }
     if (rc)
@@ -379,15 +378,17 @@ int net_conn_accept_tls(int fd, const struct net_key *key, int64_t deadline_ns,
     if (getpeername(fd, (struct sockaddr *)&sa, &len) == 0)
         net_peer_text((struct sockaddr *)&sa, len, peer, sizeof peer);
     net_fd_prepare(fd);
-    return conn_secure(fd, peer, key, true, deadline_ns, out, e);
+    struct net_conn *c = conn_new(fd, peer);
+    c->server = true;
+    return conn_secure(c, key, deadline_ns, out, e);
 }
 
 int net_conn_dial(const struct net_addr *a, const struct net_key *key, int64_t deadline_ns,
                   struct net_conn **out, struct err *e)
 {
     char peer[NET_PEER_BYTES];
-    int fd = net_tcp_dial(a, net_key_is_set(key), deadline_ns, peer, sizeof peer, e);
-    return fd < 0 ? fd : conn_secure(fd, peer, key, false, deadline_ns, out, e);
+    int fd = net_tcp_dial(a, net_key_is_set(key), deadline_ns, peer, e);
+    return fd < 0 ? fd : conn_secure(conn_new(fd, peer), key, deadline_ns, out, e);
 }
 
 struct net_conn *net_conn_wrap(int fd)

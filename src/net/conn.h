@@ -87,7 +87,7 @@ void net_peer_text(const struct sockaddr *sa, socklen_t len, char *out, size_t o
 // 0 when `events` (or an error) are there, ERR_TIMEOUT otherwise.
 int net_fd_wait(int fd, short events, int64_t deadline_ns);
 // A TCP connection, no TLS yet.
-int net_tcp_dial(const struct net_addr *a, bool has_key, int64_t deadline_ns, char *peer,
-                 size_t peer_bytes, struct err *e);
+int net_tcp_dial(const struct net_addr *a, bool has_key, int64_t deadline_ns,
+                 char peer[NET_PEER_BYTES], struct err *e);
 
 #endif

@@ -9,7 +9,7 @@
 #include <sys/stat.h>
 
 #define KEY_FILE_BYTES 256
-#define KEY_HEX (2 * NET_KEY_BYTES)
+#define KEY_HEX ((size_t)2 * NET_KEY_BYTES)
 
 int net_key_path(const char *path, char *out, size_t out_bytes, struct err *e)
 {
@@ -58,7 +58,7 @@ static int key_parse(const char *path, const char *text, size_t n, struct net_ke
         return 0;
     *key = (struct net_key){0};
     return err_set(e, ERR_CORRUPT,
-                   "%s holds no cluster key (%d hex digits); make a new one with "
+                   "%s holds no cluster key (%zu hex digits); make a new one with "
                    "`tandem pair new --force`",
                    path, KEY_HEX);
 }

@@ -4,7 +4,7 @@
 
 #define SLICE_MIN_BYTES 1024
 #define SLICE_MAX_BYTES (256 << 10)
-#define SLICE_NS (NS_PER_MS / 2)
+#define SLICE_S 0.5e-3
 
 void net_pace_init(struct net_pace *p, double bytes_per_s)
 {
@@ -20,7 +20,7 @@ void net_pace_begin(struct net_pace *p, int64_t now_ns)
 
 size_t net_pace_slice(const struct net_pace *p)
 {
-    double slice = p->bytes_per_s * (double)SLICE_NS / (double)NS_PER_S;
+    double slice = p->bytes_per_s * SLICE_S;
     if (p->bytes_per_s <= 0 || slice > SLICE_MAX_BYTES)
         slice = SLICE_MAX_BYTES;
     if (slice < SLICE_MIN_BYTES)

@@ -19,38 +19,38 @@
 #define ACK_HEAD 24u
 
 struct type_row {
-    uint16_t type;
     const char *name;
+    uint32_t type;
     uint32_t head_min, head_max; // bytes
     uint32_t body_max;           // bytes
 };
 
 static const struct type_row type_rows[] = {
-    {WIRE_HELLO, "hello", 2, JSON_MEDIUM, 0},
-    {WIRE_WELCOME, "welcome", 2, JSON_MEDIUM, 0},
-    {WIRE_REFUSED, "refused", 2, JSON_MEDIUM, 0},
-    {WIRE_PING, "ping", 0, 0, 0},
-    {WIRE_PONG, "pong", 0, 0, 0},
-    {WIRE_RENDER, "render", 2, WIRE_HEAD_MAX, 0},
-    {WIRE_GENERATE, "generate", 2, JSON_LARGE, TOKENS_BYTES},
-    {WIRE_PREFILL, "prefill", 2, JSON_MEDIUM, TOKENS_BYTES},
-    {WIRE_CANCEL, "cancel", 2, JSON_SMALL, 0},
-    {WIRE_STATUS, "status", 2, JSON_SMALL, 0},
-    {WIRE_ABANDON, "abandon", 2, JSON_SMALL, 0},
-    {WIRE_RENDERED, "rendered", 2, JSON_LARGE, TOKENS_BYTES},
-    {WIRE_ACCEPTED, "accepted", 2, JSON_SMALL, 0},
-    {WIRE_PROGRESS, "progress", 2, JSON_SMALL, 0},
-    {WIRE_TOKEN, "token", 2, JSON_MEDIUM, 0},
-    {WIRE_DONE, "done", 2, WIRE_HEAD_MAX, 0}, // a timeline has a row per step
-    {WIRE_FAILED, "failed", 2, JSON_MEDIUM, 0},
-    {WIRE_PREFILLED, "prefilled", 2, WIRE_HEAD_MAX, 0},
-    {WIRE_STATUS_IS, "status_is", 2, JSON_MEDIUM, 0},
-    {WIRE_PULL, "pull", 2, JSON_SMALL, 0},
-    {WIRE_SEGMENT, "segment", SEGMENT_HEAD, SEGMENT_HEAD, WIRE_SEGMENT_MAX},
-    {WIRE_END, "end", END_HEAD, END_HEAD, 0},
-    {WIRE_ACK, "ack", ACK_HEAD, ACK_HEAD, 0},
-    {WIRE_ABORT, "abort", 2, JSON_MEDIUM, 0},
-    {WIRE_BEAT, "beat", 2, JSON_SMALL, 0},
+    {"hello", WIRE_HELLO, 2, JSON_MEDIUM, 0},
+    {"welcome", WIRE_WELCOME, 2, JSON_MEDIUM, 0},
+    {"refused", WIRE_REFUSED, 2, JSON_MEDIUM, 0},
+    {"ping", WIRE_PING, 0, 0, 0},
+    {"pong", WIRE_PONG, 0, 0, 0},
+    {"render", WIRE_RENDER, 2, WIRE_HEAD_MAX, 0},
+    {"generate", WIRE_GENERATE, 2, JSON_LARGE, TOKENS_BYTES},
+    {"prefill", WIRE_PREFILL, 2, JSON_MEDIUM, TOKENS_BYTES},
+    {"cancel", WIRE_CANCEL, 2, JSON_SMALL, 0},
+    {"status", WIRE_STATUS, 2, JSON_SMALL, 0},
+    {"abandon", WIRE_ABANDON, 2, JSON_SMALL, 0},
+    {"rendered", WIRE_RENDERED, 2, JSON_LARGE, TOKENS_BYTES},
+    {"accepted", WIRE_ACCEPTED, 2, JSON_SMALL, 0},
+    {"progress", WIRE_PROGRESS, 2, JSON_SMALL, 0},
+    {"token", WIRE_TOKEN, 2, JSON_MEDIUM, 0},
+    {"done", WIRE_DONE, 2, WIRE_HEAD_MAX, 0}, // a timeline has a row per step
+    {"failed", WIRE_FAILED, 2, JSON_MEDIUM, 0},
+    {"prefilled", WIRE_PREFILLED, 2, WIRE_HEAD_MAX, 0},
+    {"status_is", WIRE_STATUS_IS, 2, JSON_MEDIUM, 0},
+    {"pull", WIRE_PULL, 2, JSON_SMALL, 0},
+    {"segment", WIRE_SEGMENT, SEGMENT_HEAD, SEGMENT_HEAD, WIRE_SEGMENT_MAX},
+    {"end", WIRE_END, END_HEAD, END_HEAD, 0},
+    {"ack", WIRE_ACK, ACK_HEAD, ACK_HEAD, 0},
+    {"abort", WIRE_ABORT, 2, JSON_MEDIUM, 0},
+    {"beat", WIRE_BEAT, 2, JSON_SMALL, 0},
 };
 
 static const struct type_row *type_find(unsigned type)
@@ -319,7 +319,7 @@ int wire_frame_receive(struct net_conn *c, const struct wire_receive *how, struc
     *f = (struct wire_frame){0};
     struct place p = {.how = how, .conn = c, .in = "frame"};
     uint8_t bytes[WIRE_HEADER_BYTES];
-    struct wire_header h;
+    struct wire_header h = {0};
     int rc = place_read(&p, bytes, sizeof bytes, e);
     if (rc == 0)
         rc = wire_header_decode(bytes, &h, e);
