@@ -135,6 +135,7 @@ struct kv_schedule_options {
     uint32_t chunk_tokens;     // full chunk = the engine's ubatch (512)
     uint32_t min_chunk_tokens; // no piece is shorter unless the whole range is (16). On the CPU 64:
                                // shorter ones are slow, and their attention rounds differently
+    uint32_t tile_layers;      // the last chunk leaves in so many tiles, layer by layer (0: whole)
     bool plain;                // full chunks only: nothing leaves before the end
     struct kv_rates rates;
 };

@@ -14,7 +14,8 @@
 //     end_k = max(end_(k-1), t_k) + x(m_k)        when it has arrived
 //
 // With r = x/c < 1 the link waits for the compute, and what is left at the end is the crossing of the
-// last chunk. A smaller last chunk helps as long as the one before has crossed by then, i.e.
+// last chunk (with tiles, of its last layer: layer i of L is ready after i/L of the computing). A
+// smaller last chunk helps as long as the one before has crossed by then, i.e.
 // x(m_(k-1)) <= c(m_k): going back from the end, chunks may grow by 1/r each. With r > 1 the compute
 // waits for nobody and the link should start early and never starve: c(m_(k+1)) <= x(m_k), so that
 // chunks may grow by r each from a small first one. Both are geometric cuts of a region into k
@@ -31,6 +32,7 @@ struct pipeline {
     double token_s; // compute
     double floor_s;
     double send_s; // per token
+    uint32_t tiles; // parts in which the last chunk becomes ready and leaves
 };
 
 struct region_cut {
@@ -48,9 +50,10 @@ struct schedule {
     size_t n_ends, max_ends;
 };
 
-static struct pipeline pipeline_of(const struct kv_rates *r)
+static struct pipeline pipeline_of(const struct kv_schedule_options *o)
 {
-    struct pipeline p = {.token_s = 1};
+    const struct kv_rates *r = &o->rates;
+    struct pipeline p = {.token_s = 1, .tiles = o->tile_layers > 0 ? o->tile_layers : 1};
     if (r->chunk_tokens_per_s > 0) {
         p.token_s = 1 / r->chunk_tokens_per_s;
         p.floor_s = r->chunk_floor_s;
@@ -67,8 +70,12 @@ static struct kv_schedule_times pipeline_run(const struct pipeline *p, uint32_t 
     struct kv_schedule_times t = {0, 0};
     for (size_t i = 0; i < n_ends; i++) {
         double tokens = ends[i] - (i ? ends[i - 1] : p0);
-        t.compute_s += fmax(p->floor_s, tokens * p->token_s);
-        t.end_s = fmax(t.end_s, t.compute_s) + tokens * p->send_s;
+        double compute_s = fmax(p->floor_s, tokens * p->token_s);
+        uint32_t parts = i + 1 == n_ends ? p->tiles : 1;
+        for (uint32_t part = 0; part < parts; part++) {
+            t.compute_s += compute_s / parts;
+            t.end_s = fmax(t.end_s, t.compute_s) + tokens * p->send_s / parts;
+        }
     }
     return t;
 }
@@ -218,7 +225,7 @@ size_t kv_schedule_make(const struct kv_schedule_options *o, uint32_t p0, uint32
     if (!set.min_chunk_tokens)
         set.min_chunk_tokens = 16;
     struct schedule s = {.o = &set,
-                         .pipe = pipeline_of(&o->rates),
+                         .pipe = pipeline_of(o),
                          .p0 = p0,
                          .n = n,
                          .step = step_fit(o, p0, n, max_ends),
@@ -241,6 +248,6 @@ struct kv_schedule_times kv_schedule_end_s(const struct kv_schedule_options *o, 
     const struct kv_rates *r = &o->rates;
     if (r->chunk_tokens_per_s <= 0 || r->link_bytes_per_s <= 0 || r->kv_bytes_per_token <= 0)
         return (struct kv_schedule_times){0, 0};
-    struct pipeline p = pipeline_of(r);
+    struct pipeline p = pipeline_of(o);
     return pipeline_run(&p, p0, ends, n_ends);
 }

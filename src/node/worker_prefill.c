@@ -56,12 +56,19 @@ static bool mode_is_ranges(const struct worker *w)
     return w->engine->limits.handoff >= ENGINE_HANDOFF_RANGES;
 }
 
+static bool tiles_possible(const struct worker *w, const struct worker_job *j)
+{
+    return w->options.tiles && w->engine->ops->tiles_set != NULL && !j->prefill.serial &&
+           w->engine->limits.handoff == ENGINE_HANDOFF_RANGES;
+}
+
 void worker_prefill_plan(struct worker *w, struct worker_job *j)
 {
     double link = j->prefill.link_bytes_per_s > 0 ? j->prefill.link_bytes_per_s : w->link_rate;
     struct kv_schedule_options o = {
         .chunk_tokens = w->engine->limits.n_batch,
         .min_chunk_tokens = w->options.min_chunk_tokens,
+        .tile_layers = tiles_possible(w, j) ? w->engine->identity.n_layer : 0,
         .plain = j->prefill.serial || !mode_is_ranges(w),
         .rates = {.chunk_tokens_per_s = w->prefill_rate,
                   .link_bytes_per_s = link,
@@ -234,9 +241,8 @@ static void tile_send(void *ctx, uint32_t layer, const void *data, size_t n)
 // The last chunk may leave layer by layer while it is computed, if nothing older waits.
 static bool tiles_apply(const struct worker *w, const struct worker_job *j, uint32_t end)
 {
-    return w->options.tiles && w->engine->ops->tiles_set != NULL && end == j->prefill.upto &&
-           j->bulk != NULL && !j->prefill.serial && j->exported == j->computed &&
-           w->engine->limits.handoff == ENGINE_HANDOFF_RANGES;
+    return tiles_possible(w, j) && end == j->prefill.upto && j->bulk != NULL &&
+           j->exported == j->computed;
 }
 
 static void beat_send(struct worker_job *j)
