@@ -184,7 +184,7 @@ static int serve_run(int argc, char **argv)
         rc = options_apply(&s, &e);
     if (rc != 0)
         return cli_fail("serve", &e);
-    log_process_set("gateway");
+    log_process_set("serve");
     wait_init();
     s.gateway.on_event = on_event;
     rc = gateway_start(&s.gateway, &g, &port, &e);

@@ -18,6 +18,12 @@ static json_t *number_or_null(double v)
     return isfinite(v) ? json_real(v) : json_null();
 }
 
+// A time on the axis; below 0: it never came.
+static json_t *time_or_null(double v)
+{
+    return v < 0 ? json_null() : json_real(v);
+}
+
 static json_int_t count(const json_t *account, const char *member)
 {
     double v = timing_number(account, member, 0);
@@ -126,8 +132,8 @@ static void details_put(json_t *o, const struct timing *t)
     json_put(o, "overruns",
              json_integer(count(t->done, "overruns") + count(t->prefilled, "overruns")));
     json_put(o, "worst_ratio", number_or_null(worst));
-    json_put(o, "prefill_sent_s", number_or_null(t->prefill_sent_s));
-    json_put(o, "decode_sent_s", number_or_null(t->decode_sent_s));
+    json_put(o, "prefill_sent_s", time_or_null(t->prefill_sent_s));
+    json_put(o, "decode_sent_s", time_or_null(t->decode_sent_s));
     json_put(o, "prefill",
              t->prefilled ? account_json(t->prefilled, prefill_members) : json_null());
     json_put(o, "decode", account_json(t->done, decode_members));
@@ -151,7 +157,7 @@ json_t *timing_json(const struct timing *t)
     json_put(o, "tail_ms", number_or_null(tail_ms(t)));
     json_put(o, "decode_s", number_or_null(timing_number(t->done, "decode_s", NAN)));
     json_put(o, "decode_tokens_per_s", number_or_null(decode_rate(t)));
-    json_put(o, "ttft_s", number_or_null(t->ttft_s < 0 ? NAN : t->ttft_s));
+    json_put(o, "ttft_s", time_or_null(t->ttft_s));
     json_put(o, "total_s", number_or_null(t->total_s));
     json_put(o, "fallback", t->fallback ? answer_string(t->fallback) : json_null());
     details_put(o, t);

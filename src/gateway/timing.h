@@ -15,7 +15,7 @@ struct timing {
     const char *prefill_node, *decode_node;
     const char *fallback; // NULL: none
     uint32_t prompt_tokens, gen_tokens;
-    double prefill_sent_s, decode_sent_s; // when PREFILL and GENERATE went out
+    double prefill_sent_s, decode_sent_s; // when PREFILL and GENERATE went out; below 0: never
     double ttft_s;                        // first token; below 0: none
     double total_s;
     const json_t *done;      // head of DONE
