@@ -1,4 +1,4 @@
-// For the gateway's tests: workers that are threads, and an HTTP client that is a socket.
+// For the gateway's tests: workers that are threads, and a gateway on such workers.
 //
 // A fake worker answers frames by itself as a well-behaved one would, or only notes them ("hold") so
 // that a test says every word. Everything a test waits for it waits for by name, never by time; the
@@ -6,35 +6,16 @@
 #ifndef TESTS_GATEWAY_FAKE_H
 #define TESTS_GATEWAY_FAKE_H
 
-#include "base/buf.h"
-#include "base/clock.h"
-#include "base/json.h"
 #include "base/log.h"
 #include "gateway/start.h"
+#include "gateway_web.h"
 #include "node/message.h"
 #include "wire/wire.h"
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <arpa/inet.h>
-#include <cmocka.h>
-#include <errno.h>
-#include <poll.h>
 #include <pthread.h>
-#include <stdbool.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
-#define UNUSED __attribute__((unused))
 #define FAKE_FRAMES 512
 #define FAKE_LINKS 32
-#define FAKE_LIMIT_NS (30 * NS_PER_S)
 
 struct fake_frame {
     unsigned type;
@@ -49,8 +30,8 @@ struct fake {
     uint32_t n_ctx;
     uint64_t weights_hash;
     enum engine_handoff handoff;
-    const char *refusal; // answers HELLO with REFUSED "mismatch"
-    bool mute;           // never answers HELLO
+    const char *refusal;                                   // answers HELLO with REFUSED "mismatch"
+    bool mute;                                             // never answers HELLO
     _Atomic bool hold_render, hold_prefill, hold_generate; // noted, not answered; any time
     uint32_t gen_tokens; // of an answer it makes by itself, at most
     struct net_key key;
@@ -78,17 +59,26 @@ struct fake {
 
 static struct fake fake_make(const char *name)
 {
-    return (struct fake){.name = name, .model = "fake-model", .n_ctx = 4096, .weights_hash = 1,
-                         .handoff = ENGINE_HANDOFF_RANGES, .gen_tokens = 4, .listen_fd = -1,
-                         .lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
+    return (struct fake){.name = name,
+                         .model = "fake-model",
+                         .n_ctx = 4096,
+                         .weights_hash = 1,
+                         .handoff = ENGINE_HANDOFF_RANGES,
+                         .gen_tokens = 4,
+                         .listen_fd = -1,
+                         .lock = PTHREAD_MUTEX_INITIALIZER,
+                         .changed = PTHREAD_COND_INITIALIZER};
 }
 
 // ---- what it says of itself ---------------------------------------------------------------------------
 
 static json_t *fake_welcome(const struct fake *f)
 {
-    struct message_welcome w = {.version = WIRE_VERSION, .prefill_tokens_per_s = 100,
-                                .decode_tokens_per_s = 10, .cores = 2, .pid = 1};
+    struct message_welcome w = {.version = WIRE_VERSION,
+                                .prefill_tokens_per_s = 100,
+                                .decode_tokens_per_s = 10,
+                                .cores = 2,
+                                .pid = 1};
 
     snprintf(w.name, sizeof(w.name), "%s", f->name);
     snprintf(w.build, sizeof(w.build), "tandem test");
@@ -152,12 +142,12 @@ static void fake_token(struct fake *f, uint64_t id, uint32_t i, const char *text
 
 static void fake_done(struct fake *f, uint64_t id, uint32_t prompt, uint32_t gen, bool handoff)
 {
-    json_t *o = json_pack("{s:s,s:n,s:i,s:i,s:s,s:i,s:i,s:f,s:f,s:i,s:n,s:i,s:f}", "finish", "length",
-                          "stop", "prompt_tokens", (int)prompt, "gen_tokens", (int)gen, "text", "",
-                          "tokens_read", handoff ? 1 : (int)prompt, "tokens_imported",
-                          handoff ? (int)prompt - 1 : 0, "prefill_s", 1.5, "decode_s", 0.5,
-                          "kv_bytes", handoff ? 1000 : 0, "fallback", "overruns", 0, "worst_ratio",
-                          0.5);
+    json_t *o =
+        json_pack("{s:s,s:n,s:i,s:i,s:s,s:i,s:i,s:f,s:f,s:i,s:n,s:i,s:f}", "finish", "length",
+                  "stop", "prompt_tokens", (int)prompt, "gen_tokens", (int)gen, "text", "",
+                  "tokens_read", handoff ? 1 : (int)prompt, "tokens_imported",
+                  handoff ? (int)prompt - 1 : 0, "prefill_s", 1.5, "decode_s", 0.5, "kv_bytes",
+                  handoff ? 1000 : 0, "fallback", "overruns", 0, "worst_ratio", 0.5);
 
     json_put(o, "handoff_end_s", handoff ? json_real(2.0) : json_null());
     fake_send(f, wire_frame_json(WIRE_DONE, id, o));
@@ -173,7 +163,8 @@ static void fake_generate(struct fake *f, const struct fake_frame *q)
         snprintf(text, sizeof(text), "t%u ", i);
         fake_token(f, q->id, i, text);
     }
-    fake_done(f, q->id, (uint32_t)q->n_tokens, n, json_is_object(json_object_get(q->head, "handoff")));
+    fake_done(f, q->id, (uint32_t)q->n_tokens, n,
+              json_is_object(json_object_get(q->head, "handoff")));
 }
 
 // One token per byte of text, or the ids that were given.
@@ -262,14 +253,14 @@ static bool fake_greet(struct fake *f, struct net_conn *conn)
 {
     struct wire_frame in = {0}, out;
     struct err e;
-    int rc = wire_frame_read(conn, &in, clock_now_ns() + FAKE_LIMIT_NS, &e);
+    int rc = wire_frame_read(conn, &in, clock_now_ns() + WEB_LIMIT_NS, &e);
 
     wire_frame_fini(&in);
     if (rc != 0 || f->mute)
         return false;
     out = f->refusal ? wire_frame_failed(WIRE_REFUSED, 0, ERR_MISMATCH, f->refusal)
                      : wire_frame_json(WIRE_WELCOME, 0, fake_welcome(f));
-    rc = wire_frame_write(conn, &out, clock_now_ns() + FAKE_LIMIT_NS, &e);
+    rc = wire_frame_write(conn, &out, clock_now_ns() + WEB_LIMIT_NS, &e);
     wire_frame_fini(&out);
     return rc == 0 && !f->refusal;
 }
@@ -282,15 +273,15 @@ static void *fake_greeter(void *ctx)
     struct wire_link *l;
     struct err e;
 
-    if (!g->conn && net_conn_accept_tls(g->fd, &f->key, clock_now_ns() + FAKE_LIMIT_NS, &g->conn,
-                                        &e) != 0)
+    if (!g->conn &&
+        net_conn_accept_tls(g->fd, &f->key, clock_now_ns() + WEB_LIMIT_NS, &g->conn, &e) != 0)
         goto out;
     if (!fake_greet(f, g->conn)) {
         char byte;
 
         // A mute one keeps the connection until the other side gives up.
         if (f->mute)
-            net_conn_read(g->conn, &byte, 1, clock_now_ns() + FAKE_LIMIT_NS, &e);
+            net_conn_read(g->conn, &byte, 1, clock_now_ns() + WEB_LIMIT_NS, &e);
         net_conn_free(g->conn);
         goto out;
     }
@@ -405,7 +396,7 @@ static void fake_wait_some(struct fake *f)
     struct timespec until;
 
     clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec += FAKE_LIMIT_NS / NS_PER_S;
+    until.tv_sec += WEB_LIMIT_NS / NS_PER_S;
     if (pthread_cond_timedwait(&f->changed, &f->lock, &until) == ETIMEDOUT) {
         pthread_mutex_unlock(&f->lock);
         fail_msg("%s: nothing came in time", f->name);
@@ -467,192 +458,6 @@ static void fake_stop(struct fake *f)
     f->n_greeters = f->n_links = f->n_seen = 0;
 }
 
-// ---- HTTP -----------------------------------------------------------------------------------------------------
-
-struct web {
-    int fd;
-    struct buf in;
-};
-
-static int web_dial(uint16_t port)
-{
-    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(port)};
-    int fd = socket(AF_INET, SOCK_STREAM, 0);
-
-    a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    assert_true(fd >= 0);
-    assert_int_equal(connect(fd, (struct sockaddr *)&a, sizeof(a)), 0);
-    return fd;
-}
-
-static void web_write(struct web *w, const void *data, size_t n)
-{
-    const char *at = data;
-
-    while (n > 0) {
-        ssize_t sent = send(w->fd, at, n, MSG_NOSIGNAL);
-
-        if (sent < 0)
-            fail_msg("send: %s", strerror(errno));
-        at += sent;
-        n -= (size_t)sent;
-    }
-}
-
-// Sends a request; head: further header lines, each ending in CRLF.
-static struct web web_open(uint16_t port, const char *method, const char *path, const char *head,
-                           const char *body)
-{
-    struct web w = {.fd = web_dial(port)};
-    char *text = mem_format("%s %s HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n"
-                            "Content-Length: %zu\r\n%s\r\n",
-                            method, path, body ? strlen(body) : 0, head ? head : "");
-
-    buf_init(&w.in, 256u << 20);
-    web_write(&w, text, strlen(text));
-    if (body)
-        web_write(&w, body, strlen(body));
-    free(text);
-    return w;
-}
-
-static UNUSED struct web web_post(uint16_t port, const char *path, const char *body)
-{
-    return web_open(port, "POST", path, NULL, body);
-}
-
-// False at the end of the connection.
-static bool web_more(struct web *w)
-{
-    struct pollfd p = {.fd = w->fd, .events = POLLIN};
-    char block[65536];
-    ssize_t n;
-
-    if (poll(&p, 1, (int)(FAKE_LIMIT_NS / NS_PER_MS)) <= 0)
-        fail_msg("no answer in time; so far: %.400s", w->in.data ? (char *)w->in.data : "");
-    n = recv(w->fd, block, sizeof(block), 0);
-    if (n <= 0)
-        return false;
-    assert_int_equal(buf_put(&w->in, block, (size_t)n), 0);
-    return true;
-}
-
-// Reads until `text` has come.
-static UNUSED void web_until(struct web *w, const char *text)
-{
-    while (!w->in.data || !strstr((char *)w->in.data, text))
-        if (!web_more(w))
-            fail_msg("the answer ended without \"%s\": %s", text,
-                     w->in.data ? (char *)w->in.data : "");
-}
-
-static void web_close(struct web *w)
-{
-    close(w->fd);
-    buf_fini(&w->in);
-}
-
-// The whole answer: status, and the body (caller frees) freed of its chunks.
-struct answer {
-    int status;
-    char *head, *body;
-    bool cut; // a chunked answer that ended without its last chunk
-};
-
-static char *unchunk(const char *in, bool *cut)
-{
-    char *out = mem_alloc(strlen(in) + 1);
-    size_t n = 0;
-
-    for (;;) {
-        char *end;
-        unsigned long size = strtoul(in, &end, 16);
-
-        if (end == in || strncmp(end, "\r\n", 2) != 0 || strlen(end + 2) < size) {
-            *cut = true;
-            return out;
-        }
-        if (size == 0)
-            return out;
-        memcpy(out + n, end + 2, size);
-        n += size;
-        in = end + 2 + size + 2;
-    }
-}
-
-static UNUSED struct answer web_finish(struct web *w)
-{
-    struct answer a = {0};
-    char *text, *body;
-
-    while (web_more(w))
-        ;
-    text = w->in.data ? (char *)w->in.data : (char *)(uintptr_t)"";
-    body = strstr(text, "\r\n\r\n");
-    if (!body || strncmp(text, "HTTP/1.1 ", 9) != 0)
-        fail_msg("no HTTP answer: %.200s", text);
-    a.status = (int)strtol(text + 9, NULL, 10);
-    *body = '\0';
-    a.head = mem_strdup(text);
-    a.body = strstr(a.head, "Transfer-Encoding: chunked") ? unchunk(body + 4, &a.cut)
-                                                          : mem_strdup(body + 4);
-    web_close(w);
-    return a;
-}
-
-static UNUSED void answer_fini(struct answer *a)
-{
-    free(a->head);
-    free(a->body);
-}
-
-static UNUSED struct answer web_get(uint16_t port, const char *path)
-{
-    struct web w = web_open(port, "GET", path, NULL, NULL);
-
-    return web_finish(&w);
-}
-
-static UNUSED struct answer web_ask(uint16_t port, const char *path, const char *body)
-{
-    struct web w = web_post(port, path, body);
-
-    return web_finish(&w);
-}
-
-// A member by path, "timings.plan" or "choices.0.text"; borrowed.
-static UNUSED json_t *at(json_t *v, const char *path)
-{
-    char word[64];
-
-    while (v && *path) {
-        size_t n = strcspn(path, ".");
-
-        snprintf(word, sizeof(word), "%.*s", (int)n, path);
-        v = json_is_array(v) ? json_array_get(v, strtoul(word, NULL, 10))
-                             : json_object_get(v, word);
-        path += n + (path[n] == '.');
-    }
-    return v;
-}
-
-static UNUSED const char *text_at(json_t *v, const char *path)
-{
-    const char *s = json_string_value(at(v, path));
-
-    return s ? s : "(none)";
-}
-
-static UNUSED json_t *parse(const char *text)
-{
-    struct err e = {0};
-    json_t *v = json_parse(text, strlen(text), &e);
-
-    if (!v)
-        fail_msg("%s: %s", e.message, text);
-    return v;
-}
-
 // ---- a gateway with its fakes -----------------------------------------------------------------------------
 
 struct stage {
@@ -691,7 +496,7 @@ static UNUSED void stage_start(struct stage *s, bool with_node)
 static UNUSED void stage_await(struct stage *s, int node, const char *state)
 {
     char path[32];
-    int64_t limit_ns = clock_now_ns() + FAKE_LIMIT_NS;
+    int64_t limit_ns = clock_now_ns() + WEB_LIMIT_NS;
 
     snprintf(path, sizeof(path), "nodes.%d.state", node);
     for (;;) {
@@ -712,7 +517,7 @@ static UNUSED void stage_await(struct stage *s, int node, const char *state)
 // The local worker is up, found out without a word to any worker.
 static UNUSED void stage_await_health(struct stage *s)
 {
-    int64_t limit_ns = clock_now_ns() + FAKE_LIMIT_NS;
+    int64_t limit_ns = clock_now_ns() + WEB_LIMIT_NS;
     int status = 0;
 
     while (status != 200) {
@@ -738,6 +543,30 @@ static UNUSED void stage_stop(struct stage *s)
     gateway_free(s->gateway);
     fake_stop(&s->local);
     fake_stop(&s->node);
+}
+
+// ---- prompts ----------------------------------------------------------------------------------------------
+
+#define LONG_PROMPT_TOKENS 400
+
+// A body whose prompt has n tokens (the fake worker makes one of each byte). Caller frees.
+static char *prompt_body(size_t n, const char *more)
+{
+    char *prompt = mem_alloc(n + 1), *body;
+
+    memset(prompt, 'a', n);
+    body = mem_format("{\"prompt\":\"%s\"%s%s}", prompt, more[0] ? "," : "", more);
+    free(prompt);
+    return body;
+}
+
+static UNUSED struct web ask_long(struct stage *s, const char *more)
+{
+    char *body = prompt_body(LONG_PROMPT_TOKENS, more);
+    struct web w = web_post(s->port, "/v1/completions", body);
+
+    free(body);
+    return w;
 }
 
 #endif

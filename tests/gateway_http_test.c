@@ -38,7 +38,8 @@ static const struct refusal refusals[] = {
     {"POST", CHAT, "{\"messages\":[]}", 400, "at least one", "messages"},
     {"POST", CHAT, "{\"messages\":\"hi\"}", 400, "array", "messages"},
     {"POST", CHAT, "{\"messages\":[{\"content\":\"x\"}]}", 400, "messages[0]", "messages"},
-    {"POST", CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":1}]}", 400, "content", "messages"},
+    {"POST", CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":1}]}", 400, "content",
+     "messages"},
     {"POST", TEXT, "{}", 400, "'prompt'", "prompt"},
     {"POST", TEXT, "{\"prompt\":[1,-2]}", 400, "prompt[1]", "prompt"},
     {"POST", TEXT, "{\"prompt\":[1,2.5]}", 400, "prompt[1]", "prompt"},
@@ -240,7 +241,8 @@ static void test_half_body(void **state)
     stage_ready(&s, false);
     w.fd = web_dial(s.port);
     buf_init(&w.in, 1u << 20);
-    static const char half[] = "POST " TEXT " HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{\"pro";
+    static const char half[] =
+        "POST " TEXT " HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{\"pro";
     web_write(&w, half, strlen(half));
     web_close(&w);
     a = web_ask(s.port, TEXT, "{\"prompt\":\"x\"}");
@@ -300,12 +302,13 @@ static void test_api_key(void **state)
     stage_start(&s, false);
     assert_int_equal(status_with(&s, "GET", "/v1/models", ""), 401);
     assert_int_equal(status_with(&s, "GET", "/v1/models", "Authorization: Bearer secre\r\n"), 401);
-    assert_int_equal(status_with(&s, "GET", "/v1/models", "Authorization: Bearer secret1\r\n"), 401);
+    assert_int_equal(status_with(&s, "GET", "/v1/models", "Authorization: Bearer secret1\r\n"),
+                     401);
     assert_int_equal(status_with(&s, "GET", "/v1/models", "Authorization: Basic secret\r\n"), 401);
     assert_int_equal(status_with(&s, "GET", "/v1/nothing", ""), 401);
     assert_int_equal(status_with(&s, "GET", "/v1/models", "Authorization: Bearer secret\r\n"), 200);
-    assert_int_equal(status_with(&s, "GET", "/v1/health?verbose", "Authorization: bearer secret\r\n"),
-                     200);
+    assert_int_equal(
+        status_with(&s, "GET", "/v1/health?verbose", "Authorization: bearer secret\r\n"), 200);
     assert_true(status_with(&s, "GET", "/health", "") != 401);
     stage_stop(&s);
 }
@@ -399,12 +402,12 @@ static void test_port_taken(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_refusals),      cmocka_unit_test(test_models_and_health),
+        cmocka_unit_test(test_refusals),        cmocka_unit_test(test_models_and_health),
         cmocka_unit_test(test_status_requests), cmocka_unit_test(test_large_bodies),
-        cmocka_unit_test(test_large_prompt),  cmocka_unit_test(test_half_body),
-        cmocka_unit_test(test_keep_alive),    cmocka_unit_test(test_api_key),
-        cmocka_unit_test(test_origin),        cmocka_unit_test(test_rebinding),
-        cmocka_unit_test(test_public_address), cmocka_unit_test(test_port_taken),
+        cmocka_unit_test(test_large_prompt),    cmocka_unit_test(test_half_body),
+        cmocka_unit_test(test_keep_alive),      cmocka_unit_test(test_api_key),
+        cmocka_unit_test(test_origin),          cmocka_unit_test(test_rebinding),
+        cmocka_unit_test(test_public_address),  cmocka_unit_test(test_port_taken),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

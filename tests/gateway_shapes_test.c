@@ -183,9 +183,18 @@ static void test_statuses(void **state)
 static json_t *timings(const char *done, const char *prefilled)
 {
     json_t *d = json_loads(done, 0, NULL), *p = prefilled ? json_loads(prefilled, 0, NULL) : NULL;
-    struct timing t = {.plan = "hybrid", .reason = "r", .prefill_node = "P", .decode_node = "D",
-                       .prompt_tokens = 100, .gen_tokens = 10, .prefill_sent_s = 1,
-                       .decode_sent_s = 2, .ttft_s = -1, .total_s = 9, .done = d, .prefilled = p,
+    struct timing t = {.plan = "hybrid",
+                       .reason = "r",
+                       .prefill_node = "P",
+                       .decode_node = "D",
+                       .prompt_tokens = 100,
+                       .gen_tokens = 10,
+                       .prefill_sent_s = 1,
+                       .decode_sent_s = 2,
+                       .ttft_s = -1,
+                       .total_s = 9,
+                       .done = d,
+                       .prefilled = p,
                        .timeline = true};
     json_t *v = timing_json(&t);
 
@@ -203,11 +212,12 @@ static double number(const json_t *v, const char *member)
 
 static void test_timings_axis(void **state)
 {
-    json_t *v = timings("{\"tokens_read\":1,\"tokens_imported\":79,\"decode_s\":2,"
-                        "\"handoff_end_s\":3.5,\"kv_bytes\":77,\"overruns\":1,\"worst_ratio\":0.5,"
-                        "\"timeline\":[{\"what\":\"import\",\"t0\":0.5,\"t1\":1,\"p0\":0,\"p1\":9}]}",
-                        "{\"done_s\":4.25,\"overruns\":2,\"worst_ratio\":0.75,"
-                        "\"timeline\":[{\"what\":\"compute\",\"t0\":0,\"t1\":4.25},{\"t0\":1}]}");
+    json_t *v =
+        timings("{\"tokens_read\":1,\"tokens_imported\":79,\"decode_s\":2,"
+                "\"handoff_end_s\":3.5,\"kv_bytes\":77,\"overruns\":1,\"worst_ratio\":0.5,"
+                "\"timeline\":[{\"what\":\"import\",\"t0\":0.5,\"t1\":1,\"p0\":0,\"p1\":9}]}",
+                "{\"done_s\":4.25,\"overruns\":2,\"worst_ratio\":0.75,"
+                "\"timeline\":[{\"what\":\"compute\",\"t0\":0,\"t1\":4.25},{\"t0\":1}]}");
     const json_t *line = json_object_get(v, "timeline");
 
     (void)state;
@@ -228,7 +238,8 @@ static void test_timings_axis(void **state)
 // A worker that tells little, or nonsense, makes nulls and zeroes, never a wrong number.
 static void test_timings_partial(void **state)
 {
-    json_t *v = timings("{\"decode_s\":0,\"prefill_s\":\"x\",\"kv_bytes\":-5,\"timeline\":7}", NULL);
+    json_t *v =
+        timings("{\"decode_s\":0,\"prefill_s\":\"x\",\"kv_bytes\":-5,\"timeline\":7}", NULL);
 
     (void)state;
     assert_true(json_is_null(json_object_get(v, "tail_ms")));
@@ -248,10 +259,10 @@ static void test_timings_partial(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_defaults),    cmocka_unit_test(test_members),
-        cmocka_unit_test(test_prompts),     cmocka_unit_test(test_limits),
-        cmocka_unit_test(test_any_bytes),   cmocka_unit_test(test_error_shape),
-        cmocka_unit_test(test_ids),         cmocka_unit_test(test_statuses),
+        cmocka_unit_test(test_defaults),     cmocka_unit_test(test_members),
+        cmocka_unit_test(test_prompts),      cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_any_bytes),    cmocka_unit_test(test_error_shape),
+        cmocka_unit_test(test_ids),          cmocka_unit_test(test_statuses),
         cmocka_unit_test(test_timings_axis), cmocka_unit_test(test_timings_partial),
     };
 

@@ -131,8 +131,7 @@ static json_t *usage_json(const struct answer_usage *u)
     return o;
 }
 
-char *answer_event_usage(const struct answer_head *h, const struct answer_usage *u,
-                         json_t *timings)
+char *answer_event_usage(const struct answer_head *h, const struct answer_usage *u, json_t *timings)
 {
     json_t *chunk = chunk_json(h);
 

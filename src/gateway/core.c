@@ -236,8 +236,8 @@ static void greeters_stop(struct core *c)
         peer_greeter_stop(&c->peers[i].greeter);
 }
 
-int core_start(const struct gateway_options *o, const struct core_source *source,
-               struct core **out, struct err *e)
+int core_start(const struct gateway_options *o, const struct core_source *source, struct core **out,
+               struct err *e)
 {
     struct core *c = core_new(o, source);
     int rc = 0;

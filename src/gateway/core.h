@@ -47,8 +47,8 @@ struct core_message {
 // Where the local worker comes from: the supervisor, or a test's stand-in.
 struct core_source {
     int (*start)(void *ctx, const struct node_supervisor_ops *ops, void *ops_ctx, struct err *e);
-    void (*stop)(void *ctx);        // no callback runs after it
-    int64_t (*pid)(void *ctx);      // -1: none; core thread, not once it has halted
+    void (*stop)(void *ctx);   // no callback runs after it
+    int64_t (*pid)(void *ctx); // -1: none; core thread, not once it has halted
     void *ctx;
 };
 
@@ -79,8 +79,8 @@ struct core {
 };
 
 // Starts the thread, the greeters and the local worker. Any thread.
-int core_start(const struct gateway_options *o, const struct core_source *source,
-               struct core **out, struct err *e);
+int core_start(const struct gateway_options *o, const struct core_source *source, struct core **out,
+               struct err *e);
 // Ends every request, closes every link and joins. Messages sent from now on are refused.
 void core_stop(struct core *c);
 // After core_stop, when no other thread can send to it any more.

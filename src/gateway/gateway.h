@@ -17,8 +17,8 @@
 #include "node/node.h"
 
 #define GATEWAY_PORT 8080
-#define GATEWAY_BODY_MAX (32u << 20)  // bytes of one request body: 413 beyond
-#define GATEWAY_HYBRID_TOKENS 256     // more uncached tokens than this: hybrid, if a prefill node is up
+#define GATEWAY_BODY_MAX (32u << 20) // bytes of one request body: 413 beyond
+#define GATEWAY_HYBRID_TOKENS 256 // more uncached tokens than this: hybrid, if a prefill node is up
 #define GATEWAY_PREFILL_MAX 16
 
 enum gateway_event {
@@ -27,17 +27,17 @@ enum gateway_event {
 };
 
 struct gateway_options {
-    struct net_addr listen;           // default 127.0.0.1:8080; port 0 takes a free one
+    struct net_addr listen;            // default 127.0.0.1:8080; port 0 takes a free one
     struct node_worker_options worker; // the local decode worker
     struct net_addr prefill[GATEWAY_PREFILL_MAX];
     size_t n_prefill;
     struct net_key key;
-    bool same_weights;       // demand equal weights on both sides (default true)
-    uint32_t max_requests;   // beyond: 503 with Retry-After (default 64)
-    int64_t heartbeat_ns;    // comment lines while a prompt is read (default 5 s)
-    double stall_s;          // a prefill node that is silent for this long is given up (default 3)
-    const char *api_key;     // demanded as a bearer token when set; needed for a public address
-    bool cors;               // answer to web pages of other origins (default: they are refused)
+    bool same_weights;     // demand equal weights on both sides (default true)
+    uint32_t max_requests; // beyond: 503 with Retry-After (default 64)
+    int64_t heartbeat_ns;  // comment lines while a prompt is read (default 5 s)
+    double stall_s;        // a prefill node that is silent for this long is given up (default 3)
+    const char *api_key;   // demanded as a bearer token when set; needed for a public address
+    bool cors;             // answer to web pages of other origins (default: they are refused)
     // Called on the core thread; must return at once. May be NULL.
     void (*on_event)(void *ctx, enum gateway_event event, const char *text);
     void *on_event_ctx;

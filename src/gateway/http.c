@@ -17,8 +17,8 @@ struct http {
     const struct gateway_options *options;
     struct core *core;
     struct MHD_Daemon *daemon;
-    size_t bodies_bytes;  // libmicrohttpd's thread only
-    _Atomic int n_open;   // relaxed: only its reaching 0 counts, at the end
+    size_t bodies_bytes; // libmicrohttpd's thread only
+    _Atomic int n_open;  // relaxed: only its reaching 0 counts, at the end
 };
 
 struct route;
@@ -95,8 +95,9 @@ static enum MHD_Result wait_for_core(struct exchange *x, struct reply *reply, in
 {
     if (sent != 0) {
         reply_drop(reply);
-        return answer_now(x, 503, answer_error(503, "the server is too busy or stopping; try again",
-                                               "busy", NULL));
+        return answer_now(
+            x, 503,
+            answer_error(503, "the server is too busy or stopping; try again", "busy", NULL));
     }
     x->reply = reply;
     return reply_serve(reply, headers_add, x->http);
@@ -177,12 +178,9 @@ static enum MHD_Result run_health(struct exchange *x)
 }
 
 static const struct route routes[] = {
-    {"/chat/completions", true, run_chat},
-    {"/completions", true, run_text},
-    {"/models", false, run_models},
-    {"/models/", false, run_model},
-    {"/health", false, run_health},
-    {"/tandem/status", false, run_status},
+    {"/chat/completions", true, run_chat}, {"/completions", true, run_text},
+    {"/models", false, run_models},        {"/models/", false, run_model},
+    {"/health", false, run_health},        {"/tandem/status", false, run_status},
 };
 #define N_ROUTES (sizeof(routes) / sizeof(routes[0]))
 
@@ -303,7 +301,7 @@ static bool preflight(struct exchange *x, const char *method)
 static enum MHD_Result answer_preflight(struct exchange *x)
 {
     struct MHD_Response *response =
-        MHD_create_response_from_buffer(0, (void *)(uintptr_t)"", MHD_RESPMEM_PERSISTENT);
+        MHD_create_response_from_buffer(0, (void *)(uintptr_t) "", MHD_RESPMEM_PERSISTENT);
     enum MHD_Result result;
 
     headers_add(x->http, response);
@@ -322,8 +320,8 @@ static void refuse_size(struct exchange *x)
 {
     char message[128];
 
-    snprintf(message, sizeof(message), "the body is larger than %u bytes, the most this server takes",
-             GATEWAY_BODY_MAX);
+    snprintf(message, sizeof(message),
+             "the body is larger than %u bytes, the most this server takes", GATEWAY_BODY_MAX);
     refuse(x, 413, "body_too_large", message);
 }
 
@@ -442,7 +440,8 @@ static void on_completed(void *ctx, struct MHD_Connection *connection, void **re
     atomic_fetch_sub_explicit(&h->n_open, 1, memory_order_relaxed);
 }
 
-static void on_log(void *ctx, const char *format, va_list args) __attribute__((format(printf, 2, 0)));
+static void on_log(void *ctx, const char *format, va_list args)
+    __attribute__((format(printf, 2, 0)));
 
 static void on_log(void *ctx, const char *format, va_list args)
 {
@@ -456,8 +455,8 @@ static void on_log(void *ctx, const char *format, va_list args)
 
 // ---- starting and stopping ------------------------------------------------------------------------------------
 
-int http_start(const struct gateway_options *o, struct core *core, int listen_fd,
-               struct http **out, struct err *e)
+int http_start(const struct gateway_options *o, struct core *core, int listen_fd, struct http **out,
+               struct err *e)
 {
     struct http *h = mem_alloc(sizeof(*h));
 

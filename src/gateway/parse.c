@@ -38,7 +38,7 @@ static int fault_value(struct parser *p, const json_t *object, const char *membe
     return fault_set(p, member);
 }
 
-#define FAULT(p, member, ...) \
+#define FAULT(p, member, ...)                                                                      \
     (err_set(&(p)->fault->e, ERR_INVALID, __VA_ARGS__), fault_set((p), (member)))
 
 static bool is_set(const json_t *body, const char *member)
@@ -125,7 +125,8 @@ static int parse_max_tokens(struct parser *p, const char *member)
     if (parse_integer(p, member, -1, INT64_MAX, &n) != 0)
         return p->fault->e.code;
     if (n == 0)
-        return FAULT(p, member, "'%s' must be at least 1, or -1 for as many as fit (got 0)", member);
+        return FAULT(p, member, "'%s' must be at least 1, or -1 for as many as fit (got 0)",
+                     member);
     p->out->max_tokens = n < 0 || n > UINT32_MAX ? UINT32_MAX : (uint32_t)n;
     return 0;
 }

@@ -69,8 +69,7 @@ static void peer_complain(struct peer *p, const char *what, const char *why)
 static int link_on_frame(void *ctx, struct wire_frame *f, struct err *e)
 {
     struct peer_link *l = ctx;
-    struct core_message m = {
-        .what = CORE_FRAME, .link = l, .frame = *f, .at_ns = clock_now_ns()};
+    struct core_message m = {.what = CORE_FRAME, .link = l, .frame = *f, .at_ns = clock_now_ns()};
 
     if (core_send(l->core, &m, CHAN_FOREVER) != 0)
         return err_set(e, ERR_CLOSED, "the gateway is stopping");

@@ -21,11 +21,11 @@
 #define PEER_GREET_NS (3 * NS_PER_S)
 #define PEER_BACKOFF_MIN_NS (NS_PER_S / 2)
 #define PEER_BACKOFF_MAX_NS (10 * NS_PER_S)
-#define PEER_REFUSED_NS (30 * NS_PER_S) // until a peer of another model is asked again
+#define PEER_REFUSED_NS (30 * NS_PER_S)    // until a peer of another model is asked again
 #define PEER_NODE_IDLE_NS (3 * NS_PER_S)   // a node's link that is silent for this long is closed
 #define PEER_LOCAL_IDLE_NS (10 * NS_PER_S) // the local worker's
-#define PEER_HANG_NS (180 * NS_PER_S)   // a worker that has work and says nothing for this long hangs
-#define PEER_KILL_NS (2 * NS_PER_S)     // a local worker that went silent is killed after this
+#define PEER_HANG_NS (180 * NS_PER_S) // a worker that has work and says nothing for this long hangs
+#define PEER_KILL_NS (2 * NS_PER_S)   // a local worker that went silent is killed after this
 
 struct core;
 struct core_message;
@@ -35,8 +35,8 @@ enum peer_state {
     PEER_GREETING, // the greeter is at it
     PEER_WAITING,  // greeted, but there is no local worker yet to compare with
     PEER_UP,
-    PEER_REFUSED,  // another model, version or layout
-    PEER_DEAD,     // the local worker, when the supervisor gave up
+    PEER_REFUSED, // another model, version or layout
+    PEER_DEAD,    // the local worker, when the supervisor gave up
 };
 const char *peer_state_name(enum peer_state s);
 
@@ -71,8 +71,8 @@ struct peer {
     int64_t since_ns;               // of the state
     int64_t retry_ns, backoff_ns;
     int64_t heard_ns; // last frame, or when it got its first work
-    int64_t kill_ns; // local: 0, or when to kill a worker that fell silent
-    uint64_t turn;   // of the greeting that counts
+    int64_t kill_ns;  // local: 0, or when to kill a worker that fell silent
+    uint64_t turn;    // of the greeting that counts
     struct peer_link *link;
     bool known; // welcome is valid (it stays so while the peer is down)
     struct message_welcome welcome;

@@ -212,8 +212,7 @@ static struct MHD_Response *response_whole(struct reply *r)
 {
     size_t n = r->out.len;
     char *body = buf_take(&r->out);
-    struct MHD_Response *response =
-        MHD_create_response_from_buffer(n, body, MHD_RESPMEM_MUST_FREE);
+    struct MHD_Response *response = MHD_create_response_from_buffer(n, body, MHD_RESPMEM_MUST_FREE);
     char seconds[16];
 
     if (!response) {

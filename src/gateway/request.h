@@ -22,10 +22,10 @@
 #include "wire/wire.h"
 
 #define REQUEST_RENDER_NS (60 * NS_PER_S)
-#define REQUEST_WAIT_NS (120 * NS_PER_S)  // for a restarting worker
-#define REQUEST_LINGER_NS (NS_PER_S / 5)  // for the prefill node's own figures, after DONE
-#define REQUEST_FIRST_BEAT_NS NS_PER_S    // while a prompt is still being tokenised
-#define REQUEST_TEXT_MAX (10u << 20)      // bytes of an answer that is sent whole
+#define REQUEST_WAIT_NS (120 * NS_PER_S) // for a restarting worker
+#define REQUEST_LINGER_NS (NS_PER_S / 5) // for the prefill node's own figures, after DONE
+#define REQUEST_FIRST_BEAT_NS NS_PER_S   // while a prompt is still being tokenised
+#define REQUEST_TEXT_MAX (10u << 20)     // bytes of an answer that is sent whole
 #define REQUEST_FALLBACK_BYTES 512
 
 struct core;
@@ -59,7 +59,7 @@ struct request {
     uint32_t epoch;
     struct sched_choice choice;
     struct message_handoff handoff;
-    struct peer *decode, *prefill; // who was asked; NULL: nobody
+    struct peer *decode, *prefill;  // who was asked; NULL: nobody
     bool decode_open, prefill_open; // they still owe an end
     int64_t decode_sent_ns, prefill_sent_ns, first_token_ns, done_ns;
     uint32_t gen_tokens, read_tokens;
@@ -82,7 +82,7 @@ void request_on_hangup(struct core *c, struct request *r); // the client left
 // Timers; returns the time of the next one.
 int64_t request_tick(struct core *c, struct request *r, int64_t now_ns);
 uint32_t request_count(const struct core *c, const struct peer *p); // that it works on now
-void request_reap(struct core *c); // frees all that are over
+void request_reap(struct core *c);                                  // frees all that are over
 
 // ---- request_out.c: what the client sees ----
 void request_stream_begin(struct core *c, struct request *r); // status 200 and a comment line

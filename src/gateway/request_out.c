@@ -138,7 +138,9 @@ static void whole_finish(struct request *r, const char *finish, const struct ans
                          json_t *timings)
 {
     struct answer_whole w = {.text = r->text.data ? (const char *)r->text.data : "",
-                             .finish = finish, .usage = *usage, .timings = timings};
+                             .finish = finish,
+                             .usage = *usage,
+                             .timings = timings};
 
     reply_finish(r->reply, 200, answer_whole(&r->head, &w), 0);
 }

@@ -117,8 +117,8 @@ static json_t *timeline_json(const struct timing *t)
 
 // ---- all of it --------------------------------------------------------------------------------------
 
-static const char *const prefill_members[] = {"tokens",  "compute_s", "export_s", "wait_s",
-                                              "done_s",  "sent_s",    "kv_bytes", "segments",
+static const char *const prefill_members[] = {"tokens",   "compute_s",   "export_s", "wait_s",
+                                              "done_s",   "sent_s",      "kv_bytes", "segments",
                                               "overruns", "worst_ratio", NULL};
 static const char *const decode_members[] = {"prefill_s",   "decode_s",        "handoff_end_s",
                                              "tokens_read", "tokens_imported", "kv_bytes",

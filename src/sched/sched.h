@@ -19,26 +19,26 @@ enum sched_plan {
     SCHED_HYBRID, // the prefill node reads, the KV cache streams over meanwhile
 };
 
-const char *sched_plan_name(enum sched_plan p); // "hybrid"
+const char *sched_plan_name(enum sched_plan p);              // "hybrid"
 bool sched_plan_parse(const char *name, enum sched_plan *p); // "auto" is a name too
 
 // What is known of one prefill node.
 struct sched_node {
     const char *name;
     bool up;
-    const char *why;         // when not up: in words
-    uint32_t n_ctx;          // tokens it can hold
-    bool hands_off;          // its model's KV can cross (engine_handoff is not none)
-    uint32_t requests;       // that it works on now
+    const char *why;             // when not up: in words
+    uint32_t n_ctx;              // tokens it can hold
+    bool hands_off;              // its model's KV can cross (engine_handoff is not none)
+    uint32_t requests;           // that it works on now
     double prefill_tokens_per_s; // 0: not known
 };
 
 struct sched_facts {
     enum sched_plan wish;
     uint32_t prompt_tokens;
-    uint32_t cached_tokens;     // of the prompt, already held by the decode node
-    uint32_t threshold_tokens;  // hybrid needs more uncached tokens than this
-    bool local_hands_off;       // the decode node's model can import
+    uint32_t cached_tokens;    // of the prompt, already held by the decode node
+    uint32_t threshold_tokens; // hybrid needs more uncached tokens than this
+    bool local_hands_off;      // the decode node's model can import
     const struct sched_node *nodes;
     size_t n_nodes;
 };
