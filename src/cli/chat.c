@@ -14,7 +14,8 @@
 static const char usage[] = "usage: tandem chat [OPTIONS] [QUESTION]";
 static const char about[] =
     "Talks to a running server. With a question it answers that one and ends; without, it reads\n"
-    "questions line by line. Ctrl-C stops an answer, Ctrl-D or /quit ends, /reset forgets what was\n"
+    "questions line by line. Ctrl-C stops an answer, Ctrl-D or /quit ends, /reset forgets what "
+    "was\n"
     "said.";
 
 struct chat {
@@ -123,8 +124,8 @@ static void timings_print(const struct chat *c)
     if (!c->told)
         return;
     fprintf(stderr, "%s[%s: %.0f + %.0f tokens, first after %.2f s, %.1f tokens/s%s%s]%s\n",
-            color ? "\033[2m" : "", text_or(c->told, "plan", "?"),
-            told_number(c, "prompt_tokens"), told_number(c, "gen_tokens"), told_number(c, "ttft_s"),
+            color ? "\033[2m" : "", text_or(c->told, "plan", "?"), told_number(c, "prompt_tokens"),
+            told_number(c, "gen_tokens"), told_number(c, "ttft_s"),
             told_number(c, "decode_tokens_per_s"), fallback ? "; " : "", fallback ? fallback : "",
             color ? "\033[0m" : "");
 }
@@ -249,23 +250,52 @@ static int chat_run(int argc, char **argv)
     struct cli_list words = {0};
     bool done = false;
     const struct cli_option options[] = {
-        {.name = "--server", .kind = CLI_STRING, .value = (void *)&c.client.server, .arg = "URL",
+        {.name = "--server",
+         .kind = CLI_STRING,
+         .value = (void *)&c.client.server,
+         .arg = "URL",
          .help = "the server (" CLIENT_SERVER ")"},
-        {.name = "--api-key", .kind = CLI_STRING, .value = (void *)&c.client.api_key, .arg = "KEY",
+        {.name = "--api-key",
+         .kind = CLI_STRING,
+         .value = (void *)&c.client.api_key,
+         .arg = "KEY",
          .help = "its API key, if it has one"},
-        {.name = "--model", .kind = CLI_STRING, .value = &c.model, .arg = "NAME",
+        {.name = "--model",
+         .kind = CLI_STRING,
+         .value = &c.model,
+         .arg = "NAME",
          .help = "which of its models"},
-        {.name = "--system", .kind = CLI_STRING, .value = &c.system, .arg = "TEXT",
+        {.name = "--system",
+         .kind = CLI_STRING,
+         .value = &c.system,
+         .arg = "TEXT",
          .help = "what the model is told first"},
-        {.name = "--plan", .kind = CLI_STRING, .value = &c.plan, .arg = "PLAN",
+        {.name = "--plan",
+         .kind = CLI_STRING,
+         .value = &c.plan,
+         .arg = "PLAN",
          .help = "hybrid, serial, local or remote (default: the server decides)"},
-        {.name = "--max-tokens", .kind = CLI_INT, .value = &c.max_tokens, .arg = "N",
-         .help = "longest answer", .min = 1, .max = 1 << 20},
-        {.name = "--temperature", .kind = CLI_DOUBLE, .value = &c.temperature, .arg = "T",
-         .help = "0: always the likeliest token", .min = 0, .max = 100},
-        {.name = "--timings", .kind = CLI_FLAG, .value = &c.timings,
+        {.name = "--max-tokens",
+         .kind = CLI_INT,
+         .value = &c.max_tokens,
+         .arg = "N",
+         .help = "longest answer",
+         .min = 1,
+         .max = 1 << 20},
+        {.name = "--temperature",
+         .kind = CLI_DOUBLE,
+         .value = &c.temperature,
+         .arg = "T",
+         .help = "0: always the likeliest token",
+         .min = 0,
+         .max = 100},
+        {.name = "--timings",
+         .kind = CLI_FLAG,
+         .value = &c.timings,
          .help = "after each answer, how it was made and how fast"},
-        {.name = "--json", .kind = CLI_FLAG, .value = &c.json,
+        {.name = "--json",
+         .kind = CLI_FLAG,
+         .value = &c.json,
          .help = "print each answer as one line of JSON with its timings"},
         {0},
     };

@@ -16,7 +16,7 @@ struct transfer {
     CURL *curl;
     struct curl_slist *headers;
     char url[1024];
-    struct buf body;                // a whole answer, or the part of an event that has come
+    struct buf body;                    // a whole answer, or the part of an event that has come
     const struct client_stream *stream; // NULL: the answer is wanted whole
     struct err *e;
     int rc;
@@ -81,7 +81,8 @@ static int on_progress(void *ctx, curl_off_t a, curl_off_t b, curl_off_t u, curl
     return t->stream && t->stream->stop && *t->stream->stop;
 }
 
-static int transfer_open(struct transfer *t, const struct client *c, const char *path, struct err *e)
+static int transfer_open(struct transfer *t, const struct client *c, const char *path,
+                         struct err *e)
 {
     bool bare = !strstr(c->server, "://");
     size_t n = strlen(c->server);
@@ -131,8 +132,11 @@ static int http_error(struct transfer *t)
         json_string_value(json_object_get(json_object_get(root, "error"), "message"));
 
     curl_easy_getinfo(t->curl, CURLINFO_RESPONSE_CODE, &status);
-    err_set(t->e, status == 404 ? ERR_NOT_FOUND : status == 401 ? ERR_AUTH : ERR_IO, "%.450s",
-            message ? message : "the server refused without a reason");
+    err_set(t->e,
+            status == 404   ? ERR_NOT_FOUND
+            : status == 401 ? ERR_AUTH
+                            : ERR_IO,
+            "%.450s", message ? message : "the server refused without a reason");
     if (!message)
         err_wrap(t->e, "status %ld", status);
     json_decref(root);

@@ -10,7 +10,8 @@
 #include <string.h>
 
 static const char usage[] = "usage: tandem ps [--server URL] [--json]";
-static const char about[] = "Shows the nodes of a running server, what they can do and what they do now.";
+static const char about[] =
+    "Shows the nodes of a running server, what they can do and what they do now.";
 
 static const char *text(const json_t *o, const char *member)
 {
@@ -54,7 +55,10 @@ static void node_print(const json_t *node)
     rate_format(rate(node, "prefill_tokens_per_s"), prefill);
     rate_format(rate(node, "decode_tokens_per_s"), decode);
     printf("%-16.16s %-8s %-22.22s %s%-10s%s %9s %8s %4.0f  %-11s %s\n", text(node, "name"),
-           text(node, "role"), text(node, "address"), !color ? "" : up ? "\033[32m" : "\033[33m",
+           text(node, "role"), text(node, "address"),
+           !color ? ""
+           : up   ? "\033[32m"
+                  : "\033[33m",
            text(node, "state"), color ? "\033[0m" : "", prefill, decode, number(node, "requests"),
            text(node, "handoff"), text(node, "weights"));
     if (!up)
@@ -100,9 +104,15 @@ static int ps_run(int argc, char **argv)
     struct client c = {.server = CLIENT_SERVER};
     bool json = false, done = false;
     const struct cli_option options[] = {
-        {.name = "--server", .kind = CLI_STRING, .value = (void *)&c.server, .arg = "URL",
+        {.name = "--server",
+         .kind = CLI_STRING,
+         .value = (void *)&c.server,
+         .arg = "URL",
          .help = "the server (" CLIENT_SERVER ")"},
-        {.name = "--api-key", .kind = CLI_STRING, .value = (void *)&c.api_key, .arg = "KEY",
+        {.name = "--api-key",
+         .kind = CLI_STRING,
+         .value = (void *)&c.api_key,
+         .arg = "KEY",
          .help = "its API key, if it has one"},
         {.name = "--json", .kind = CLI_FLAG, .value = &json, .help = "print what the server told"},
         {0},

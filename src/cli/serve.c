@@ -28,7 +28,7 @@ struct serve {
 
 #define ALL_OPTIONS 40
 
-static void options_fill(struct serve *s, struct cli_option *out)
+static size_t http_options(struct serve *s, struct cli_option *out)
 {
     const struct cli_option own[] = {
         {.name = "--listen",
@@ -36,20 +36,6 @@ static void options_fill(struct serve *s, struct cli_option *out)
          .value = &s->listen,
          .arg = "ADDR:PORT",
          .help = "where HTTP is answered (127.0.0.1:8080); port 0 takes a free one"},
-        {.name = "--prefill",
-         .kind = CLI_LIST,
-         .value = &s->prefill,
-         .arg = "HOST:PORT",
-         .help = "a machine that runs \"tandem node\" and reads long prompts; may be repeated"},
-        {.name = "--key-file",
-         .kind = CLI_STRING,
-         .value = &s->key_file,
-         .arg = "FILE",
-         .help = "the cluster key (default: the one \"tandem pair\" stored)"},
-        {.name = "--different-weights",
-         .kind = CLI_FLAG,
-         .value = &s->different_weights,
-         .help = "let the nodes hold differently quantised weights of one model"},
         {.name = "--api-key",
          .kind = CLI_STRING,
          .value = (void *)&s->gateway.api_key,
@@ -67,6 +53,33 @@ static void options_fill(struct serve *s, struct cli_option *out)
          .help = "most requests at one time (64)",
          .min = 1,
          .max = 4096},
+        {.name = "--json",
+         .kind = CLI_FLAG,
+         .value = &s->json,
+         .help = "when ready, print one line of JSON to stdout"},
+    };
+
+    memcpy(out, own, sizeof(own));
+    return sizeof(own) / sizeof(own[0]);
+}
+
+static size_t cluster_options(struct serve *s, struct cli_option *out)
+{
+    const struct cli_option own[] = {
+        {.name = "--prefill",
+         .kind = CLI_LIST,
+         .value = &s->prefill,
+         .arg = "HOST:PORT",
+         .help = "a machine that runs \"tandem node\" and reads long prompts; may be repeated"},
+        {.name = "--key-file",
+         .kind = CLI_STRING,
+         .value = &s->key_file,
+         .arg = "FILE",
+         .help = "the cluster key (default: the one \"tandem pair\" stored)"},
+        {.name = "--different-weights",
+         .kind = CLI_FLAG,
+         .value = &s->different_weights,
+         .help = "let the nodes hold differently quantised weights of one model"},
         {.name = "--stall",
          .kind = CLI_DOUBLE,
          .value = &s->gateway.stall_s,
@@ -74,14 +87,17 @@ static void options_fill(struct serve *s, struct cli_option *out)
          .help = "a prefill node that is silent for this long is given up (3)",
          .min = 0.1,
          .max = 3600},
-        {.name = "--json",
-         .kind = CLI_FLAG,
-         .value = &s->json,
-         .help = "when ready, print one line of JSON to stdout"},
     };
-    size_t n = sizeof(own) / sizeof(own[0]);
 
     memcpy(out, own, sizeof(own));
+    return sizeof(own) / sizeof(own[0]);
+}
+
+static void options_fill(struct serve *s, struct cli_option *out)
+{
+    size_t n = http_options(s, out);
+
+    n += cluster_options(s, out + n);
     n += cli_worker_options(&s->gateway.worker, out + n, ALL_OPTIONS - n - 1);
     memset(&out[n], 0, sizeof(out[n]));
 }
