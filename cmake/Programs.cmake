@@ -10,6 +10,9 @@ if(TANDEM_LLAMA AND worker_main)
     add_executable(tandem-worker ${worker_main})
     target_link_libraries(tandem-worker PRIVATE tandem_worker_lib tandem_llama tandem_base)
     set_target_properties(tandem-worker PROPERTIES LINKER_LANGUAGE CXX)
+elseif(worker_main)
+    add_executable(tandem-worker ${worker_main} ${CMAKE_SOURCE_DIR}/src/engine/only_fake.c)
+    target_link_libraries(tandem-worker PRIVATE tandem_worker_lib tandem_base)
 endif()
 
 # bench/NAME.c becomes build/bench/NAME; llama_NAME.c links the engine as well.

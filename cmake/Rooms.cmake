@@ -29,7 +29,7 @@ function(room name)
     endif()
 endfunction()
 
-set(llama_files "/engine/(llama|probe|engine_open|quantize)[^/]*$")
+set(llama_files "/engine/(llama|probe|engine_open|quantize|only_fake)[^/]*$")
 
 sources(base base/*.c os/*.c net/*.c wire/*.c kv/*.c sched/*.c engine/*.c node/message*.c node/options.c)
 list(FILTER base EXCLUDE REGEX ${llama_files})

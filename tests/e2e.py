@@ -5,6 +5,8 @@ import atexit
 import json
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,7 +31,7 @@ def key_file():
 
 def log_tail(process):
     with open(process.log) as f:
-        return f.read()[-3000:]
+        return f.read()[-6000:]
 
 
 class Program:
@@ -77,10 +79,19 @@ class Program:
 
 
 def cleanup():
+    """Ends everything. What a sanitizer has said in a log fails the test even if nobody asked."""
+    reports = []
     for s in started:
         s.kill(signal.SIGCONT)
         s.kill()
         s.p.wait()
+        text = log_tail(s)
+        reports += [text] if re.search("(Address|Thread|Leak)Sanitizer:|runtime error:", text) else []
+    shutil.rmtree(DIR)
+    if reports:
+        print("\n".join(reports))
+        sys.stdout.flush()
+        os._exit(1)
 
 
 atexit.register(cleanup)

@@ -1,0 +1,40 @@
+// What a worker built without the model library (-DTANDEM_LLAMA=OFF) has in its place: the fake
+// engine alone. Sanitizer and cross builds test the real programs with it.
+#include "engine/engine.h"
+#include "engine/fake.h"
+#include "engine/probe.h"
+
+#include <stdio.h>
+
+static int absent(struct err *e)
+{
+    return err_set(e, ERR_UNSUPPORTED, "this build has no model library; -m fake is all it knows");
+}
+
+int engine_open(const struct engine_options *o, struct engine **out, struct err *e)
+{
+    struct err ignored = {0};
+    return engine_fake_open(o, out, &ignored) == 0 ? 0 : absent(e);
+}
+
+int engine_quantize(const char *from, const char *to, const char *type, struct err *e)
+{
+    (void)from, (void)to, (void)type;
+    return absent(e);
+}
+
+int probe_run(const struct engine_options *o, bool use_cache, struct probe_result *out,
+              struct err *e)
+{
+    (void)o, (void)use_cache, (void)out;
+    return absent(e);
+}
+
+int probe_main(int argc, char **argv)
+{
+    struct err e = {0};
+    (void)argc, (void)argv;
+    absent(&e);
+    fprintf(stderr, "tandem-worker: %s\n", e.message);
+    return 1;
+}
