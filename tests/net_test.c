@@ -522,6 +522,53 @@ static void test_tampering(void **state)
     assert_non_null(strstr(e.message, "of 100000 bytes"));
 }
 
+// ---- key updates -------------------------------------------------------------------------------------
+
+static void tls_carry(struct net_tls *from, struct net_tls *to)
+{
+    const uint8_t *data;
+    uint8_t *space;
+    size_t n = net_tls_out(from, &data);
+    assert_true(net_tls_in_space(to, &space) >= n);
+    memcpy(space, data, n);
+    net_tls_in_add(to, n);
+    net_tls_out_drop(from, n);
+}
+
+// A key update in the middle of a buffer: what lies behind it in the same buffer is found without
+// waiting for more.
+static void test_key_update(void **state)
+{
+    (void)state;
+    struct err e = {0};
+    struct net_tls *a = net_tls_new(&key_a, false, &e), *b = net_tls_new(&key_a, true, &e);
+    int ra, rb;
+    do {
+        ra = net_tls_handshake(a, "b", &e);
+        tls_carry(a, b);
+        rb = net_tls_handshake(b, "a", &e);
+        tls_carry(b, a);
+        assert_true(ra >= 0 && rb >= 0);
+    } while (ra || rb);
+    uint32_t sent = 0, got = 0;
+    for (int round = 0; round < 6; round++) {
+        for (int k = 0; k < 40; k++, sent++) {
+            assert_int_equal(net_tls_encrypt(a, &sent, sizeof sent, &e), sizeof sent);
+            if (k == 7 * round)
+                assert_int_equal(net_tls_rekey(a, &e), 0);
+        }
+        tls_carry(a, b);
+        for (uint32_t value; net_tls_decrypt(b, &value, sizeof value, &e) > 0; got++)
+            assert_int_equal(value, got);
+        assert_int_equal(got, sent);
+    }
+    assert_int_equal(net_tls_encrypt(b, &sent, sizeof sent, &e), sizeof sent);
+    tls_carry(b, a);
+    assert_int_equal(net_tls_decrypt(a, &got, sizeof got, &e), sizeof got);
+    net_tls_free(a);
+    net_tls_free(b);
+}
+
 // ---- reading, writing, ending ------------------------------------------------------------------------
 
 static void test_read_ends(void **state)
@@ -681,6 +728,7 @@ int main(void)
         cmocka_unit_test(test_slow_peer),
         cmocka_unit_test(test_silent_server),
         cmocka_unit_test(test_tampering),
+        cmocka_unit_test(test_key_update),
         cmocka_unit_test(test_read_ends),
         cmocka_unit_test(test_write_to_nobody),
         cmocka_unit_test(test_write_to_sleeper),

@@ -75,6 +75,9 @@ int64_t net_tls_encrypt(struct net_tls *t, const void *data, size_t n, struct er
 // Decrypts up to n bytes: the count, 0 when more input is wanted, ERR_CLOSED after the peer's
 // close_notify, ERR_CORRUPT.
 int64_t net_tls_decrypt(struct net_tls *t, void *data, size_t n, struct err *e);
+// Changes the key for what is encrypted from here on. GnuTLS does it by itself after 2^24 records;
+// this is for trying it sooner.
+int net_tls_rekey(struct net_tls *t, struct err *e);
 // Puts a close_notify into `out`.
 void net_tls_bye(struct net_tls *t);
 

@@ -155,6 +155,16 @@ void net_tls_free(struct net_tls *t)
     free(t);
 }
 
+// Should the same call be made again at once? GnuTLS also says "again" when it took a message that
+// carries no data, a key update for one; then there may be more in `in`, and waiting for the socket
+// would be waiting for nothing. `at` is where it began to read.
+static bool tls_goes_on(const struct net_tls *t, ssize_t rc, size_t at)
+{
+    if (rc == GNUTLS_E_AGAIN)
+        return t->in_pos > at && t->in_pos < t->in_len;
+    return rc == GNUTLS_E_INTERRUPTED || rc == GNUTLS_E_WARNING_ALERT_RECEIVED;
+}
+
 // ---- handshake -------------------------------------------------------------------------------------
 
 // A TLS record begins with type 22 (handshake) or 21 (alert) and major version 3.
@@ -191,9 +201,11 @@ int net_tls_handshake(struct net_tls *t, const char *peer, struct err *e)
     pthread_mutex_lock(&t->lock);
     t->writing = true;
     int rc;
-    do
+    size_t at;
+    do {
+        at = t->in_pos;
         rc = gnutls_handshake(t->session);
-    while (rc == GNUTLS_E_INTERRUPTED || rc == GNUTLS_E_WARNING_ALERT_RECEIVED);
+    } while (tls_goes_on(t, rc, at));
     t->writing = false;
     pthread_mutex_unlock(&t->lock);
     if (rc == GNUTLS_E_AGAIN)
@@ -279,11 +291,23 @@ int64_t net_tls_decrypt(struct net_tls *t, void *data, size_t n, struct err *e)
 {
     pthread_mutex_lock(&t->lock);
     ssize_t got;
-    do
+    size_t at;
+    do {
+        at = t->in_pos;
         got = gnutls_record_recv(t->session, data, n);
-    while (got == GNUTLS_E_INTERRUPTED || got == GNUTLS_E_WARNING_ALERT_RECEIVED);
+    } while (tls_goes_on(t, got, at));
     pthread_mutex_unlock(&t->lock);
     return got > 0 ? got : tls_decrypt_error(got, e);
+}
+
+int net_tls_rekey(struct net_tls *t, struct err *e)
+{
+    pthread_mutex_lock(&t->lock);
+    t->writing = true;
+    int rc = gnutls_session_key_update(t->session, 0);
+    t->writing = false;
+    pthread_mutex_unlock(&t->lock);
+    return rc ? err_set(e, ERR_IO, "no key update: %s", gnutls_strerror(rc)) : 0;
 }
 
 void net_tls_bye(struct net_tls *t)
