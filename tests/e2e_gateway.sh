@@ -47,6 +47,8 @@ def wrong_usage():
         has="pair")
     run(TANDEM, "serve", "-m", DIR + "/absent.gguf", "--listen", "127.0.0.1:0", code=1,
         has="absent.gguf")
+    run(TANDEM, "node", "-m", DIR + "/absent.gguf", "--listen", "127.0.0.1:0", code=1,
+        has="could not be served: no model file")
     run(TANDEM, "ps", "--server", "127.0.0.1:1", code=1, has="tandem serve")
     run(TANDEM, "chat", "--server", "127.0.0.1:1", "hi", code=1, has="tandem serve")
     for command in ("serve", "node", "ps", "chat"):
@@ -114,6 +116,7 @@ def bad_input(port):
     check(curl(port, "/v1/completions", *code, "--data-binary", "@" + big) == "413", "100 MB")
     check(curl(port, "/v1/completions", *code, "-H", "Expect:", "-H", "Transfer-Encoding: chunked",
                "--data-binary", "@" + big) == "413", "100 MB in chunks, nobody asked")
+    os.unlink(big)
     status, a = post(port, "/v1/completions", {"prompt": tokens(9000, 2)})
     check(status == 400 and "9000" in a["error"]["message"] and "8192" in a["error"]["message"], a)
     status, a = post(port, "/v1/completions", {"prompt": [5, 99999]})

@@ -29,6 +29,8 @@ struct node {
     struct net_addr bound;
     // The supervisor's thread only: the link to the worker. It must stay open, or the worker ends.
     struct wire_link *link;
+    // Written by the link's reader, read when the link has ended: why the worker cannot start.
+    char refusal[WAIT_TEXT_BYTES];
 };
 
 static void options_fill(struct node *n, struct cli_option *out)
@@ -75,23 +77,30 @@ static int options_apply(struct node *n, struct err *e)
 
 // ---- the link to the own worker -------------------------------------------------------------------
 
-// Reader thread: the worker has loaded its model, or cannot be used.
+static int welcome_read(const json_t *head, struct err *e)
+{
+    struct message_welcome *w = mem_alloc(sizeof(*w));
+    int rc = message_welcome_parse(head, w, e);
+
+    if (rc == 0)
+        wait_post(WAIT_READY, w->model);
+    free(w);
+    return rc;
+}
+
+// Reader thread: the worker has loaded its model, or cannot.
 static int link_on_frame(void *ctx, struct wire_frame *f, struct err *e)
 {
-    struct message_welcome *w = NULL;
-    json_t *head = NULL;
-    int rc = 0;
+    struct node *n = ctx;
+    json_t *head = wire_frame_parse(f, e);
+    const char *why = json_string_value(json_object_get(head, "message"));
+    int rc = head ? 0 : e->code;
 
-    (void)ctx;
-    if (f->type == WIRE_WELCOME) {
-        w = mem_alloc(sizeof(*w));
-        head = wire_frame_parse(f, e);
-        rc = head ? message_welcome_parse(head, w, e) : e->code;
-        if (rc == 0)
-            wait_post(WAIT_READY, w->model);
-    }
+    if (rc == 0 && f->type == WIRE_WELCOME)
+        rc = welcome_read(head, e);
+    else if (rc == 0 && f->type == WIRE_REFUSED)
+        snprintf(n->refusal, sizeof(n->refusal), "%s", why ? why : "");
     json_decref(head);
-    free(w);
     wire_frame_fini(f);
     return rc;
 }
@@ -119,6 +128,7 @@ static void on_up(void *ctx, struct net_conn *control)
     struct wire_link_options o;
 
     link_end(n);
+    n->refusal[0] = '\0';
     wire_link_options_default(&o);
     o.idle_ns = 0; // the worker says nothing while it loads
     o.name = "worker";
@@ -131,9 +141,11 @@ static void on_up(void *ctx, struct net_conn *control)
 
 static void on_down(void *ctx, const char *why, int64_t retry_ns)
 {
-    link_end(ctx);
+    struct node *n = ctx;
+
+    link_end(n);
     if (retry_ns < 0)
-        wait_post(WAIT_FAILED, why);
+        wait_post(WAIT_FAILED, n->refusal[0] ? n->refusal : why);
 }
 
 static const struct node_supervisor_ops supervisor_ops = {on_up, on_down};

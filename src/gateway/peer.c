@@ -199,8 +199,17 @@ void peer_on_up(struct core *c, struct core_message *m)
 
     peer_close(p, "the local worker was restarted");
     p->kill_ns = 0;
+    p->greeting_failed = false;
     peer_order(p, m->conn);
     m->conn = NULL;
+}
+
+// A worker that could not start has said why in its answer to HELLO; how it ended then adds little.
+static void reason_add(struct peer *p, struct err *e)
+{
+    if (p->greeting_failed)
+        err_wrap(e, "%.300s", p->why);
+    p->greeting_failed = false;
 }
 
 void peer_on_down(struct core *c, struct core_message *m)
@@ -208,6 +217,7 @@ void peer_on_down(struct core *c, struct core_message *m)
     struct peer *p = core_local(c);
     bool dead = m->retry_ns < 0;
 
+    reason_add(p, m->error);
     p->turn++;
     p->kill_ns = 0;
     peer_state_set(p, dead ? PEER_DEAD : PEER_DOWN, m->error->message);
@@ -223,6 +233,7 @@ static void greeting_failed(struct peer *p, const struct err *e)
 {
     bool other = e->code == ERR_MISMATCH;
 
+    p->greeting_failed = true;
     peer_complain(p, other ? "is not used" : "is not reachable", e->message);
     peer_state_set(p, other ? PEER_REFUSED : PEER_DOWN, e->message);
     p->retry_ns = clock_now_ns() + (other ? PEER_REFUSED_NS : p->backoff_ns);

@@ -67,6 +67,7 @@ struct peer {
     struct peer_greeter greeter;
     enum peer_state state;
     char why[ERR_MESSAGE_BYTES];
+    bool greeting_failed;           // local: `why` is what its worker answered to HELLO
     char logged[ERR_MESSAGE_BYTES]; // the last complaint, so that it is not repeated
     int64_t since_ns;               // of the state
     int64_t retry_ns, backoff_ns;
