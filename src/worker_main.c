@@ -11,7 +11,8 @@ static int quantize_main(int argc, char **argv)
 {
     struct err e = {0};
     if (argc != 4) {
-        fprintf(stderr, "usage: tandem-worker quantize FROM.gguf TO.gguf TYPE   (Q4_0, Q8_0, ...)\n");
+        fprintf(stderr,
+                "usage: tandem-worker quantize FROM.gguf TO.gguf TYPE   (Q4_0, Q8_0, ...)\n");
         return 2;
     }
     if (engine_quantize(argv[1], argv[2], argv[3], &e) == 0)
@@ -29,8 +30,9 @@ int main(int argc, char **argv)
         return probe_main(argc - 1, argv + 1);
     if (strcmp(command, "quantize") == 0)
         return quantize_main(argc - 1, argv + 1);
-    fprintf(stderr, "tandem-worker: unknown command '%s'\n"
-                    "It is started by `tandem serve`, `tandem node` and `tandem check`.\n",
+    fprintf(stderr,
+            "tandem-worker: unknown command '%s'\n"
+            "It is started by `tandem serve`, `tandem node` and `tandem check`.\n",
             command);
     return 2;
 }

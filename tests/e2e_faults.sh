@@ -66,6 +66,7 @@ def kill_points(model, points, prompts, prefill_s):
         else:
             p.kill()
             p.p.wait()
+            wait_for("the worker to be gone", lambda: not os.path.exists("/proc/%d" % worker))
             p = Program("node", "-m", model, "--listen", "127.0.0.1:" + port, "--name", "P")
         wait_for("the node again", node_is(d.port), 60)
     check(lost >= points * 2 // 3, "only", lost, "of", points, "faults were felt")

@@ -1,10 +1,10 @@
 // The text of a running answer: UTF-8 across pieces, stop strings across pieces.
 #include "node/text.h"
 
+#include <cmocka.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
-#include <cmocka.h>
 
 struct text_case {
     const char *name;
@@ -18,8 +18,9 @@ static const struct text_case cases[] = {
     {"plain", {"ab", "c"}, {NULL}, "abc", NULL},
     {"two-byte letter in two pieces", {"\xc3", "\xa9!"}, {NULL}, "\xc3\xa9!", NULL},
     {"emoji byte by byte", {"\xf0", "\x9f", "\x98", "\x80"}, {NULL}, "\xf0\x9f\x98\x80", NULL},
-    {"bad lead byte", {"a\xff"
-                       "b"},
+    {"bad lead byte",
+     {"a\xff"
+      "b"},
      {NULL},
      "a\xef\xbf\xbd"
      "b",

@@ -141,18 +141,25 @@ static inline void rig_generate(struct rig_node *d, const struct rig_request *r)
     engine_sampling_default(&m.sampling);
     m.sampling.temperature = 0;
     if (r->port != 0) {
-        m.handoff = (struct message_handoff){.present = true, .host = "127.0.0.1", .port = r->port,
-                                             .ticket = RIG_TICKET, .transfer = 77,
+        m.handoff = (struct message_handoff){.present = true,
+                                             .host = "127.0.0.1",
+                                             .port = r->port,
+                                             .ticket = RIG_TICKET,
+                                             .transfer = 77,
                                              .stall_s = r->stall_s > 0 ? r->stall_s : 1.0,
                                              .serial = r->serial};
     }
-    rig_send(d, wire_frame_tokens(WIRE_GENERATE, r->id, message_generate_json(&m), r->tokens, r->n));
+    rig_send(d,
+             wire_frame_tokens(WIRE_GENERATE, r->id, message_generate_json(&m), r->tokens, r->n));
 }
 
 static inline void rig_prefill(struct rig_node *p, const struct rig_request *r)
 {
-    struct message_prefill m = {.epoch = 1, .transfer = 77, .ticket = RIG_TICKET,
-                                .serial = r->serial, .upto = (uint32_t)r->n - 1};
+    struct message_prefill m = {.epoch = 1,
+                                .transfer = 77,
+                                .ticket = RIG_TICKET,
+                                .serial = r->serial,
+                                .upto = (uint32_t)r->n - 1};
     rig_send(p, wire_frame_tokens(WIRE_PREFILL, r->id, message_prefill_json(&m), r->tokens, r->n));
 }
 

@@ -35,8 +35,12 @@ static void handoff_run(const char *model, enum engine_handoff mode, bool serial
 {
     struct rig_node *p = rig_start(model, mode, true, tiles);
     struct rig_node *d = rig_start(model, mode, false, false);
-    struct rig_request r = {.id = 5, .tokens = prompt, .n = N_PROMPT, .max_tokens = N_ANSWER,
-                            .port = p->port, .serial = serial};
+    struct rig_request r = {.id = 5,
+                            .tokens = prompt,
+                            .n = N_PROMPT,
+                            .max_tokens = N_ANSWER,
+                            .port = p->port,
+                            .serial = serial};
     struct rig_answer a;
     unsigned type = 0;
 
@@ -195,12 +199,30 @@ enum fault {
     FAULT_COUNT,
 };
 
-static const char *const fault_names[FAULT_COUNT] = {
-    "none", "flipped bit", "flipped bit, hash redone", "truncated payload", "wrong transfer",
-    "stale epoch", "repeated segment", "skipped segment", "other tokens", "other mode",
-    "range behind the prompt", "tile of a layer that is not there", "end marker missing",
-    "end marker with wrong counts", "end marker with wrong digest", "abort", "close in the middle",
-    "silence", "no answer to pull", "garbage bytes", "refused", "other model", "other key", "no TLS"};
+static const char *const fault_names[FAULT_COUNT] = {"none",
+                                                     "flipped bit",
+                                                     "flipped bit, hash redone",
+                                                     "truncated payload",
+                                                     "wrong transfer",
+                                                     "stale epoch",
+                                                     "repeated segment",
+                                                     "skipped segment",
+                                                     "other tokens",
+                                                     "other mode",
+                                                     "range behind the prompt",
+                                                     "tile of a layer that is not there",
+                                                     "end marker missing",
+                                                     "end marker with wrong counts",
+                                                     "end marker with wrong digest",
+                                                     "abort",
+                                                     "close in the middle",
+                                                     "silence",
+                                                     "no answer to pull",
+                                                     "garbage bytes",
+                                                     "refused",
+                                                     "other model",
+                                                     "other key",
+                                                     "no TLS"};
 
 struct liar {
     enum fault fault;
@@ -232,7 +254,10 @@ static void liar_segment(struct liar *l, struct net_conn *c, struct kv_send *sen
         ;
     memcpy(other, prompt, sizeof other);
     other[p0] ^= l->fault == FAULT_OTHER_TOKENS;
-    struct kv_segment s = {.p0 = p0, .p1 = p1, .layer = KV_ALL_LAYERS, .mode = ENGINE_HANDOFF_RANGES,
+    struct kv_segment s = {.p0 = p0,
+                           .p1 = p1,
+                           .layer = KV_ALL_LAYERS,
+                           .mode = ENGINE_HANDOFF_RANGES,
                            .flags = last ? KV_SEGMENT_LAST : 0,
                            .tokens_hash = kv_tokens_hash(other, p1)};
     if (l->fault == FAULT_TRUNCATED_PAYLOAD)
@@ -317,7 +342,8 @@ static bool liar_hello(struct liar *l, struct net_conn *c)
     struct err e = {0};
     struct wire_frame f = {0};
     struct engine *g = rig_engine("fake", ENGINE_HANDOFF_RANGES);
-    struct message_welcome m = {.version = WIRE_VERSION, .identity = g->identity, .limits = g->limits};
+    struct message_welcome m = {
+        .version = WIRE_VERSION, .identity = g->identity, .limits = g->limits};
     bool ok = wire_frame_read(c, &f, RIG_DEADLINE, &e) == 0;
 
     g->ops->free(g);
@@ -376,8 +402,12 @@ static void fault_run(enum fault fault)
     l.listen_fd = net_listen(&a, &rig_key, &e);
     assert_true(l.listen_fd >= 0);
     assert_int_equal(pthread_create(&l.thread, NULL, liar_thread, &l), 0);
-    struct rig_request r = {.id = 3, .tokens = prompt, .n = N_PROMPT, .max_tokens = N_ANSWER,
-                            .port = a.port, .stall_s = 0.2};
+    struct rig_request r = {.id = 3,
+                            .tokens = prompt,
+                            .n = N_PROMPT,
+                            .max_tokens = N_ANSWER,
+                            .port = a.port,
+                            .stall_s = 0.2};
     rig_generate(d, &r);
     rig_answer_read(d, &answer);
     print_message("  -> %s\n", answer.fallback);
@@ -409,8 +439,8 @@ static void test_unreachable(void **state)
 {
     (void)state;
     struct rig_node *d = rig_start("fake", ENGINE_HANDOFF_RANGES, false, false);
-    struct rig_request r = {.id = 3, .tokens = prompt, .n = N_PROMPT, .max_tokens = N_ANSWER,
-                            .port = 1};
+    struct rig_request r = {
+        .id = 3, .tokens = prompt, .n = N_PROMPT, .max_tokens = N_ANSWER, .port = 1};
     struct rig_answer a;
     rig_generate(d, &r);
     rig_answer_read(d, &a);
@@ -426,11 +456,13 @@ static void test_pull_needs_ticket(void **state)
     (void)state;
     struct rig_node *p = rig_start("fake:prefill_us=200", ENGINE_HANDOFF_RANGES, true, false);
     struct rig_node *d = rig_start("fake", ENGINE_HANDOFF_RANGES, false, false);
-    struct rig_request r = {.id = 5, .tokens = prompt, .n = N_PROMPT, .max_tokens = N_ANSWER,
-                            .port = p->port};
+    struct rig_request r = {
+        .id = 5, .tokens = prompt, .n = N_PROMPT, .max_tokens = N_ANSWER, .port = p->port};
     struct rig_answer a;
     unsigned type = 0;
-    struct message_prefill m = {.epoch = 1, .transfer = 77, .upto = N_PROMPT - 1,
+    struct message_prefill m = {.epoch = 1,
+                                .transfer = 77,
+                                .upto = N_PROMPT - 1,
                                 .ticket = "ffffffffffffffffffffffffffffffff"};
 
     rig_send(p, wire_frame_tokens(WIRE_PREFILL, 5, message_prefill_json(&m), prompt, N_PROMPT));
@@ -450,8 +482,8 @@ static void test_other_model(void **state)
     (void)state;
     struct rig_node *p = rig_start("fake:layers=8", ENGINE_HANDOFF_RANGES, true, false);
     struct rig_node *d = rig_start("fake", ENGINE_HANDOFF_RANGES, false, false);
-    struct rig_request r = {.id = 5, .tokens = prompt, .n = N_PROMPT, .max_tokens = N_ANSWER,
-                            .port = p->port};
+    struct rig_request r = {
+        .id = 5, .tokens = prompt, .n = N_PROMPT, .max_tokens = N_ANSWER, .port = p->port};
     struct rig_answer a;
     rig_generate(d, &r);
     rig_answer_read(d, &a);
@@ -465,10 +497,10 @@ static void test_other_model(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_short_prompts),  cmocka_unit_test(test_handoff_modes),
-        cmocka_unit_test(test_batch),          cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_cancel),         cmocka_unit_test(test_faults),
-        cmocka_unit_test(test_unreachable),    cmocka_unit_test(test_pull_needs_ticket),
+        cmocka_unit_test(test_short_prompts), cmocka_unit_test(test_handoff_modes),
+        cmocka_unit_test(test_batch),         cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_cancel),        cmocka_unit_test(test_faults),
+        cmocka_unit_test(test_unreachable),   cmocka_unit_test(test_pull_needs_ticket),
         cmocka_unit_test(test_other_model),
     };
     return cmocka_run_group_tests(tests, setup, NULL);

@@ -55,7 +55,7 @@
 #include <stdint.h>
 
 #define MESSAGE_TICKET_HEX 32
-#define MESSAGE_PORT 7077           // default of `tandem node`
+#define MESSAGE_PORT 7077             // default of `tandem node`
 #define MESSAGE_MAX_TOKENS (1u << 20) // tokens of one prompt
 #define MESSAGE_STOPS_MAX 16
 #define MESSAGE_STOP_BYTES 256
@@ -75,7 +75,7 @@ struct message_generate {
     uint32_t max_tokens;
     bool ignore_eos, timeline;
     struct engine_sampling sampling;
-    char *grammar; // owned
+    char *grammar;                  // owned
     char *stops[MESSAGE_STOPS_MAX]; // owned
     size_t n_stops;
     struct message_handoff handoff;

@@ -28,16 +28,18 @@
 // What a worker is started with; becomes its command line.
 struct node_worker_options {
     struct engine_options engine;
-    const char *name;      // shown to peers; NULL: host name
-    const char *cpus;      // pin to these cores ("0", "0,2-3"); NULL: no
+    const char *name;                 // shown to peers; NULL: host name
+    const char *cpus;                 // pin to these cores ("0", "0,2-3"); NULL: no
     double pace_prefill, pace_decode; // tokens/s of an emulated machine; 0: native speed
     double link_bytes_per_s;          // emulated link for what this worker sends in bulk; 0: native
-    struct net_key key;    // given to the worker over fd 3, never on the command line
-    const char *listen;    // "ADDR:PORT" for peers; NULL: no peers (a gateway's local worker only dials)
-    const char *handoff;   // "ranges", "ranges-late-state", "whole", "none"; NULL: what the probe finds
-    bool tiles;            // send the last chunk layer by layer
+    struct net_key key;               // given to the worker over fd 3, never on the command line
+    const char
+        *listen; // "ADDR:PORT" for peers; NULL: no peers (a gateway's local worker only dials)
+    const char
+        *handoff; // "ranges", "ranges-late-state", "whole", "none"; NULL: what the probe finds
+    bool tiles;   // send the last chunk layer by layer
     uint32_t min_chunk_tokens; // finest chunk (default 16)
-    uint32_t max_requests; // waiting and running together (default 64)
+    uint32_t max_requests;     // waiting and running together (default 64)
 };
 void node_worker_options_default(struct node_worker_options *o);
 // As JSON text without the key (caller frees), and back; the parsed strings live as long as `v`.

@@ -47,8 +47,8 @@ char *node_worker_options_text(const struct node_worker_options *o)
     return text;
 }
 
-static int integer_get(const json_t *v, const char *member, int64_t min, int64_t max, int64_t fallback,
-                       int64_t *out, struct err *e)
+static int integer_get(const json_t *v, const char *member, int64_t min, int64_t max,
+                       int64_t fallback, int64_t *out, struct err *e)
 {
     *out = fallback;
     return json_get_i64(v, member, min, max, out, e);
@@ -107,7 +107,8 @@ int node_worker_options_parse(const json_t *v, struct node_worker_options *o, st
     if (rc == 0 && o->handoff != NULL)
         rc = engine_handoff_parse(o->handoff, &o->engine.handoff);
     if (rc != 0 && o->handoff != NULL && e->code == 0)
-        err_set(e, rc, "hand-off mode '%s' is not known; say ranges, ranges-late-state, whole or none",
+        err_set(e, rc,
+                "hand-off mode '%s' is not known; say ranges, ranges-late-state, whole or none",
                 o->handoff);
     if (rc == 0)
         rc = json_get_bool(v, "tiles", &o->tiles, e);

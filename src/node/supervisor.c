@@ -32,14 +32,14 @@ struct node_supervisor {
     struct node_supervisor_ops ops;
     void *ctx;
     pthread_t thread;
-    int listen_fd;           // -1: none
+    int listen_fd; // -1: none
     int stop_pipe[2];
-    _Atomic int64_t pid;     // relaxed: read by others for display and by tests
+    _Atomic int64_t pid; // relaxed: read by others for display and by tests
     // the supervisor's thread only:
-    int ready_fd;            // readable or closed: the worker said so, or ended
+    int ready_fd; // readable or closed: the worker said so, or ended
     bool ready;
     int64_t started_ns, backoff_ns;
-    char state[160];         // what a peer is told meanwhile
+    char state[160]; // what a peer is told meanwhile
 };
 
 // ---- starting a worker ---------------------------------------------------------------------------
@@ -58,8 +58,12 @@ static int child_spawn(struct node_supervisor *s, int control, int ready, struct
     text = node_worker_options_text(s->options);
     const char *argv[] = {path, "serve", text, NULL};
     int fds[3] = {control, ready, s->listen_fd};
-    struct os_spawn sp = {.argv = argv, .fds = fds, .n_fds = s->listen_fd >= 0 ? 3 : 2,
-                          .stderr_fd = -1, .stdout_fd = -1, .die_with_parent = true};
+    struct os_spawn sp = {.argv = argv,
+                          .fds = fds,
+                          .n_fds = s->listen_fd >= 0 ? 3 : 2,
+                          .stderr_fd = -1,
+                          .stdout_fd = -1,
+                          .die_with_parent = true};
     rc = os_spawn(&sp, &pid, e);
     free(text);
     if (rc == 0)
@@ -188,9 +192,8 @@ static void worker_ended(struct node_supervisor *s, int status)
     if (s->ready_fd >= 0)
         close(s->ready_fd);
     s->ready_fd = -1;
-    s->backoff_ns = lived > SUPERVISOR_HEALTHY_NS || s->backoff_ns == 0
-                        ? SUPERVISOR_BACKOFF_MIN_NS
-                        : s->backoff_ns * 2;
+    s->backoff_ns = lived > SUPERVISOR_HEALTHY_NS || s->backoff_ns == 0 ? SUPERVISOR_BACKOFF_MIN_NS
+                                                                        : s->backoff_ns * 2;
     if (s->backoff_ns > SUPERVISOR_BACKOFF_MAX_NS)
         s->backoff_ns = SUPERVISOR_BACKOFF_MAX_NS;
     snprintf(s->state, sizeof s->state, "the worker ended (%s)%s", why,

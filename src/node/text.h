@@ -12,8 +12,8 @@
 #include <stddef.h>
 
 struct text_stream {
-    struct buf held;     // not yet given out
-    char *const *stops;  // borrowed
+    struct buf held;    // not yet given out
+    char *const *stops; // borrowed
     size_t n_stops;
     const char *stopped; // the stop string that was met (borrowed), or NULL
 };

@@ -113,7 +113,7 @@ enum worker_phase {
 // What both roles have in common: a prompt, a sequence, a requester.
 struct worker_job {
     struct worker_job *next;
-    bool is_prefill; // else: generate
+    bool is_prefill;          // else: generate
     struct worker_link *link; // the requester; NULL when it left
     uint64_t id;
     enum worker_phase phase;
@@ -148,7 +148,7 @@ struct worker_job {
     uint32_t imported, tokens_read;
     int64_t decode_start_ns, last_token_ns, handoff_end_ns;
     char fallback[ERR_MESSAGE_BYTES]; // "" = none
-    int peer; // index of the peer of the hand-off, -1: none
+    int peer;                         // index of the peer of the hand-off, -1: none
     bool receiving;
     struct kv_receive receive;
     int64_t heard_ns;
@@ -167,15 +167,15 @@ struct worker {
     struct node_worker_options options; // immutable
     struct message_welcome welcome;     // immutable after loading
     struct engine *engine;
-    struct chan *inbox;                 // struct worker_event
-    struct chan *text_inbox;            // struct worker_event (RENDER frames)
+    struct chan *inbox;                     // struct worker_event
+    struct chan *text_inbox;                // struct worker_event (RENDER frames)
     struct chan *export_free, *import_free; // struct worker_block *
-    int listen_fd;                      // -1: none
+    int listen_fd;                          // -1: none
     pthread_t text_thread, accept_thread;
-    size_t segment_max;                 // largest body that a peer may announce
-    _Atomic uint32_t next_serial;       // relaxed: only uniqueness counts
-    _Atomic int handshakes;             // short-lived threads: handshakes and dials (acquire/release)
-    _Atomic bool stopping;              // release/acquire: read by the accept thread
+    size_t segment_max;           // largest body that a peer may announce
+    _Atomic uint32_t next_serial; // relaxed: only uniqueness counts
+    _Atomic int handshakes;       // short-lived threads: handshakes and dials (acquire/release)
+    _Atomic bool stopping;        // release/acquire: read by the accept thread
 
     // engine thread only
     struct worker_link *links;
@@ -185,8 +185,8 @@ struct worker {
     uint32_t cells_used;
     struct worker_peer peers[WORKER_PEERS];
     double prefill_rate, decode_rate, link_rate; // measured, per second; 0: not yet
-    struct engine_row *rows; // scratch, n_batch
-    struct worker_job *exporting;   // whose export the engine is busy with, NULL: none
+    struct engine_row *rows;                     // scratch, n_batch
+    struct worker_job *exporting;                // whose export the engine is busy with, NULL: none
     struct worker_block *export_block;
     struct kv_segment export_segment;
     int64_t export_start_ns;

@@ -123,8 +123,9 @@ static void answer_end(struct worker *w, struct worker_job *j, const char *finis
 
 static void token_send(struct worker_job *j, int32_t token, const struct buf *text)
 {
-    json_t *head = json_pack("{s:i,s:s,s:i}", "id", token, "text",
-                             text->len == 0 ? "" : (char *)text->data, "index", (int)j->generated - 1);
+    json_t *head =
+        json_pack("{s:i,s:s,s:i}", "id", token, "text", text->len == 0 ? "" : (char *)text->data,
+                  "index", (int)j->generated - 1);
     worker_link_send(j->link, wire_frame_json(WIRE_TOKEN, j->id, head));
 }
 
@@ -201,7 +202,8 @@ void worker_decode_step(struct worker *w)
         next = j->next;
         if (j->phase != WORKER_DECODE)
             continue;
-        worker_timeline_add(&j->timeline, &(struct worker_span){"decode", t0, t1, j->pos, j->pos + 1});
+        worker_timeline_add(&j->timeline,
+                            &(struct worker_span){"decode", t0, t1, j->pos, j->pos + 1});
         token_take(w, j, w->engine->ops->sample(w->engine, j->sampler, row++));
     }
 }

@@ -69,7 +69,8 @@ void worker_handoff_dialed(struct worker *w, const struct worker_event *ev)
 
     p->link = ev->link;
     p->state = ev->link != NULL ? WORKER_PEER_UP : WORKER_PEER_FREE;
-    snprintf(why, sizeof why, "prefill node %s:%u: %s", p->addr.host, p->addr.port, ev->error.message);
+    snprintf(why, sizeof why, "prefill node %s:%u: %s", p->addr.host, p->addr.port,
+             ev->error.message);
     if (ev->link == NULL)
         log_warn("worker", "cannot reach %s", why);
     for (struct worker_job *j = w->jobs; j != NULL; j = next) {
@@ -138,18 +139,21 @@ static int segment_import(struct worker *w, struct worker_job *j, const struct k
         return ops->import(w->engine, j->seq, s->p0, s->p1, last, f->body.data, f->body.len, e);
     if (ops->import_tile == NULL)
         return err_set(e, ERR_UNSUPPORTED, "this engine takes no tiles");
-    return ops->import_tile(w->engine, j->seq, s->p0, s->p1, s->layer, f->body.data, f->body.len, e);
+    return ops->import_tile(w->engine, j->seq, s->p0, s->p1, s->layer, f->body.data, f->body.len,
+                            e);
 }
 
 static void ack_send(struct worker_link *l, const struct worker_job *j)
 {
     uint8_t head[KV_ACK_BYTES];
-    struct kv_ack a = {.transfer = j->receive.transfer, .epoch = j->receive.epoch,
-                       .index = j->receive.next_index - 1, .tokens = j->receive.next_p0,
+    struct kv_ack a = {.transfer = j->receive.transfer,
+                       .epoch = j->receive.epoch,
+                       .index = j->receive.next_index - 1,
+                       .tokens = j->receive.next_p0,
                        .complete = j->receive.complete};
     kv_ack_encode(&a, head);
-    worker_link_send(l, wire_frame_struct(WIRE_ACK, a.transfer, head, sizeof head,
-                                          (struct wire_body){0}));
+    worker_link_send(
+        l, wire_frame_struct(WIRE_ACK, a.transfer, head, sizeof head, (struct wire_body){0}));
 }
 
 static void segment_take(struct worker *w, struct worker_job *j, struct worker_link *l,

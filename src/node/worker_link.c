@@ -107,8 +107,12 @@ static void link_on_sent(void *ctx, const struct wire_header *h, int64_t t0, int
     struct worker_link *l = ctx;
     if (!ok || (h->type != WIRE_SEGMENT && h->type != WIRE_END))
         return; // what was dropped, the link's end tells
-    struct worker_event ev = {.kind = WORKER_EVENT_SENT, .link_serial = l->serial, .id = h->id,
-                              .type = h->type, .t0 = t0, .t1 = t1,
+    struct worker_event ev = {.kind = WORKER_EVENT_SENT,
+                              .link_serial = l->serial,
+                              .id = h->id,
+                              .type = h->type,
+                              .t0 = t0,
+                              .t1 = t1,
                               .body_bytes = h->body_bytes};
     // Segments only feed timeline and rate; the end marker finishes the job and must arrive.
     chan_send(l->worker->inbox, &ev, h->type == WIRE_END ? CHAN_FOREVER : 0);
@@ -140,7 +144,6 @@ static struct worker_link *link_open(struct worker *w, struct net_conn *conn,
     l->wire = wire_link_new(conn, &link_ops, l, &o);
     return l;
 }
-
 
 void worker_link_send(struct worker_link *l, struct wire_frame f)
 {
@@ -315,8 +318,11 @@ struct dial_task {
 
 static int dial_hello(struct worker *w, struct net_conn *conn, int64_t deadline_ns, struct err *e)
 {
-    struct message_hello h = {.version = WIRE_VERSION, .role = "bulk", .has_identity = true,
-                              .same_weights = false, .identity = w->welcome.identity};
+    struct message_hello h = {.version = WIRE_VERSION,
+                              .role = "bulk",
+                              .has_identity = true,
+                              .same_weights = false,
+                              .identity = w->welcome.identity};
     struct wire_frame f = {0};
     int rc;
 
@@ -397,6 +403,25 @@ void worker_dial_start(struct worker *w, uint32_t peer, int64_t idle_ns)
 
 // ---- the text thread -----------------------------------------------------------------------------
 
+static int tokens_from_list(const struct engine *g, const json_t *list, int32_t **tokens, size_t *n,
+                            struct err *e)
+{
+    *n = json_array_size(list);
+    if (*n > MESSAGE_MAX_TOKENS)
+        return err_set(e, ERR_RANGE, "%zu token ids; at most %u", *n, MESSAGE_MAX_TOKENS);
+    *tokens = mem_alloc((*n + 1) * sizeof **tokens);
+    for (size_t i = 0; i < *n; i++) {
+        const json_t *v = json_array_get(list, i);
+        if (!json_is_integer(v))
+            return err_set(e, ERR_INVALID, "token number %zu is not an integer", i);
+        if (json_integer_value(v) < 0 || json_integer_value(v) >= g->identity.n_vocab)
+            return err_set(e, ERR_INVALID, "token number %zu is %lld; this vocabulary has 0..%u", i,
+                           (long long)json_integer_value(v), g->identity.n_vocab - 1);
+        (*tokens)[i] = (int32_t)json_integer_value(v);
+    }
+    return 0;
+}
+
 // {"chat":..} or {"prompt":..} or {"tokens":[..]} -> token ids, and in *rendered what to answer.
 static int render_tokens(struct engine *g, const json_t *head, json_t **rendered, int32_t **tokens,
                          size_t *n, struct err *e)
@@ -423,19 +448,7 @@ static int render_tokens(struct engine *g, const json_t *head, json_t **rendered
     *rendered = json_object();
     if (prompt != NULL)
         return g->ops->tokenize(g, prompt, strlen(prompt), true, true, tokens, n, e);
-    *n = json_array_size(list);
-    if (*n > MESSAGE_MAX_TOKENS)
-        return err_set(e, ERR_RANGE, "%zu token ids; at most %u", *n, MESSAGE_MAX_TOKENS);
-    *tokens = mem_alloc((*n + 1) * sizeof **tokens);
-    for (size_t i = 0; i < *n; i++) {
-        json_t *v = json_array_get(list, i);
-        if (!json_is_integer(v) || json_integer_value(v) < 0 ||
-            json_integer_value(v) >= g->identity.n_vocab)
-            return err_set(e, ERR_INVALID, "token id number %zu is not in 0..%u", i,
-                           g->identity.n_vocab - 1);
-        (*tokens)[i] = (int32_t)json_integer_value(v);
-    }
-    return 0;
+    return tokens_from_list(g, list, tokens, n, e);
 }
 
 static void render_answer(struct worker *w, struct worker_link *l, struct wire_frame *f)
@@ -451,7 +464,8 @@ static void render_answer(struct worker *w, struct worker_link *l, struct wire_f
         rc = err_set(&e, ERR_INVALID, "the prompt is empty; send at least one token");
     if (rc == 0) {
         json_object_del(rendered, "prompt");
-        worker_link_send(l, wire_frame_tokens(WIRE_RENDERED, f->id, json_incref(rendered), tokens, n));
+        worker_link_send(l,
+                         wire_frame_tokens(WIRE_RENDERED, f->id, json_incref(rendered), tokens, n));
     } else {
         worker_link_send(l, wire_frame_failed(WIRE_FAILED, f->id, rc, e.message));
     }

@@ -53,8 +53,9 @@ static int tokens_check(const struct worker *w, const int32_t *tokens, size_t n,
             return err_set(e, ERR_INVALID, "token %zu is %d; this vocabulary has 0..%u", i,
                            tokens[i], w->engine->identity.n_vocab - 1);
     if (n + 1 > w->engine->limits.n_ctx)
-        return err_set(e, ERR_RANGE, "the prompt has %zu tokens; the context holds %u with the answer",
-                       n, w->engine->limits.n_ctx);
+        return err_set(e, ERR_RANGE,
+                       "the prompt has %zu tokens; the context holds %u with the answer", n,
+                       w->engine->limits.n_ctx);
     return 0;
 }
 
@@ -179,8 +180,8 @@ int worker_chunk_run(struct worker *w, struct worker_job *j, uint32_t end)
         end = j->computed + (uint32_t)n;
     }
     for (size_t i = 0; i < n; i++)
-        w->rows[i] = (struct engine_row){.token = j->tokens[j->computed + i],
-                                         .pos = j->computed + (uint32_t)i, .seq = j->seq};
+        w->rows[i] = (struct engine_row){
+            .token = j->tokens[j->computed + i], .pos = j->computed + (uint32_t)i, .seq = j->seq};
     int rc = w->engine->ops->step(w->engine, w->rows, n, &e);
     int64_t t1 = clock_now_ns();
     if (rc != 0) {
@@ -208,7 +209,8 @@ void worker_progress_send(struct worker *w, struct worker_job *j, const char *ph
     if (now - j->progress_ns < WORKER_PROGRESS_NS)
         return;
     j->progress_ns = now;
-    json_t *head = json_pack("{s:s,s:i,s:i}", "phase", phase, "done", (int)done, "total", (int)total);
+    json_t *head =
+        json_pack("{s:s,s:i,s:i}", "phase", phase, "done", (int)done, "total", (int)total);
     worker_link_send(j->link, wire_frame_json(WIRE_PROGRESS, j->id, head));
 }
 

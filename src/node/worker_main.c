@@ -109,12 +109,15 @@ static int refuse(struct net_conn *parent, const struct err *why)
     struct err e = {0};
     struct wire_frame hello = {0};
     struct wire_frame f;
+    uint8_t heard = 0;
 
     log_error("worker", "%s", why->message);
     if (wire_frame_read(parent, &hello, clock_now_ns() + 5 * NS_PER_S, &e) == 0) {
         f = wire_frame_failed(WIRE_REFUSED, 0, why->code, why->message);
         wire_frame_write(parent, &f, clock_now_ns() + NS_PER_S, &e);
         wire_frame_fini(&f);
+        // Ends only when it was heard, so that the reason arrives before the news of the end.
+        net_conn_read(parent, &heard, 1, clock_now_ns() + 2 * NS_PER_S, &e);
     }
     wire_frame_fini(&hello);
     net_conn_free(parent);
@@ -152,7 +155,9 @@ int node_worker_main(int argc, char **argv)
         rc = engine_start(&w, &e);
     if (rc != 0) {
         e.code = rc;
-        return refuse(parent, &e);
+        rc = refuse(parent, &e);
+        json_decref(v);
+        return rc;
     }
     w.listen_fd = w.options.listen != NULL ? FD_LISTEN : -1;
     if ((rc = threads_start(&w, parent, &e)) != 0) {

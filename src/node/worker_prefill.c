@@ -126,7 +126,7 @@ static void export_release(void *ctx, void *data)
     struct worker_block *b = ctx;
     struct worker_event wake = {.kind = WORKER_EVENT_WAKE};
     (void)data;
-    chan_send(b->home, &b, CHAN_FOREVER); // holds as many as there are: never blocks
+    chan_send(b->home, &b, CHAN_FOREVER);  // holds as many as there are: never blocks
     chan_send(b->worker->inbox, &wake, 0); // full: the engine thread is awake anyway
 }
 
@@ -248,16 +248,17 @@ static bool tiles_apply(const struct worker *w, const struct worker_job *j, uint
 static void beat_send(struct worker_job *j)
 {
     if (j->bulk != NULL)
-        worker_link_send(j->bulk, wire_frame_json(WIRE_BEAT, j->prefill.transfer,
-                                                  json_pack("{s:i}", "computed", (int)j->computed)));
+        worker_link_send(j->bulk,
+                         wire_frame_json(WIRE_BEAT, j->prefill.transfer,
+                                         json_pack("{s:i}", "computed", (int)j->computed)));
 }
 
 void worker_prefill_chunk(struct worker *w, struct worker_job *j)
 {
     uint32_t end = j->ends[j->next_end];
     struct tile_sink sink = {w, j, end};
-    bool tiled = tiles_apply(w, j, end) &&
-                 w->engine->ops->tiles_set(w->engine, tile_send, &sink) == 0;
+    bool tiled =
+        tiles_apply(w, j, end) && w->engine->ops->tiles_set(w->engine, tile_send, &sink) == 0;
     uint32_t segments = j->segments;
     int rc = worker_chunk_run(w, j, end);
 
@@ -331,13 +332,13 @@ void worker_prefill_pull(struct worker *w, struct worker_link *l, struct wire_fr
 static void prefilled_send(struct worker *w, struct worker_job *j)
 {
     struct engine_pace_counts pace = engine_pace_get(w->engine);
-    json_t *head = json_pack(
-        "{s:i,s:f,s:f,s:f,s:f,s:f,s:I,s:i,s:I,s:f,s:o}", "tokens", (int)j->prefill.upto, "compute_s",
-        ns_to_s(j->compute_ns), "export_s", ns_to_s(j->export_ns), "wait_s", ns_to_s(j->wait_ns),
-        "done_s", ns_to_s(j->done_ns - j->received_ns), "sent_s",
-        ns_to_s(j->sent_ns - j->received_ns), "kv_bytes", (json_int_t)j->kv_bytes, "segments",
-        (int)j->segments, "overruns", (json_int_t)pace.overruns, "worst_ratio", pace.worst_ratio,
-        "timeline", worker_timeline_json(&j->timeline));
+    json_t *head =
+        json_pack("{s:i,s:f,s:f,s:f,s:f,s:f,s:I,s:i,s:I,s:f,s:o}", "tokens", (int)j->prefill.upto,
+                  "compute_s", ns_to_s(j->compute_ns), "export_s", ns_to_s(j->export_ns), "wait_s",
+                  ns_to_s(j->wait_ns), "done_s", ns_to_s(j->done_ns - j->received_ns), "sent_s",
+                  ns_to_s(j->sent_ns - j->received_ns), "kv_bytes", (json_int_t)j->kv_bytes,
+                  "segments", (int)j->segments, "overruns", (json_int_t)pace.overruns,
+                  "worst_ratio", pace.worst_ratio, "timeline", worker_timeline_json(&j->timeline));
     worker_link_send(j->link, wire_frame_json(WIRE_PREFILLED, j->id, head));
 }
 
@@ -362,6 +363,7 @@ void worker_prefill_sent(struct worker *w, const struct worker_event *ev)
 void worker_prefill_lost(struct worker *w, struct worker_job *j, const char *why)
 {
     if (j->bulk != NULL)
-        worker_link_send(j->bulk, wire_frame_failed(WIRE_ABORT, j->prefill.transfer, ERR_CLOSED, why));
+        worker_link_send(j->bulk,
+                         wire_frame_failed(WIRE_ABORT, j->prefill.transfer, ERR_CLOSED, why));
     worker_job_fail(w, j, ERR_CLOSED, why);
 }

@@ -96,8 +96,7 @@ static void links_end(struct worker *w)
 {
     for (struct worker_link *l = w->links; l != NULL; l = l->next)
         wire_link_close(l->wire);
-    while (w->links != NULL ||
-           atomic_load_explicit(&w->handshakes, memory_order_acquire) > 0) {
+    while (w->links != NULL || atomic_load_explicit(&w->handshakes, memory_order_acquire) > 0) {
         inbox_drop(w);
         for (struct worker_link *l = w->links; l != NULL; l = l->next)
             wire_link_close(l->wire);

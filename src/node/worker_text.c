@@ -85,8 +85,9 @@ static bool text_find_stop(struct text_stream *t, size_t *at)
     bool found = false;
     for (size_t k = 0; k < t->n_stops; k++) {
         size_t len = strlen(t->stops[k]);
-        void *p = len == 0 || t->held.len < len ? NULL
-                                                 : memmem(t->held.data, t->held.len, t->stops[k], len);
+        void *p = len == 0 || t->held.len < len
+                      ? NULL
+                      : memmem(t->held.data, t->held.len, t->stops[k], len);
         if (p == NULL)
             continue;
         size_t offset = (size_t)((uint8_t *)p - t->held.data);
