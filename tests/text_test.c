@@ -1,10 +1,11 @@
 // The text of a running answer: UTF-8 across pieces, stop strings across pieces.
 #include "node/text.h"
 
-#include <cmocka.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
+
+#include <cmocka.h>
 
 struct text_case {
     const char *name;

@@ -13,7 +13,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
-// cmocka wants the ones above first
+
 #include <cmocka.h>
 
 #define RIG_DEADLINE (clock_now_ns() + 20 * NS_PER_S)
