@@ -29,23 +29,25 @@ enum engine_handoff {
     ENGINE_HANDOFF_RANGES = 2,     // ranges, each complete in itself
     ENGINE_HANDOFF_LATE_STATE = 3, // ranges; the recurrent state travels in the last one only
 };
-const char *engine_handoff_name(enum engine_handoff h); // "none", "whole", "ranges", "ranges-late-state"
+const char *
+engine_handoff_name(enum engine_handoff h); // "none", "whole", "ranges", "ranges-late-state"
 int engine_handoff_parse(const char *name, enum engine_handoff *out);
 
 #define ENGINE_NAME_BYTES 128
 
 // What two engines must have in common before KV may pass between them, and what to call them.
 struct engine_identity {
-    char engine[32];                 // "llama.cpp", "fake"
-    char build[64];                  // release and commit
-    char arch[64];                   // general.architecture
-    char model[ENGINE_NAME_BYTES];   // general.name or file name
-    char weights[32];                // file type, e.g. "Q4_0": may differ between P and D when allowed
-    uint64_t weights_hash;           // XXH3 of tensor names, shapes, types and of a sample of the data
-    uint64_t tokenizer_hash;         // XXH3 of vocabulary, merges and special tokens
+    char engine[32];               // "llama.cpp", "fake"
+    char build[64];                // release and commit
+    char arch[64];                 // general.architecture
+    char model[ENGINE_NAME_BYTES]; // general.name or file name
+    char weights[32];        // file type, e.g. "Q4_0": may differ between P and D when allowed
+    uint64_t weights_hash;   // XXH3 of tensor names, shapes, types and of a sample of the data
+    uint64_t tokenizer_hash; // XXH3 of vocabulary, merges and special tokens
     uint32_t n_vocab, n_layer, n_embd, n_head, n_head_kv, n_swa, n_ctx_train;
-    char type_k[16], type_v[16];     // "f16", "q8_0", ...
-    uint32_t attention_layout;       // bit 0: flash attention (V not transposed), bit 1: recurrent, bit 2: hybrid, bit 3: full-size SWA cache
+    char type_k[16], type_v[16]; // "f16", "q8_0", ...
+    uint32_t
+        attention_layout; // bit 0: flash attention (V not transposed), bit 1: recurrent, bit 2: hybrid, bit 3: full-size SWA cache
 };
 // 0, or ERR_MISMATCH with the first member that differs and both values. `same_weights` false
 // allows weights, weights_hash and model to differ.
@@ -55,9 +57,9 @@ json_t *engine_identity_json(const struct engine_identity *id);
 int engine_identity_parse(const json_t *object, struct engine_identity *id, struct err *e);
 
 struct engine_limits {
-    uint32_t n_ctx;         // cells, shared by all sequences
-    uint32_t n_seq;         // sequences
-    uint32_t n_batch;       // most rows in one step
+    uint32_t n_ctx;              // cells, shared by all sequences
+    uint32_t n_seq;              // sequences
+    uint32_t n_batch;            // most rows in one step
     enum engine_handoff handoff; // as configured or probed
     double kv_bytes_per_token;   // of an exported range
     uint64_t state_bytes;        // of the part that does not grow with tokens (0: none)
@@ -84,7 +86,8 @@ struct engine_sampling {
     float presence_penalty;  // 0: off
     const char *grammar;     // GBNF, NULL: none
 };
-void engine_sampling_default(struct engine_sampling *s); // temperature 0.8, top_p 0.95, top_k 40, min_p 0.05
+void engine_sampling_default(
+    struct engine_sampling *s); // temperature 0.8, top_p 0.95, top_k 40, min_p 0.05
 
 struct engine;
 struct engine_sampler;
@@ -164,15 +167,15 @@ struct engine {
 };
 
 struct engine_options {
-    const char *model;     // path of a GGUF, or "fake[:key=value,...]"
-    uint32_t n_ctx;        // cells; 0: the model's own, at most 8192
-    uint32_t n_seq;        // default 4
-    uint32_t n_batch;      // rows per step; default 512
-    int n_threads;         // 0: cores
-    int n_gpu_layers;      // -1: all
+    const char *model;           // path of a GGUF, or "fake[:key=value,...]"
+    uint32_t n_ctx;              // cells; 0: the model's own, at most 8192
+    uint32_t n_seq;              // default 4
+    uint32_t n_batch;            // rows per step; default 512
+    int n_threads;               // 0: cores
+    int n_gpu_layers;            // -1: all
     const char *type_k, *type_v; // "f16" (default), "f32", "q8_0", ...
     enum engine_handoff handoff; // what the probe found; ENGINE_HANDOFF_NONE turns exports off
-    bool tiles;            // tiles_set will be used: prepare for it
+    bool tiles;                  // tiles_set will be used: prepare for it
     void (*progress)(void *ctx, double share); // loading, 0..1; may be NULL
     void *progress_ctx;
 };

@@ -31,7 +31,7 @@
 struct pipeline {
     double token_s; // compute
     double floor_s;
-    double send_s; // per token
+    double send_s;  // per token
     uint32_t tiles; // parts in which the last chunk becomes ready and leaves
 };
 
