@@ -95,3 +95,11 @@ macos-check:
 
 clean:
 	rm -rf build build-asan build-tsan build-fuzz build-arm64 build-macos
+
+# The main job under valgrind, with the fake engine; GnuTLS without the instructions that valgrind lacks.
+.PHONY: valgrind
+valgrind: test-programs
+	@scripts/deps.sh build check
+	@TANDEM_BIN=$(BUILD) TANDEM_MODEL= GNUTLS_CPUID_OVERRIDE=0x1 \
+		TANDEM_WRAP="valgrind -q --trace-children=yes --exit-on-first-error=yes --error-exitcode=99" \
+		tests/e2e_smoke.sh

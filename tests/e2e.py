@@ -17,6 +17,7 @@ import urllib.request
 
 BIN = os.environ.get("TANDEM_BIN", "build")
 MODEL = os.environ.get("TANDEM_MODEL", "")
+WRAP = os.environ.get("TANDEM_WRAP", "").split()  # valgrind with its options, for one
 DIR = tempfile.mkdtemp(prefix="tandem-e2e-")
 started = []
 
@@ -38,7 +39,7 @@ class Program:
     """One `tandem serve` or `tandem node`; ready when its --json line has come."""
 
     def __init__(self, *args, wait=60, ready=True):
-        self.args = [os.path.join(BIN, "tandem"), *args, "--json"]
+        self.args = WRAP + [os.path.join(BIN, "tandem"), *args, "--json"]
         self.log = os.path.join(DIR, "log-%d" % len(started))
         env = dict(os.environ, TANDEM_KEY_FILE=key_file(), TANDEM_STATE=DIR)
         self.p = subprocess.Popen(self.args, stdout=subprocess.PIPE, env=env,
@@ -86,7 +87,7 @@ def cleanup():
         s.kill()
         s.p.wait()
         text = log_tail(s)
-        reports += [text] if re.search("(Address|Thread|Leak)Sanitizer:|runtime error:", text) else []
+        reports += [text] if re.search("(Address|Thread|Leak)Sanitizer:|runtime error:|ERROR SUMMARY: [1-9]", text) else []
     shutil.rmtree(DIR)
     if reports:
         print("\n".join(reports))

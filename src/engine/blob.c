@@ -17,7 +17,7 @@ struct walk {
     struct blob_layout *layout; // written only when learning
     bool learn;
     struct blob_range range;
-    struct blob_scratch *scratch; // NULL: positions must ascend one by one
+    struct blob_scratch *scratch;
     size_t len;
     struct err *e;
 };
@@ -233,6 +233,19 @@ static int stream_walk(struct walk *w, struct blob_section *s, uint32_t cells)
     return rc;
 }
 
+// Where the unbroken run of positions that ends the range begins.
+static uint32_t run_from(const struct walk *w)
+{
+    uint32_t pos = w->range.p1;
+    while (pos > w->range.p0) {
+        uint32_t i = pos - 1 - w->range.p0;
+        if (!(w->scratch->bits[i / 64] >> (i % 64) & 1))
+            break;
+        pos--;
+    }
+    return pos;
+}
+
 static int attention_walk(struct walk *w, struct blob_section *s)
 {
     uint32_t n = w->range.p1 - w->range.p0, filled = 0;
@@ -251,6 +264,8 @@ static int attention_walk(struct walk *w, struct blob_section *s)
     }
     if (rc == 0 && filled == 0 && !s->window)
         rc = differ(w, ERR_CORRUPT, "number of cells", 0, n);
+    if (rc == 0 && s->window)
+        w->scratch->window_from = filled ? run_from(w) : w->range.p1;
     return rc;
 }
 
@@ -412,6 +427,7 @@ int blob_check(const struct blob_layout *layout, const struct blob_range *range,
         return err_set(e, ERR_RANGE,
                        "KV blob: a range of %" PRIu32 " to %" PRIu32 " positions; at most %zu",
                        range->p0, range->p1, scratch->n_bits);
+    scratch->window_from = range->p0;
     int rc = head_walk(&w);
     for (size_t i = 0; rc == 0 && i < fixed.n_sections; i++)
         rc = section_walk(&w, &fixed.sections[i]);

@@ -78,10 +78,12 @@ struct blob_layout {
     struct blob_tensor *tensors; // BLOB_TENSORS_MAX while learning, owned
 };
 
-// One bit per position of a range.
+// One bit per position of a range. After a good check, window_from says from which position on every
+// layer got every position (p0 where no layer has a window).
 struct blob_scratch {
     uint64_t *bits;
     size_t n_bits;
+    uint32_t window_from;
 };
 void blob_scratch_init(struct blob_scratch *s, size_t max_positions);
 void blob_scratch_fini(struct blob_scratch *s);

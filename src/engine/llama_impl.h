@@ -22,9 +22,10 @@ struct llama_tiles;
 
 // A sequence as the caller knows it.
 struct llama_seq {
-    uint32_t held;   // positions [0, held) are in the cache
-    uint32_t next;   // scratch of step: the position a further row must have
-    bool incomplete; // late state: attention rows came in, the recurrent state did not yet
+    uint32_t held;        // positions [0, held) are in the cache
+    uint32_t next;        // scratch of step: the position a further row must have
+    bool incomplete;      // late state: attention rows came in, the recurrent state did not yet
+    uint32_t window_from; // sliding-window layers hold [window_from, held) without gaps
 };
 
 struct llama_engine {
@@ -43,6 +44,7 @@ struct llama_engine {
     uint32_t max_outputs;     // rows of one step that may want logits
 
     bool recurrent; // some layers keep a state: no partial removal, no interruption inside a step
+    bool slides;    // some layers hold the last n_swa positions only
     bool allow_gap;
     atomic_bool interrupted; // relaxed: a late sight of it only delays the interruption by a node
 
@@ -104,6 +106,8 @@ int llama_tile_import(struct engine *g, uint32_t seq, uint32_t p0, uint32_t p1, 
 int llama_step(struct engine *g, const struct engine_row *rows, size_t n, struct err *e);
 const float *llama_step_logits(struct engine *g, size_t row);
 int llama_step_remove(struct engine *g, uint32_t seq, uint32_t p0, uint32_t p1, struct err *e);
+// 0, or ERR_UNSUPPORTED: what the sequence holds is not enough to go on from.
+int llama_step_ready(const struct llama_engine *g, uint32_t seq, struct err *e);
 void llama_step_interrupt(struct engine *g, bool on);
 bool llama_step_aborted(void *g); // ggml's abort callback
 

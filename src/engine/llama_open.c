@@ -181,6 +181,8 @@ static void tables_make(struct llama_engine *g, const struct engine_options *o)
     l->has_chat_template = l->has_tokenizer && llama_model_chat_template(g->model, NULL) != NULL;
     g->scratch = (llama_seq_id)o->n_seq;
     g->recurrent = llama_model_is_recurrent(g->model) || llama_model_is_hybrid(g->model);
+    // llama4 slides in whole chunks, whose bounds an import may well begin at.
+    g->slides = g->base.identity.n_swa > 0 && strcmp(g->base.identity.arch, "llama4") != 0;
     g->seqs = mem_alloc(o->n_seq * sizeof *g->seqs);
     g->wanted = mem_alloc(l->n_batch * sizeof *g->wanted);
     g->batch = llama_batch_init((int32_t)l->n_batch, 0, 1);

@@ -248,6 +248,8 @@ int llama_range_import(struct engine *base, uint32_t seq, uint32_t p0, uint32_t 
         rc = state_read(g, seq, data, len, e);
     if (rc != 0)
         return rc;
+    if (g->blob_scratch.window_from > p0)
+        s->window_from = g->blob_scratch.window_from;
     s->held = p1;
     s->incomplete = g->recurrent && !range.state;
     return 0;

@@ -11,6 +11,26 @@
 #include <inttypes.h>
 #include <string.h>
 
+// A peer that exports a range long after computing it may have lost what its sliding window left behind.
+// Such a range serves a transfer that goes on to its end, but not to continue from.
+int llama_step_ready(const struct llama_engine *g, uint32_t seq, struct err *e)
+{
+    const struct llama_seq *s = &g->seqs[seq];
+    uint32_t n_swa = g->base.identity.n_swa;
+    uint32_t needed = s->held >= n_swa ? s->held - n_swa + 1 : 0;
+    if (s->incomplete)
+        return err_set(e, ERR_UNSUPPORTED,
+                       "sequence %" PRIu32 " got ranges without the recurrent state that ends a "
+                       "transfer; remove it and compute it from the start",
+                       seq);
+    if (g->slides && s->held > 0 && s->window_from > needed)
+        return err_set(e, ERR_UNSUPPORTED,
+                       "sequence %" PRIu32 " got ranges whose sliding window begins at %" PRIu32
+                       ", not %" PRIu32 "; remove it and compute it from the start",
+                       seq, s->window_from, needed);
+    return 0;
+}
+
 static int row_check(const struct llama_engine *g, const struct engine_row *row, size_t i,
                      struct err *e)
 {
@@ -22,17 +42,12 @@ static int row_check(const struct llama_engine *g, const struct engine_row *row,
                        "row %zu: token %" PRId32 " is outside the vocabulary of %" PRIu32, i,
                        row->token, g->base.identity.n_vocab);
     const struct llama_seq *seq = &g->seqs[row->seq];
-    if (seq->incomplete)
-        return err_set(e, ERR_UNSUPPORTED,
-                       "sequence %" PRIu32 " got ranges without the recurrent state that ends a "
-                       "transfer; remove it and compute it from the start",
-                       row->seq);
     if (row->pos != seq->next)
         return err_set(e, ERR_INVALID,
                        "row %zu: position %" PRIu32 " of sequence %" PRIu32
                        " does not continue it at %" PRIu32,
                        i, row->pos, row->seq, seq->next);
-    return 0;
+    return seq->next == seq->held ? llama_step_ready(g, row->seq, e) : 0;
 }
 
 // Checks the rows and lays them into the batch.
@@ -73,7 +88,7 @@ static void step_undo(struct llama_engine *g)
             continue;
         llama_memory_seq_rm(g->mem, (llama_seq_id)s, -1, -1);
         log_warn("llama", "sequence %" PRIu32 " lost its recurrent state in a failed step", s);
-        seq->held = 0;
+        *seq = (struct llama_seq){0};
     }
 }
 
@@ -152,7 +167,9 @@ int llama_step_remove(struct engine *base, uint32_t seq, uint32_t p0, uint32_t p
         return err_set(e, ERR_INVALID, "remove: sequence %" PRIu32 " of %" PRIu32, seq,
                        base->limits.n_seq);
     struct llama_seq *s = &g->seqs[seq];
-    if (p0 >= s->held || p0 >= p1)
+    if (p0 >= s->held)
+        return llama_step_ready(g, seq, e);
+    if (p0 >= p1)
         return 0;
     if (p1 < s->held)
         return err_set(e, ERR_INVALID,
@@ -170,7 +187,8 @@ int llama_step_remove(struct engine *base, uint32_t seq, uint32_t p0, uint32_t p
                        "; remove it from 0",
                        seq, p0);
     s->held = p0;
-    s->incomplete = false;
+    if (p0 == 0)
+        *s = (struct llama_seq){0};
     return 0;
 }
 

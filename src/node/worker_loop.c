@@ -164,9 +164,12 @@ static bool job_admit(struct worker *w, struct worker_job *j)
 
 static void jobs_admit(struct worker *w)
 {
-    for (struct worker_job *j = w->jobs; j != NULL; j = j->next)
+    struct worker_job *next = NULL;
+    for (struct worker_job *j = w->jobs; j != NULL; j = next) {
+        next = j->next;
         if (j->phase == WORKER_QUEUED && !job_admit(w, j))
             return; // in order of arrival: a long prompt is not overtaken for ever
+    }
 }
 
 int worker_chunk_run(struct worker *w, struct worker_job *j, uint32_t end)
