@@ -15,7 +15,7 @@ STAMP = $(BUILD)/.configured-$(BACKEND)-$(WERROR)
 CTEST = ctest --output-on-failure
 
 .PHONY: all deps test model demo check format tidy sanitize fuzz acceptance bench-long cross \
-	macos-check clean
+	macos-check valgrind clean
 
 all: $(STAMP)
 	cmake --build $(BUILD) --target programs
@@ -93,13 +93,12 @@ macos-check:
 	@scripts/deps.sh build
 	@scripts/macos-check.sh
 
-clean:
-	rm -rf build build-asan build-tsan build-fuzz build-arm64 build-macos
-
 # The main job under valgrind, with the fake engine; GnuTLS without the instructions that valgrind lacks.
-.PHONY: valgrind
 valgrind: test-programs
 	@scripts/deps.sh build check
 	@TANDEM_BIN=$(BUILD) TANDEM_MODEL= GNUTLS_CPUID_OVERRIDE=0x1 \
 		TANDEM_WRAP="valgrind -q --trace-children=yes --exit-on-first-error=yes --error-exitcode=99" \
 		tests/e2e_smoke.sh
+
+clean:
+	rm -rf build build-asan build-tsan build-fuzz build-arm64 build-macos

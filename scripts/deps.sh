@@ -25,6 +25,7 @@ build module  cmocka                   libcmocka-dev            cmocka
 check command clang                    clang                    -
 check command clang-format             clang-format             clang-format
 check command clang-tidy               clang-tidy               -
+check command valgrind                 valgrind                 -
 check fuzzer  clang                    libclang-rt-14-dev       -
 cross command aarch64-linux-gnu-gcc    gcc-aarch64-linux-gnu    -
 cross command qemu-aarch64-static      qemu-user-static         -

@@ -93,7 +93,7 @@ refused() {
 refused 'no model given'
 refused 'did you mean dgx-spark' -m fake --emulate dgx-sparc+mac-studio-m3-ultra
 refused 'must be PREFILL+DECODE' -m fake --emulate dgx-spark
-refused 'no key "colour"' -m fake:colour=1 --prompt 300
+refused 'the prefill node: it ended before it was ready; its last messages' -m fake:colour=1 --prompt 300
 refused 'must be 2 to' -m fake --prompt 1
 refused 'must be PREFILL-NAME,GATEWAY-URL' --nodes here
 refused '127.0.0.1:9' --nodes p,http://127.0.0.1:9 --prompt 10
