@@ -107,8 +107,10 @@ struct engine_ops {
     int (*step)(struct engine *g, const struct engine_row *rows, size_t n, struct err *e);
     // n_vocab floats of row `row` of the last step; it must have wanted them. Borrowed until the next step.
     const float *(*logits)(struct engine *g, size_t row);
-    // Forgets positions [p0, p1) of seq (p1 = UINT32_MAX: to the end). Recurrent models accept only
-    // p0 = 0: anything else is ERR_UNSUPPORTED and changes nothing.
+    // Forgets positions [p0, p1) of seq (p1 = UINT32_MAX: to the end; a gap is ERR_INVALID). Recurrent
+    // models accept only p0 = 0, sliding windows only what they still hold: anything else is
+    // ERR_UNSUPPORTED and changes nothing. With p0 = the end nothing is forgotten, and the answer says
+    // whether seq can go on from there (ERR_UNSUPPORTED after half an import in late state).
     int (*remove)(struct engine *g, uint32_t seq, uint32_t p0, uint32_t p1, struct err *e);
 
     // Bytes that exporting [p0, p1) now would take at most. `last` as in export_start.
