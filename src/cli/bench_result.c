@@ -156,13 +156,26 @@ static json_t *machine_json(void)
     return o;
 }
 
+// A file's name says more than what it calls itself: the quantisation, and which copy it was.
+static json_t *model_json(const struct bench_outcome *o)
+{
+    const char *path = o->options->model, *slash = path != NULL ? strrchr(path, '/') : NULL;
+    if (path == NULL)
+        return json_string(o->series->model);
+    path = slash != NULL ? slash + 1 : path;
+    size_t n = strlen(path);
+    if (n > 5 && strcmp(path + n - 5, ".gguf") == 0)
+        n -= 5;
+    return json_stringn(path, n);
+}
+
 json_t *bench_result_json(const struct bench_outcome *o)
 {
     const struct bench_series *s = o->series;
     double hybrid = MEDIAN(s, BENCH_HYBRID, total_s);
     json_t *r = json_object();
     json_put(r, "emulated", json_boolean(o->emulated));
-    json_put(r, "model", json_string(s->model));
+    json_put(r, "model", model_json(o));
     json_put(r, "prompt_tokens", json_integer(o->options->prompt_tokens));
     json_put(r, "gen_tokens", json_integer(o->options->gen_tokens));
     json_put(r, "runs", json_integer((json_int_t)s->runs));
