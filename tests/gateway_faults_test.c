@@ -143,10 +143,12 @@ static void test_decode_dies(void **state)
     assert_int_equal(a.status, 200);
     assert_has(a.body, "data: {\"error\"");
     assert_has(a.body, "ended after 1 tokens");
+    assert_has(a.body, "\"code\":\"worker_died\",\"param\":null");
     assert_null(strstr(a.body, "[DONE]"));
     answer_fini(&a);
     v = finish_json(&whole, 502);
     assert_has(text_at(v, "error.message"), "mac");
+    assert_string_equal(text_at(v, "error.code"), "worker_died");
     json_decref(v);
     a = web_get(s.port, "/health");
     assert_int_equal(a.status, 503);
@@ -221,6 +223,7 @@ static void test_decode_stays_down(void **state)
     s.local.ops->on_down(s.local.ops_ctx, "exit code 2", -1);
     v = finish_json(&w, 502);
     assert_has(text_at(v, "error.message"), "exit code 2");
+    assert_string_equal(text_at(v, "error.code"), "worker_died");
     json_decref(v);
     w = web_post(s.port, "/v1/completions", "{\"prompt\":\"x\"}");
     v = finish_json(&w, 503);

@@ -55,7 +55,7 @@ static const struct refusal refusals[] = {
     {"POST", CHAT, "{" MSG ",\"grammar\":\"root ::= x\",\"response_format\":{}}", 400, "exclude",
      "grammar"},
     // models and routes
-    {"POST", CHAT, "{" MSG ",\"model\":\"gpt-9\"}", 404, "fake-model", NULL},
+    {"POST", CHAT, "{" MSG ",\"model\":\"gpt-9\"}", 404, "fake-model", "model"},
     {"GET", "/v1/models/gpt-9", NULL, 404, "also called \"stem\"", "model"},
     {"GET", "/v1/nothing", NULL, 404, "POST /v1/chat/completions", NULL},
     {"GET", "/", NULL, 404, "GET /v1/models", NULL},

@@ -129,6 +129,7 @@ static void test_context(void **state)
     assert_has(text_at(v, "error.message"), "100 tokens");
     assert_has(text_at(v, "error.message"), "holds 100");
     assert_string_equal(text_at(v, "error.code"), "context_length_exceeded");
+    assert_string_equal(text_at(v, "error.param"), "prompt");
     json_decref(v);
     free(body);
     w = web_post(s.port, "/v1/completions", "{\"prompt\":\"\"}");
@@ -473,7 +474,7 @@ static void test_remote(void **state)
     web_until(&w, "first");
     fake_hang_up(&s.node);
     a = web_finish(&w);
-    assert_has(a.body, "\"code\":\"closed\"");
+    assert_has(a.body, "\"code\":\"worker_died\"");
     assert_has(a.body, "after 1 tokens");
     answer_fini(&a);
     stage_stop(&s);

@@ -180,9 +180,9 @@ char *answer_error(unsigned status, const char *message, const char *code, const
     return text;
 }
 
-char *answer_event_error(unsigned status, const struct err *e)
+char *answer_event_error(unsigned status, const char *message, const char *code, const char *param)
 {
-    return event_take(error_json(status, e->message, err_name(e->code), NULL));
+    return event_take(error_json(status, message, code, param));
 }
 
 unsigned answer_status(int err_code)

@@ -39,7 +39,8 @@ char *answer_event_finish(const struct answer_head *h, const char *finish, json_
 // The chunk without choices that stream_options.include_usage asks for. Borrows timings.
 char *answer_event_usage(const struct answer_head *h, const struct answer_usage *u,
                          json_t *timings);
-char *answer_event_error(unsigned status, const struct err *e);
+// As answer_error, in a stream that has begun.
+char *answer_event_error(unsigned status, const char *message, const char *code, const char *param);
 #define ANSWER_EVENT_DONE "data: [DONE]\n\n"
 #define ANSWER_EVENT_BEAT ": tandem\n\n"
 

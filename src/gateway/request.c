@@ -206,6 +206,8 @@ static void request_plan(struct core *c, struct request *r)
         .nodes = nodes,
         .n_nodes = c->n_peers - 1,
     };
+    const struct request_fault no_node = {
+        .status = 503, .code = "no_prefill_node", .param = "tandem.plan"};
     struct err e = {0};
 
     nodes_fill(c, nodes);
@@ -214,7 +216,7 @@ static void request_plan(struct core *c, struct request *r)
         return;
     }
     err_set(&e, ERR_BUSY, "plan \"remote\" cannot be had: %s", r->choice.reason);
-    request_fail_as(c, r, 503, "no_prefill_node", &e);
+    request_fail_as(c, r, no_node, &e);
 }
 
 // The prefill node is out before the decode worker was asked: that one reads everything itself.
@@ -237,22 +239,26 @@ static void plan_local_instead(struct core *c, struct request *r, const char *wh
 static void fail_not_up(struct core *c, struct request *r)
 {
     struct peer *local = core_local(c);
+    const struct request_fault fault = {
+        .status = 503, .code = local->state == PEER_DEAD ? "worker_dead" : "loading"};
     struct err e = {0};
 
     err_set(&e, ERR_BUSY, "the local worker is not ready: %s", local->why);
     r->retry_after_s = 2;
-    request_fail_as(c, r, 503, local->state == PEER_DEAD ? "worker_dead" : "loading", &e);
+    request_fail_as(c, r, fault, &e);
 }
 
 static void fail_model(struct core *c, struct request *r)
 {
+    static const struct request_fault fault = {
+        .status = 404, .code = "model_not_found", .param = "model"};
     char known[512];
     struct err e = {0};
 
     status_models_list(c, known, sizeof(known));
     err_set(&e, ERR_NOT_FOUND, "there is no model \"%.100s\" here; this server has %s", r->in.model,
             known);
-    request_fail_as(c, r, 404, "model_not_found", &e);
+    request_fail_as(c, r, fault, &e);
 }
 
 void request_admit(struct core *c, struct request *r)
@@ -266,11 +272,11 @@ void request_admit(struct core *c, struct request *r)
     c->totals.requests++;
     if (c->stopping) {
         err_set(&e, ERR_CLOSED, "the server is stopping");
-        request_fail_as(c, r, 503, NULL, &e);
+        request_fail_as(c, r, (struct request_fault){.status = 503}, &e);
     } else if (c->n_requests > c->options.max_requests) {
         err_set(&e, ERR_BUSY, "%u requests are being answered, the most this server takes",
                 c->options.max_requests);
-        request_fail_as(c, r, 503, "queue_full", &e);
+        request_fail_as(c, r, (struct request_fault){.status = 503, .code = "queue_full"}, &e);
     } else if (core_local(c)->state != PEER_UP) {
         fail_not_up(c, r);
     } else if (r->in.model[0] && !status_model_known(c, r->in.model)) {
@@ -300,6 +306,12 @@ static void on_rendered_stops(struct request *r, const json_t *head)
     g->sampling.grammar = g->grammar;
 }
 
+static struct request_fault prompt_fault(const struct request *r, const char *code)
+{
+    return (struct request_fault){
+        .status = 400, .code = code, .param = r->in.kind == PARSE_CHAT ? "messages" : "prompt"};
+}
+
 static void on_rendered(struct core *c, struct request *r, const json_t *head,
                         const struct wire_frame *f)
 {
@@ -318,13 +330,13 @@ static void on_rendered(struct core *c, struct request *r, const json_t *head,
     on_rendered_stops(r, head);
     if (n == 0) {
         err_set(&e, ERR_INVALID, "the prompt has no tokens");
-        request_fail_as(c, r, 400, "empty_prompt", &e);
+        request_fail_as(c, r, prompt_fault(r, "empty_prompt"), &e);
     } else if (n + 1 > n_ctx) {
         err_set(&e, ERR_RANGE,
                 "the prompt has %zu tokens, the context holds %u and needs room for at least one "
                 "more; shorten the prompt or start the server with a larger --ctx",
                 n, n_ctx);
-        request_fail_as(c, r, 400, "context_length_exceeded", &e);
+        request_fail_as(c, r, prompt_fault(r, "context_length_exceeded"), &e);
     } else {
         request_stream_begin(c, r);
         request_plan(c, r);
@@ -448,7 +460,7 @@ static void decode_lost(struct core *c, struct request *r, const char *why)
     err_set(&e, ERR_CLOSED,
             "the worker on %s ended after %u tokens of the answer (%.200s); send the request again",
             peer_name(r->decode), r->gen_tokens, why);
-    request_fail_as(c, r, 502, "worker_died", &e);
+    request_fail_as(c, r, (struct request_fault){.status = 502, .code = "worker_died"}, &e);
 }
 
 static void on_failed(struct core *c, struct request *r, struct peer *p, const json_t *head)
@@ -540,6 +552,7 @@ void request_on_local_up(struct core *c)
 
 static void on_deadline(struct core *c, struct request *r)
 {
+    struct request_fault fault = {0};
     struct err e = {0};
 
     switch (r->phase) {
@@ -556,10 +569,11 @@ static void on_deadline(struct core *c, struct request *r)
         break;
     case REQUEST_WAIT:
     case REQUEST_GENERATE:
+        fault.code = "worker_died";
         err_set(&e, ERR_CLOSED, "the worker ended and did not come back in time");
         break;
     }
-    request_fail(c, r, &e);
+    request_fail_as(c, r, fault, &e);
 }
 
 int64_t request_tick(struct core *c, struct request *r, int64_t now_ns)
@@ -568,7 +582,7 @@ int64_t request_tick(struct core *c, struct request *r, int64_t now_ns)
 
     if (r->phase == REQUEST_WAIT && core_local(c)->state == PEER_DEAD) {
         err_set(&e, ERR_CLOSED, "the worker ended and stays down: %.200s", core_local(c)->why);
-        request_fail(c, r, &e);
+        request_fail_as(c, r, (struct request_fault){.code = "worker_died"}, &e);
     }
     if (!r->over && now_ns >= r->deadline_ns)
         on_deadline(c, r);

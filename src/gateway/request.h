@@ -39,6 +39,13 @@ enum request_phase {
 };
 const char *request_phase_name(enum request_phase p);
 
+// How a failure is told, where the error alone does not say it.
+struct request_fault {
+    unsigned status;   // 0: from the error
+    const char *code;  // OpenAI's, or ours; NULL: from the error
+    const char *param; // the member at fault; NULL: none
+};
+
 struct request {
     struct request *next;
     uint64_t id; // of its current plan; workers' frames carry it
@@ -90,8 +97,7 @@ void request_beat(struct core *c, struct request *r);
 void request_text(struct core *c, struct request *r, const char *text);
 void request_finish(struct core *c, struct request *r); // with the workers' accounts
 void request_fail(struct core *c, struct request *r, const struct err *e);
-// With OpenAI's code and the member at fault; status 0: from the error.
-void request_fail_as(struct core *c, struct request *r, unsigned status, const char *code,
+void request_fail_as(struct core *c, struct request *r, struct request_fault f,
                      const struct err *e);
 
 #endif

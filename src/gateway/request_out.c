@@ -184,22 +184,22 @@ void request_finish(struct core *c, struct request *r)
              t.fallback ? "\"" : "");
 }
 
-void request_fail_as(struct core *c, struct request *r, unsigned status, const char *code,
-                     const struct err *e)
+void request_fail_as(struct core *c, struct request *r, struct request_fault f, const struct err *e)
 {
+    unsigned status = f.status ? f.status : answer_status(e->code);
+    const char *code = f.code ? f.code : err_name(e->code);
+
     if (r->over)
         return;
-    status = status ? status : answer_status(e->code);
     c->totals.failed++;
     log_warn("gateway", "failed: id=%s status=%u why=\"%s\"", r->head.id, status, e->message);
     if (r->streaming) {
-        event_put(c, r, answer_event_error(status, e));
+        event_put(c, r, answer_event_error(status, e->message, code, f.param));
         reply_end(r->reply);
     } else {
         if (status == 503 && r->retry_after_s == 0)
             r->retry_after_s = 1;
-        reply_finish(r->reply, status,
-                     answer_error(status, e->message, code ? code : err_name(e->code), NULL),
+        reply_finish(r->reply, status, answer_error(status, e->message, code, f.param),
                      r->retry_after_s);
     }
     r->over = true;
@@ -207,7 +207,7 @@ void request_fail_as(struct core *c, struct request *r, unsigned status, const c
 
 void request_fail(struct core *c, struct request *r, const struct err *e)
 {
-    request_fail_as(c, r, 0, NULL, e);
+    request_fail_as(c, r, (struct request_fault){0}, e);
 }
 
 void request_on_hangup(struct core *c, struct request *r)
