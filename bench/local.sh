@@ -71,10 +71,10 @@ def engine():
     return rates["pp"], rates["tg"]
 
 
-tandem_prefill(1)
 rows = []
 for i in range(int(rounds)):
-    row = {"tandem_pp": tandem_prefill(i + 2), "tandem_tg": tandem_decode(1000 * (i + 1))}
+    tandem_prefill(2 * i)  # llama-bench warms up before it measures, too
+    row = {"tandem_pp": tandem_prefill(2 * i + 1), "tandem_tg": tandem_decode(1000 * (i + 1))}
     row["bench_pp"], row["bench_tg"] = bench()
     if os.path.exists(llama_local):
         row["engine_pp"], row["engine_tg"] = engine()

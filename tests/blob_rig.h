@@ -235,7 +235,8 @@ static inline int rig_learn(const struct rig_model *m, struct blob_layout *layou
 {
     struct buf sample;
     rig_write(&sample, m, 0, 2, true);
-    int rc = blob_learn(layout, sample.data, sample.len, 2, RIG_VOCAB, rig_windowed(m), e);
+    struct blob_sample s = {sample.data, sample.len, 2, RIG_VOCAB, rig_windowed(m)};
+    int rc = blob_learn(layout, &s, e);
     buf_fini(&sample);
     return rc;
 }

@@ -267,11 +267,13 @@ static void what_is_not_a_state_is_not_learned(void **unused)
     struct blob_layout l;
     struct err e = {0};
     (void)unused;
+    struct blob_sample sample = {junk, sizeof junk, 2, RIG_VOCAB, false};
     memset(junk, 7, sizeof junk);
-    assert_int_equal(blob_learn(&l, junk, sizeof junk, 2, RIG_VOCAB, false, &e), ERR_UNSUPPORTED);
+    assert_int_equal(blob_learn(&l, &sample, &e), ERR_UNSUPPORTED);
     le_put32(junk, BLOB_MAGIC);
-    assert_int_equal(blob_learn(&l, junk, sizeof junk, 2, RIG_VOCAB, false, &e), ERR_UNSUPPORTED);
-    assert_int_equal(blob_learn(&l, junk, 8, 2, RIG_VOCAB, false, &e), ERR_UNSUPPORTED);
+    assert_int_equal(blob_learn(&l, &sample, &e), ERR_UNSUPPORTED);
+    sample.len = 8;
+    assert_int_equal(blob_learn(&l, &sample, &e), ERR_UNSUPPORTED);
     assert_int_equal(check(&l, 0, 2, true, junk, sizeof junk), ERR_UNSUPPORTED);
 }
 

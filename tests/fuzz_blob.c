@@ -51,7 +51,8 @@ static void learn(uint32_t n_cells, const uint8_t *data, size_t n)
     struct blob_layout l;
     struct blob_range range = {.p0 = 0, .p1 = n_cells, .state = true};
     struct err e = {0};
-    if (blob_learn(&l, data, n, n_cells, RIG_VOCAB, n_cells & 1, &e) != 0)
+    struct blob_sample sample = {data, n, n_cells, RIG_VOCAB, n_cells & 1};
+    if (blob_learn(&l, &sample, &e) != 0)
         return;
     need(blob_check(&l, &range, data, n, &scratch, &e) == 0, "what was learned from is refused");
     blob_layout_fini(&l);

@@ -535,20 +535,19 @@ static void windows_mark(struct blob_layout *l)
     }
 }
 
-int blob_learn(struct blob_layout *layout, const void *data, size_t len, uint32_t n,
-               uint32_t n_vocab, bool windowed, struct err *e)
+int blob_learn(struct blob_layout *layout, const struct blob_sample *sample, struct err *e)
 {
     struct blob_scratch scratch;
     struct err ignored;
-    *layout = (struct blob_layout){.n_vocab = n_vocab};
+    *layout = (struct blob_layout){.n_vocab = sample->n_vocab};
     layout->tensors = mem_alloc(BLOB_TENSORS_MAX * sizeof *layout->tensors);
-    blob_scratch_init(&scratch, n);
-    struct walk w = {.at = data,
-                     .left = len,
-                     .len = len,
+    blob_scratch_init(&scratch, sample->n_tokens);
+    struct walk w = {.at = sample->data,
+                     .left = sample->len,
+                     .len = sample->len,
                      .layout = layout,
                      .learn = true,
-                     .range = {.p0 = 0, .p1 = n, .state = true},
+                     .range = {.p0 = 0, .p1 = sample->n_tokens, .state = true},
                      .scratch = &scratch,
                      .e = &ignored};
     if (head_walk(&w) == 0) {
@@ -561,7 +560,7 @@ int blob_learn(struct blob_layout *layout, const void *data, size_t len, uint32_
         return err_set(e, ERR_UNSUPPORTED,
                        "the state of this model has a layout that is not known");
     }
-    if (windowed)
+    if (sample->windowed)
         windows_mark(layout);
     layout->tensors =
         mem_resize(layout->tensors, (layout->n_tensors + 1) * sizeof *layout->tensors);

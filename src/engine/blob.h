@@ -94,11 +94,18 @@ struct blob_range {
     bool state;      // with the recurrent state after p1 - 1; else with an empty one
 };
 
-// Finds the layout in a blob of positions [0, n), n >= 2, that this engine's own library wrote.
-// windowed: the model has a sliding window, so that the last attention section may hold fewer cells.
-// ERR_UNSUPPORTED: the parser does not know this layout.
-int blob_learn(struct blob_layout *layout, const void *data, size_t len, uint32_t n,
-               uint32_t n_vocab, bool windowed, struct err *e);
+// A blob of positions [0, n_tokens), n_tokens >= 2, that this engine's own library wrote.
+struct blob_sample {
+    const void *data;
+    size_t len;
+    uint32_t n_tokens;
+    uint32_t n_vocab;
+    bool
+        windowed; // the model has a sliding window: the last attention section may hold fewer cells
+};
+
+// Finds the layout in a sample. ERR_UNSUPPORTED: the parser does not know this layout.
+int blob_learn(struct blob_layout *layout, const struct blob_sample *sample, struct err *e);
 void blob_layout_fini(struct blob_layout *layout);
 
 // 0: exactly what an engine of this layout writes for the range. ERR_CORRUPT or ERR_MISMATCH (another

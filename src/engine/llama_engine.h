@@ -13,6 +13,8 @@ int engine_llama_open(const struct engine_options *o, struct engine **out, struc
 
 // The release of llama.cpp that is linked in, e.g. "0.5.0".
 const char *engine_llama_release(void);
+// Its backends and what they use of this machine, as one line of text.
+const char *engine_llama_system(void);
 
 // ---- for the probe and for tests, not for serving ---------------------------------------------
 

@@ -234,6 +234,11 @@ const char *engine_llama_release(void)
     return llama_version();
 }
 
+const char *engine_llama_system(void)
+{
+    return llama_print_system_info();
+}
+
 void engine_llama_allow_gap(struct engine *g, bool on)
 {
     llama_of(g)->allow_gap = on;

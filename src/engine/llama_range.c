@@ -54,9 +54,13 @@ static int layout_learn(struct llama_engine *g, struct err *e)
     uint8_t *shorter = sample_make(g, SAMPLE_TOKENS, &n_short, e);
     uint8_t *longer = shorter ? sample_make(g, SAMPLE_TOKENS + 1, &n_long, e) : NULL;
     int rc = ERR_ENGINE;
+    struct blob_sample sample = {.data = shorter,
+                                 .len = n_short,
+                                 .n_tokens = SAMPLE_TOKENS,
+                                 .n_vocab = g->base.identity.n_vocab,
+                                 .windowed = g->base.identity.n_swa > 0};
     if (longer)
-        rc = blob_learn(&g->layout, shorter, n_short, SAMPLE_TOKENS, g->base.identity.n_vocab,
-                        g->base.identity.n_swa > 0, e);
+        rc = blob_learn(&g->layout, &sample, e);
     struct blob_range range = {.p0 = 0, .p1 = SAMPLE_TOKENS + 1, .state = true};
     if (rc == 0)
         rc = blob_check(&g->layout, &range, longer, n_long, &g->blob_scratch, e);
@@ -78,7 +82,8 @@ int llama_range_init(struct llama_engine *g, struct err *e)
     struct err why = {0};
     int rc = layout_learn(g, &why);
     if (rc == ERR_ENGINE || rc == ERR_CANCELLED)
-        return err_wrap(&why, "trying the model"), *e = why, rc;
+        return err_set(e, rc, "'%s' loads but does not compute: %s", g->base.identity.model,
+                       why.message);
     if (rc != 0) {
         log_warn("llama", "no hand-off for this model: %s", why.message);
         limits->handoff = ENGINE_HANDOFF_NONE;

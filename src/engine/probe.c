@@ -79,10 +79,10 @@ static char *cache_key(const struct engine_options *o)
     char path[PATH_MAX];
     if (stat(o->model, &st) != 0 || !realpath(o->model, path))
         return NULL;
-    return mem_format("%d %s %lld %lld.%09ld %s %s %s %d", PROBE_VERSION, path,
+    return mem_format("%d %s %lld %lld.%09ld %s %s %s %d %s", PROBE_VERSION, path,
                       (long long)st.st_size, (long long)st.st_mtime, os_mtime_ns(&st),
                       engine_llama_release(), o->type_k ? o->type_k : "f16",
-                      o->type_v ? o->type_v : "f16", o->n_gpu_layers);
+                      o->type_v ? o->type_v : "f16", o->n_gpu_layers, engine_llama_system());
 }
 
 static int cache_path(const char *key, char *out, size_t cap)

@@ -73,33 +73,37 @@ struct trial {
     struct probe_result result;
 };
 
+static void reason_of_mode(struct trial *t, enum engine_handoff mode, bool exact, const char *why)
+{
+    if (exact)
+        probe_reason_add(&t->result, "%s is exact over %d ranges of %u tokens (%s)",
+                         engine_handoff_name(mode), PROBE_RANGES, t->plan->range_tokens, why);
+    else
+        probe_reason_add(&t->result, "%s: %s", engine_handoff_name(mode), why);
+}
+
 // True: this mode is exact.
 static bool mode_try(struct trial *t, enum engine_handoff mode)
 {
     struct probe_blobs blobs = {0};
+    struct probe_compare c = {.g = t->g, .plan = t->plan, .blobs = &blobs, .ref = t->ref};
     struct err e = {0};
-    double diff = NAN, control = NAN;
-    const char *note = "";
     probe_report(json_pack("{s:s}", "trying", engine_handoff_name(mode)));
     engine_llama_handoff_set(t->g, mode);
     int rc = probe_prefill(t->g, t->plan, blob_keep, &blobs, &e);
     if (rc == 0)
-        rc = probe_decode(t->g, t->plan, &blobs, t->ref, &diff, &e);
-    bool exact = rc == 0 && diff <= 0;
-    if (exact && probe_control(t->g, t->plan, &blobs, t->ref, &control, &note, &e) != 0)
-        note = e.message;
-    probe_blobs_free(&blobs);
-    if (exact)
-        probe_reason_add(&t->result, "%s is exact over %d ranges of %u tokens (%s)",
-                         engine_handoff_name(mode), PROBE_RANGES, t->plan->range_tokens, note);
-    else
-        probe_reason_add(&t->result, "%s: %s", engine_handoff_name(mode),
-                         rc != 0 ? e.message : "the logits differ");
+        rc = probe_decode(&c, &e);
+    bool exact = rc == 0 && c.diff <= 0;
+    const char *why = rc != 0 ? e.message : "the logits differ";
     if (exact) {
         t->result.handoff = mode;
-        t->result.max_logit_diff = diff;
-        t->result.control_logit_diff = control;
+        t->result.max_logit_diff = c.diff;
+        bool controlled = probe_control(&c, &e) == 0;
+        t->result.control_logit_diff = controlled ? c.diff : NAN;
+        why = controlled ? c.note : e.message;
     }
+    reason_of_mode(t, mode, exact, why);
+    probe_blobs_free(&blobs);
     return exact;
 }
 

@@ -54,13 +54,19 @@ int probe_prefill(struct engine *g, const struct probe_plan *p, probe_put *put, 
 // Computes the token after what the sequence holds, and copies its logits (n_vocab floats).
 int probe_last_token(struct engine *g, const struct probe_plan *p, uint32_t pos, float *logits,
                      struct err *e);
-// Clears the engine, imports, computes the last token and compares with `ref`.
-int probe_decode(struct engine *g, const struct probe_plan *p, const struct probe_blobs *blobs,
-                 const float *ref, double *diff, struct err *e);
+// One comparison with the un-split run.
+struct probe_compare {
+    struct engine *g;
+    const struct probe_plan *plan;
+    const struct probe_blobs *blobs;
+    const float *ref; // logits of the un-split run
+    double diff;      // out: the largest difference
+    const char *note; // out, of a control: what was left out
+};
+// Clears the engine, imports all ranges, computes the last token and compares.
+int probe_decode(struct probe_compare *c, struct err *e);
 // The same with something left out: a middle range, or where that changes nothing the last one.
-// *note says which.
-int probe_control(struct engine *g, const struct probe_plan *p, const struct probe_blobs *blobs,
-                  const float *ref, double *diff, const char **note, struct err *e);
+int probe_control(struct probe_compare *c, struct err *e);
 
 // Largest difference; 0 only for the same bits, NaNs included.
 double probe_diff(const float *a, const float *b, size_t n);

@@ -151,25 +151,30 @@ static int blobs_receive(struct engine *g, const struct probe_plan *p, struct pr
     return rc;
 }
 
+static json_t *decode_result(struct probe_compare *c)
+{
+    double diff = c->diff;
+    struct err why = {0};
+    bool controlled = probe_control(c, &why) == 0;
+    return json_pack("{s:{s:f,s:o,s:s}}", "result", "max_logit_diff", diff, "control_logit_diff",
+                     controlled ? json_real(c->diff) : json_null(), "note",
+                     controlled ? c->note : why.message);
+}
+
 static int compare(struct engine *g, const struct probe_plan *p, struct probe_blobs *blobs,
                    json_t **result, struct err *e)
 {
-    double diff = 0, control = 0;
-    const char *note = "";
     float *ref = mem_alloc(g->identity.n_vocab * sizeof *ref);
+    struct probe_compare c = {.g = g, .plan = p, .blobs = blobs, .ref = ref};
     int rc = probe_prefill(g, p, NULL, NULL, e);
     if (rc == 0)
         rc = probe_last_token(g, p, probe_plan_end(p), ref, e);
     if (rc == 0)
         rc = blobs_receive(g, p, blobs, e);
     if (rc == 0)
-        rc = probe_decode(g, p, blobs, ref, &diff, e);
-    struct err why = {0};
-    bool controlled = rc == 0 && probe_control(g, p, blobs, ref, &control, &note, &why) == 0;
+        rc = probe_decode(&c, e);
     if (rc == 0)
-        *result = json_pack("{s:{s:f,s:o,s:s}}", "result", "max_logit_diff", diff,
-                            "control_logit_diff", controlled ? json_real(control) : json_null(),
-                            "note", controlled ? note : why.message);
+        *result = decode_result(&c);
     free(ref);
     return rc;
 }

@@ -145,86 +145,82 @@ int probe_last_token(struct engine *g, const struct probe_plan *p, uint32_t pos,
     return 0;
 }
 
-static int token_compare(struct engine *g, const struct probe_plan *p, uint32_t pos,
-                         const float *ref, double *diff, struct err *e)
+static int token_compare(struct probe_compare *c, uint32_t pos, struct err *e)
 {
-    float *logits = mem_alloc(g->identity.n_vocab * sizeof *logits);
-    int rc = probe_last_token(g, p, pos, logits, e);
+    size_t n = c->g->identity.n_vocab;
+    float *logits = mem_alloc(n * sizeof *logits);
+    int rc = probe_last_token(c->g, c->plan, pos, logits, e);
     if (rc == 0)
-        *diff = probe_diff(logits, ref, g->identity.n_vocab);
+        c->diff = probe_diff(logits, c->ref, n);
     free(logits);
     return rc;
 }
 
+static int blob_import(struct engine *g, const struct probe_blob *b, struct err *e)
+{
+    return g->ops->import(g, 0, b->p0, b->p1, b->last, b->data, b->len, e);
+}
+
 // Imports the blobs in order, without the early one and without the range that begins at `without`.
-static int ranges_import(struct engine *g, const struct probe_blobs *blobs, uint32_t without,
-                         struct err *e)
+static int ranges_import(struct probe_compare *c, uint32_t without, struct err *e)
 {
     int rc = 0;
-    engine_llama_clear(g);
-    for (size_t i = 0; rc == 0 && i < blobs->n; i++) {
-        const struct probe_blob *b = &blobs->items[i];
+    engine_llama_clear(c->g);
+    for (size_t i = 0; rc == 0 && i < c->blobs->n; i++) {
+        const struct probe_blob *b = &c->blobs->items[i];
         if (!b->early && b->p0 != without)
-            rc = g->ops->import(g, 0, b->p0, b->p1, b->last, b->data, b->len, e);
+            rc = blob_import(c->g, b, e);
     }
     return rc;
 }
 
-int probe_decode(struct engine *g, const struct probe_plan *p, const struct probe_blobs *blobs,
-                 const float *ref, double *diff, struct err *e)
+int probe_decode(struct probe_compare *c, struct err *e)
 {
-    int rc = ranges_import(g, blobs, UINT32_MAX, e);
-    return rc != 0 ? rc : token_compare(g, p, probe_plan_end(p), ref, diff, e);
+    int rc = ranges_import(c, UINT32_MAX, e);
+    return rc != 0 ? rc : token_compare(c, probe_plan_end(c->plan), e);
 }
 
-static int control_middle(struct engine *g, const struct probe_plan *p,
-                          const struct probe_blobs *blobs, const float *ref, double *diff,
-                          struct err *e)
+static int control_middle(struct probe_compare *c, struct err *e)
 {
-    engine_llama_allow_gap(g, true);
-    int rc = ranges_import(g, blobs, p->range_tokens, e);
-    engine_llama_allow_gap(g, false);
-    return rc != 0 ? rc : token_compare(g, p, probe_plan_end(p), ref, diff, e);
+    c->note = "control: the second range left out";
+    engine_llama_allow_gap(c->g, true);
+    int rc = ranges_import(c, c->plan->range_tokens, e);
+    engine_llama_allow_gap(c->g, false);
+    return rc != 0 ? rc : token_compare(c, probe_plan_end(c->plan), e);
 }
 
 // Up to one range before the end, whose last import is the early blob.
-static int control_early(struct engine *g, const struct probe_plan *p,
-                         const struct probe_blobs *blobs, const float *ref, double *diff,
-                         struct err *e)
+static int control_early(struct probe_compare *c, struct err *e)
 {
     const struct probe_blob *early = NULL;
     int rc = 0;
-    for (size_t i = 0; i < blobs->n; i++)
-        if (blobs->items[i].early)
-            early = &blobs->items[i];
+    for (size_t i = 0; i < c->blobs->n; i++)
+        if (c->blobs->items[i].early)
+            early = &c->blobs->items[i];
     if (!early)
         return err_set(e, ERR_UNSUPPORTED, "no early state to leave the last range out with");
-    engine_llama_clear(g);
-    for (size_t i = 0; rc == 0 && i < blobs->n; i++) {
-        const struct probe_blob *b = &blobs->items[i];
+    engine_llama_clear(c->g);
+    for (size_t i = 0; rc == 0 && i < c->blobs->n; i++) {
+        const struct probe_blob *b = &c->blobs->items[i];
         if (!b->early && b->p1 <= early->p0)
-            rc = g->ops->import(g, 0, b->p0, b->p1, b->last, b->data, b->len, e);
+            rc = blob_import(c->g, b, e);
     }
     if (rc == 0)
-        rc = g->ops->import(g, 0, early->p0, early->p1, true, early->data, early->len, e);
-    return rc != 0 ? rc : token_compare(g, p, early->p1, ref, diff, e);
+        rc = blob_import(c->g, early, e);
+    return rc != 0 ? rc : token_compare(c, early->p1, e);
 }
 
-int probe_control(struct engine *g, const struct probe_plan *p, const struct probe_blobs *blobs,
-                  const float *ref, double *diff, const char **note, struct err *e)
+int probe_control(struct probe_compare *c, struct err *e)
 {
-    *note = "control: the second range left out";
-    int rc = ERR_UNSUPPORTED;
-    *diff = 0;
-    if (g->limits.handoff != ENGINE_HANDOFF_WHOLE)
-        rc = control_middle(g, p, blobs, ref, diff, e);
-    if (rc == 0 && *diff > 0)
+    if (c->g->limits.handoff == ENGINE_HANDOFF_WHOLE) {
+        c->note = "control: the state of all but the last range, since a whole state has no ranges "
+                  "to leave out";
+        return control_early(c, e);
+    }
+    int rc = control_middle(c, e);
+    if (rc == 0 && c->diff > 0)
         return 0;
-    *note = g->limits.handoff == ENGINE_HANDOFF_WHOLE
-                ? "control: the state of all but the last range, since a whole state has no ranges "
-                  "to leave out"
-                : "control: the last range left out, since an earlier one is forgotten or folded "
-                  "into the state "
-                  "by then";
-    return control_early(g, p, blobs, ref, diff, e);
+    c->note = "control: the last range left out, since an earlier one is forgotten or folded into "
+              "the state by then";
+    return control_early(c, e);
 }
