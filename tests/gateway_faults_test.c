@@ -65,9 +65,22 @@ static void test_prefill_dies_early(void **state)
     stage_stop(&s);
 }
 
-// After ACCEPTED: the decode worker is told to go on alone; its own words are kept.
-static void prefill_lost(bool dies)
+static int fallbacks_counted(struct stage *s)
 {
+    struct answer a = web_get(s->port, "/v1/tandem/status");
+    json_t *v = parse(a.body);
+    int n = (int)json_integer_value(at(v, "totals.fallbacks"));
+
+    json_decref(v);
+    answer_fini(&a);
+    return n;
+}
+
+// After ACCEPTED: the decode worker is told to go on alone. `more` is what its DONE says beyond the
+// usual; what the client is then told of the fall-back is `told` (NULL: that there was none).
+static void prefill_lost(bool dies, const char *more, const char *told)
+{
+    char done[256];
     struct stage s;
     struct web w;
     json_t *v;
@@ -87,29 +100,47 @@ static void prefill_lost(bool dies)
     v = fake_expect(&s.local, WIRE_ABANDON, 1)->head;
     assert_has(text_at(v, "reason"), "prefill node spark");
     fake_token(&s.local, generate, 0, "alone");
-    fake_say(&s.local, WIRE_DONE, generate,
+    snprintf(done, sizeof(done),
              "{\"finish\":\"stop\",\"gen_tokens\":1,\"tokens_read\":300,\"tokens_imported\":100,"
-             "\"decode_s\":1.0,\"fallback\":\"went on from token 100\"}");
+             "\"decode_s\":1.0%s}",
+             more);
+    fake_say(&s.local, WIRE_DONE, generate, done);
     v = finish_json(&w, 200);
     assert_string_equal(text_at(v, "choices.0.text"), "alone");
     assert_string_equal(text_at(v, "timings.plan"), "hybrid");
-    assert_has(text_at(v, "timings.fallback"), dies ? "was lost" : "a bad step");
-    assert_has(text_at(v, "timings.fallback"), "went on from token 100");
+    if (!told)
+        assert_true(json_is_null(at(v, "timings.fallback")));
+    else if (more[0]) // its own words, and no others
+        assert_string_equal(text_at(v, "timings.fallback"), told);
+    else
+        assert_has(text_at(v, "timings.fallback"), told);
     assert_int_equal(json_integer_value(at(v, "timings.cached_tokens")), 0);
     json_decref(v);
+    assert_int_equal(fallbacks_counted(&s), told != NULL);
     stage_stop(&s);
 }
 
 static void test_prefill_fails(void **state)
 {
     (void)state;
-    prefill_lost(false);
+    prefill_lost(false, "", "prefill node spark failed: a bad step");
+    prefill_lost(false, ",\"fallback\":\"no progress; read on from token 100\"",
+                 "no progress; read on from token 100");
 }
 
 static void test_prefill_dies(void **state)
 {
     (void)state;
-    prefill_lost(true);
+    prefill_lost(true, "", "prefill node spark was lost");
+    prefill_lost(true, ",\"fallback\":\"lost; read on from token 100\"",
+                 "lost; read on from token 100");
+}
+
+// Everything had come over by then: nothing was given up.
+static void test_prefill_dies_late(void **state)
+{
+    (void)state;
+    prefill_lost(true, ",\"handoff_end_s\":0.5,\"fallback\":null", NULL);
 }
 
 // ---- the decode worker lets it down --------------------------------------------------------------------------------
@@ -468,6 +499,7 @@ int main(void)
         cmocka_unit_test(test_prefill_dies_early),
         cmocka_unit_test(test_prefill_fails),
         cmocka_unit_test(test_prefill_dies),
+        cmocka_unit_test(test_prefill_dies_late),
         cmocka_unit_test(test_decode_dies),
         cmocka_unit_test(test_decode_dies_before),
         cmocka_unit_test(test_decode_dies_in_render),

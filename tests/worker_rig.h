@@ -133,6 +133,7 @@ struct rig_request {
     uint16_t port; // of the prefill worker; 0: none
     bool serial;
     double stall_s;
+    uint64_t transfer; // 0: 77
 };
 
 static inline void rig_generate(struct rig_node *d, const struct rig_request *r)
@@ -145,7 +146,7 @@ static inline void rig_generate(struct rig_node *d, const struct rig_request *r)
                                              .host = "127.0.0.1",
                                              .port = r->port,
                                              .ticket = RIG_TICKET,
-                                             .transfer = 77,
+                                             .transfer = r->transfer != 0 ? r->transfer : 77,
                                              .stall_s = r->stall_s > 0 ? r->stall_s : 1.0,
                                              .serial = r->serial};
     }
@@ -156,7 +157,7 @@ static inline void rig_generate(struct rig_node *d, const struct rig_request *r)
 static inline void rig_prefill(struct rig_node *p, const struct rig_request *r)
 {
     struct message_prefill m = {.epoch = 1,
-                                .transfer = 77,
+                                .transfer = r->transfer != 0 ? r->transfer : 77,
                                 .ticket = RIG_TICKET,
                                 .serial = r->serial,
                                 .upto = (uint32_t)r->n - 1};

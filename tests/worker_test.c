@@ -73,6 +73,10 @@ static void test_handoff_modes(void **state)
     handoff_run("fake", ENGINE_HANDOFF_WHOLE, false, false);
     handoff_run("fake:state=1", ENGINE_HANDOFF_LATE_STATE, false, false);
     handoff_run("fake:state=1", ENGINE_HANDOFF_WHOLE, false, false);
+    // Chunks of several segments; and those that must not be cut, for they end in a state.
+    handoff_run("fake:kv_bytes=65536", ENGINE_HANDOFF_RANGES, false, false);
+    handoff_run("fake:kv_bytes=65536", ENGINE_HANDOFF_RANGES, false, true);
+    handoff_run("fake:state=1,kv_bytes=65536", ENGINE_HANDOFF_RANGES, false, false);
 }
 
 static void test_short_prompts(void **state)
@@ -184,6 +188,7 @@ enum fault {
     FAULT_OTHER_MODE,
     FAULT_BEHIND_PROMPT,
     FAULT_EXTRA_LAYER,
+    FAULT_DRIP,
     FAULT_NO_END,
     FAULT_END_COUNTS,
     FAULT_END_DIGEST,
@@ -211,6 +216,7 @@ static const char *const fault_names[FAULT_COUNT] = {"none",
                                                      "other mode",
                                                      "range behind the prompt",
                                                      "tile of a layer that is not there",
+                                                     "bytes that drip",
                                                      "end marker missing",
                                                      "end marker with wrong counts",
                                                      "end marker with wrong digest",
@@ -296,6 +302,21 @@ static void liar_end(struct liar *l, struct net_conn *c, struct kv_send *send)
         liar_write(c, wire_frame_struct(WIRE_END, 77, head, sizeof head, (struct wire_body){0}));
 }
 
+// A segment's header and head, then its body byte by byte.
+static void liar_drip(struct liar *l, struct net_conn *c)
+{
+    struct err e = {0};
+    uint8_t header[WIRE_HEADER_BYTES];
+    uint8_t head[KV_SEGMENT_BYTES] = {0};
+    struct wire_header h = {
+        .type = WIRE_SEGMENT, .id = 77, .head_bytes = sizeof head, .body_bytes = 1000};
+    wire_header_encode(&h, header);
+    net_conn_write(c, header, sizeof header, RIG_DEADLINE, &e);
+    net_conn_write(c, head, sizeof head, RIG_DEADLINE, &e);
+    while (!atomic_load(&l->stop) && net_conn_write(c, "", 1, RIG_DEADLINE, &e) == 0)
+        clock_sleep_until(clock_now_ns() + 20 * NS_PER_MS);
+}
+
 // The segments, with this liar's fault in the third one.
 static void liar_transfer(struct liar *l, struct net_conn *c)
 {
@@ -322,6 +343,10 @@ static void liar_transfer(struct liar *l, struct net_conn *c)
             break;
         if (here && fault == FAULT_GARBAGE) {
             net_conn_write(c, "not a frame at all, sorry", 25, RIG_DEADLINE, &e);
+            break;
+        }
+        if (here && fault == FAULT_DRIP) {
+            liar_drip(l, c);
             break;
         }
         l->fault = here ? fault : FAULT_NONE;
@@ -449,6 +474,77 @@ static void test_unreachable(void **state)
     rig_stop(d);
 }
 
+// Two requests at one prefill node: the second waits far longer than a stall, and is not given up.
+static void test_busy_is_not_stuck(void **state)
+{
+    (void)state;
+    struct rig_node *p = rig_start("fake:prefill_us=2000", ENGINE_HANDOFF_RANGES, true, false);
+    struct rig_node *d = rig_start("fake:prefill_us=2000", ENGINE_HANDOFF_RANGES, false, false);
+    for (uint64_t i = 0; i < 2; i++) {
+        struct rig_request r = {.id = i,
+                                .tokens = prompt,
+                                .n = N_PROMPT,
+                                .max_tokens = N_ANSWER,
+                                .port = p->port,
+                                .stall_s = 0.15,
+                                .transfer = 100 + i};
+        rig_prefill(p, &r);
+        rig_generate(d, &r);
+    }
+    for (int i = 0; i < 2; i++) {
+        struct rig_answer a;
+        rig_answer_read(d, &a);
+        assert_int_equal(a.type, WIRE_DONE);
+        assert_string_equal(a.fallback, "");
+        assert_int_equal(a.imported, N_PROMPT - 1);
+    }
+    rig_stop(d);
+    rig_stop(p);
+}
+
+// A request that waits for room begins when the one before it ends, not at the next tick of a timer.
+static void test_room_is_taken(void **state)
+{
+    (void)state;
+    static int32_t many[5000];
+    struct rig_node *d = rig_start("fake", ENGINE_HANDOFF_RANGES, false, false);
+    int64_t start = clock_now_ns();
+    for (uint64_t i = 0; i < 8; i++) {
+        struct rig_request r = {.id = i, .tokens = many, .n = 5000, .max_tokens = 1};
+        rig_generate(d, &r);
+    }
+    for (int i = 0; i < 8; i++) {
+        struct rig_answer a;
+        rig_answer_read(d, &a);
+        assert_int_equal(a.type, WIRE_DONE);
+    }
+    print_message("8 in turn took %.3f s\n", ns_to_s(clock_now_ns() - start));
+    rig_stop(d);
+}
+
+// A cancel of one request does not touch the chunk of another, tiles included.
+static void test_cancel_spares_others(void **state)
+{
+    (void)state;
+    struct rig_node *p = rig_start("fake:prefill_us=300", ENGINE_HANDOFF_RANGES, true, true);
+    struct rig_node *d = rig_start("fake", ENGINE_HANDOFF_RANGES, false, false);
+    struct rig_request r = {
+        .id = 5, .tokens = prompt, .n = N_PROMPT, .max_tokens = N_ANSWER, .port = p->port};
+    struct rig_answer a;
+
+    rig_prefill(p, &r);
+    rig_generate(d, &r);
+    for (int i = 0; i < 20; i++) {
+        rig_send(p, wire_frame_json(WIRE_CANCEL, 999, NULL));
+        clock_sleep_until(clock_now_ns() + 10 * NS_PER_MS);
+    }
+    rig_answer_read(d, &a);
+    assert_answer(&a);
+    assert_string_equal(a.fallback, "");
+    rig_stop(d);
+    rig_stop(p);
+}
+
 // ---- the prefill side's own refusals -----------------------------------------------------------------
 
 static void test_pull_needs_ticket(void **state)
@@ -497,10 +593,17 @@ static void test_other_model(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_short_prompts), cmocka_unit_test(test_handoff_modes),
-        cmocka_unit_test(test_batch),         cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_cancel),        cmocka_unit_test(test_faults),
-        cmocka_unit_test(test_unreachable),   cmocka_unit_test(test_pull_needs_ticket),
+        cmocka_unit_test(test_short_prompts),
+        cmocka_unit_test(test_handoff_modes),
+        cmocka_unit_test(test_batch),
+        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_cancel),
+        cmocka_unit_test(test_faults),
+        cmocka_unit_test(test_unreachable),
+        cmocka_unit_test(test_busy_is_not_stuck),
+        cmocka_unit_test(test_room_is_taken),
+        cmocka_unit_test(test_cancel_spares_others),
+        cmocka_unit_test(test_pull_needs_ticket),
         cmocka_unit_test(test_other_model),
     };
     return cmocka_run_group_tests(tests, setup, NULL);

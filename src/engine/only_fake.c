@@ -5,6 +5,7 @@
 #include "engine/probe.h"
 
 #include <stdio.h>
+#include <string.h>
 
 static int absent(struct err *e)
 {
@@ -13,8 +14,10 @@ static int absent(struct err *e)
 
 int engine_open(const struct engine_options *o, struct engine **out, struct err *e)
 {
-    struct err ignored = {0};
-    return engine_fake_open(o, out, &ignored) == 0 ? 0 : absent(e);
+    if (strcmp(o->model, "fake") == 0 || strncmp(o->model, "fake:", 5) == 0)
+        return engine_fake_open(o, out, e);
+    absent(e);
+    return err_wrap(e, "cannot load %s", o->model);
 }
 
 int engine_quantize(const char *from, const char *to, const char *type, struct err *e)

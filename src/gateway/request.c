@@ -423,6 +423,8 @@ static void prefill_lost(struct core *c, struct request *r, const char *what, co
     } else if (r->phase == REQUEST_LINGER) {
         request_finish(c, r);
     } else if (r->phase == REQUEST_GENERATE) {
+        // Told to the client only if the decode worker has no words of its own.
+        log_info("gateway", "hand-off given up: id=%s why=\"%s\"", r->head.id, text);
         snprintf(r->fallback, sizeof(r->fallback), "%s", text);
         send_abandon(r, text);
     }

@@ -87,18 +87,18 @@ static double since(const struct request *r, int64_t at_ns)
     return at_ns == 0 ? -1 : ns_to_s(at_ns - r->received_ns);
 }
 
-// What the decode worker says of a fall-back knows how far the hand-off got; the gateway's own words
-// may know why.
-static const char *fallback_text(struct request *r)
+// The decode worker is the one that fell back: it knows why it did (the gateway hears consequences
+// too, such as the prefill node's complaint that it was given up) and from which token it read on.
+// The gateway's own reason is for plans that never reached that worker. A hand-off that was complete
+// before its prefill node was lost cost nothing, so it is no fall-back.
+static void fallback_settle(struct request *r)
 {
     const char *told = json_string_value(json_object_get(r->done, "fallback"));
-    size_t used = strlen(r->fallback);
 
-    if (told && used > 0 && !strstr(told, r->fallback) && !strstr(r->fallback, told))
-        snprintf(r->fallback + used, sizeof(r->fallback) - used, "; %s", told);
-    else if (told && used == 0)
+    if (told)
         snprintf(r->fallback, sizeof(r->fallback), "%s", told);
-    return r->fallback[0] ? r->fallback : NULL;
+    else if (r->prefill && json_is_number(json_object_get(r->done, "handoff_end_s")))
+        r->fallback[0] = '\0';
 }
 
 static void timing_fill(struct request *r, struct timing *t)
@@ -110,7 +110,7 @@ static void timing_fill(struct request *r, struct timing *t)
         .reason = r->choice.reason,
         .prefill_node = peer_name(reader),
         .decode_node = peer_name(r->decode),
-        .fallback = fallback_text(r),
+        .fallback = r->fallback[0] ? r->fallback : NULL,
         .prompt_tokens = r->n_tokens,
         .gen_tokens = r->gen_tokens,
         .prefill_sent_s = since(r, r->prefill_sent_ns),
@@ -166,6 +166,7 @@ void request_finish(struct core *c, struct request *r)
     struct timing t;
     json_t *timings;
 
+    fallback_settle(r);
     timing_fill(r, &t);
     timings = timing_json(&t);
     usage.cached_tokens = timing_cached_tokens(&t);

@@ -29,19 +29,28 @@
 #include <stdatomic.h>
 
 #define WORKER_INBOX 4096
-#define WORKER_EXPORT_BUFFERS 4
-#define WORKER_IMPORT_BUFFERS 4
+#define WORKER_BLOCKS_MIN 4
+#define WORKER_BLOCKS_MAX 64
 #define WORKER_PEERS 16
 #define WORKER_CHUNKS_MAX 4096 // x 512 tokens: MESSAGE_MAX_TOKENS twice
 #define WORKER_TIMELINE_MAX 4096
+#define WORKER_FLIGHTS 16
+#define WORKER_BEAT_NS (400 * NS_PER_MS)
 #define WORKER_PROGRESS_NS (250 * NS_PER_MS)
 #define WORKER_HANDSHAKES 16
 #define WORKER_HANDSHAKE_NS (5 * NS_PER_S)
-#define WORKER_SEGMENT_BYTES (4u << 20) // ranges are cut so that a segment is about this long
-#define WORKER_UNPULLED_NS (10 * NS_PER_S)
+#define WORKER_SEGMENT_BYTES (4u << 20)
+#define WORKER_UNPULLED_NS (60 * NS_PER_S)   // a request may wait for a sequence on the other side
+#define WORKER_IDLE_NS (30 * NS_PER_S)       // a peer that left without a word
+#define WORKER_BULK_FRAME_NS (60 * NS_PER_S) // the other side may be in a long chunk of its own
 #define WORKER_STUCK_STALLS 10 // a transfer without progress for so many stall times is given up
 
 struct worker;
+
+static inline uint64_t worker_key(uint32_t link_serial, uint64_t id)
+{
+    return (1ULL << 63) | ((uint64_t)link_serial << 40) | (id & 0xffffffffffULL);
+}
 
 enum worker_link_kind { WORKER_LINK_CONTROL, WORKER_LINK_BULK_IN, WORKER_LINK_BULK_OUT };
 
@@ -51,7 +60,9 @@ struct worker_link {
     struct wire_link *wire;
     enum worker_link_kind kind;
     uint32_t serial; // unique in this process
-    bool parent;     // the supervisor's own: the worker ends when it closes
+    _Atomic int64_t
+        body_ns; // when the body of a frame began to come in (relaxed: a clock for a timer)
+    bool parent; // the supervisor's own: the worker ends when it closes
     struct worker_link *next;
 };
 
@@ -102,6 +113,12 @@ struct worker_block {
     struct chan *home; // the free list it returns to
 };
 
+// A segment on its way: index i lies in slot i % WORKER_FLIGHTS.
+struct worker_flight {
+    uint32_t index, bytes;
+    int64_t departed_ns;
+};
+
 enum worker_phase {
     WORKER_QUEUED,  // waits for a sequence and cells
     WORKER_HANDOFF, // decode role: a prefill worker is reading the prompt
@@ -137,7 +154,10 @@ struct worker_job {
     uint64_t kv_bytes;
     uint32_t segments;
     int64_t export_ns, wait_ns, done_ns, sent_ns, blocked_since_ns;
-    bool end_queued;
+    struct worker_flight flights[WORKER_FLIGHTS];
+    uint32_t departed; // segments whose SENT was seen
+    int64_t acked_ns;
+    bool end_queued, bulk_broken;
 
     // decode role
     struct message_generate generate;
@@ -172,10 +192,17 @@ struct worker {
     struct chan *export_free, *import_free; // struct worker_block *
     int listen_fd;                          // -1: none
     pthread_t text_thread, accept_thread;
+    size_t segment_bytes; // a range is cut so that a segment is about this long
+    size_t n_blocks;      // in each free list: enough for one chunk and a little
+    // What the engine thread computes now, for whoever must interrupt it: the requester's link and
+    // id, and the bulk link; 0: nothing that takes long. Sequentially consistent, see running_set.
+    _Atomic uint64_t running;
+    _Atomic uint32_t running_link, running_bulk;
     size_t segment_max;           // largest body that a peer may announce
     _Atomic uint32_t next_serial; // relaxed: only uniqueness counts
-    _Atomic int handshakes;       // short-lived threads: handshakes and dials (acquire/release)
-    _Atomic bool stopping;        // release/acquire: read by the accept thread
+    _Atomic int handshakes;       // running now, against their limit (relaxed)
+    _Atomic int threads;   // handshakes and dials (released when done, acquired by worker_close)
+    _Atomic bool stopping; // release/acquire: read by the accept thread
 
     // engine thread only
     struct worker_link *links;
@@ -185,11 +212,14 @@ struct worker {
     uint32_t cells_used;
     struct worker_peer peers[WORKER_PEERS];
     double prefill_rate, decode_rate, link_rate; // measured, per second; 0: not yet
-    struct engine_row *rows;                     // scratch, n_batch
-    struct worker_job *exporting;                // whose export the engine is busy with, NULL: none
+    double floor_s;  // what a small chunk takes where that is more than its share of the rate
+    int64_t beat_ns; // when the last BEATs went out
+    struct engine_row *rows;      // scratch, n_batch
+    struct worker_job *exporting; // whose export the engine is busy with, NULL: none
     struct worker_block *export_block;
     struct kv_segment export_segment;
     int64_t export_start_ns;
+    bool freed; // a job has ended since the last look at those that wait
     bool stop;
 };
 
@@ -198,13 +228,16 @@ int worker_link_accept_parent(struct worker *w, struct net_conn *conn, struct er
 int worker_accept_start(struct worker *w, struct err *e);
 void worker_dial_start(struct worker *w, uint32_t peer, int64_t idle_ns);
 void worker_post(struct worker *w, const struct worker_event *ev);
-void worker_link_send(struct worker_link *l, struct wire_frame f); // engine thread; never blocks
+// Engine and text thread; never blocks. 0, or why the frame will not arrive.
+int worker_link_send(struct worker_link *l, struct wire_frame f);
 int worker_text_start(struct worker *w, struct err *e);
 
 // ---- worker_start.c: making and unmaking ----
 // Takes the engine; options and listen_fd are set by the caller beforehand. Starts the text and
 // accept threads; the caller then runs worker_run on its own thread.
 int worker_open(struct worker *w, struct engine *g, struct err *e);
+// Makes room for that many bytes; the content is lost. False: there is no memory.
+bool worker_block_fit(struct worker_block *b, size_t bytes);
 // After worker_run: ends all links and threads and frees everything but `w` itself.
 void worker_close(struct worker *w);
 
@@ -216,6 +249,7 @@ void worker_job_fail(struct worker *w, struct worker_job *j, int code, const cha
 // A job for the tokens in the frame, queued; ids are checked against the vocabulary.
 struct worker_job *worker_job_new(struct worker *w, struct worker_link *l,
                                   const struct wire_frame *f, struct err *e);
+uint32_t worker_chunk_end(const struct worker *w, const struct worker_job *j);
 // Computes tokens [j->computed, end) of the prompt. 0; ERR_CANCELLED: an interrupt came, nothing
 // changed; any other error: the job has failed and is gone.
 int worker_chunk_run(struct worker *w, struct worker_job *j, uint32_t end);
@@ -227,9 +261,12 @@ void worker_prefill_begin(struct worker *w, struct worker_link *l, struct wire_f
 void worker_prefill_plan(struct worker *w, struct worker_job *j);
 void worker_prefill_chunk(struct worker *w, struct worker_job *j);
 bool worker_prefill_export(struct worker *w, struct worker_job *j); // true: did something
+// Tells every decode worker that waits how far its prompt is; returns when to do so again.
+int64_t worker_prefill_beats(struct worker *w, int64_t now_ns);
 void worker_prefill_pull(struct worker *w, struct worker_link *l, struct wire_frame *f);
 void worker_prefill_sent(struct worker *w, const struct worker_event *ev);
 void worker_prefill_lost(struct worker *w, struct worker_job *j, const char *why);
+void worker_prefill_end(struct worker_job *j); // tells the puller, if it still waits
 
 // ---- worker_decode.c: the decode role ----
 void worker_generate_begin(struct worker *w, struct worker_link *l, struct wire_frame *f);

@@ -63,7 +63,7 @@ void worker_generate_chunk(struct worker *w, struct worker_job *j)
 {
     uint32_t upto = j->n_tokens - 1;
 
-    if (worker_chunk_run(w, j, j->ends[j->next_end]) != 0)
+    if (worker_chunk_run(w, j, worker_chunk_end(w, j)) != 0)
         return;
     worker_progress_send(w, j, "prefill", j->computed, upto);
     if (j->computed == upto)
@@ -88,7 +88,21 @@ static json_t *number_or_null(bool have, double value)
 
 static json_t *text_or_null(const char *s)
 {
-    return s != NULL && s[0] != 0 ? json_string(s) : json_null();
+    struct text_stream clean;
+    struct buf out;
+    json_t *v = json_null();
+
+    if (s == NULL || s[0] == 0)
+        return v;
+    // A peer's reason, perhaps cut short: not always whole UTF-8.
+    text_stream_init(&clean, NULL, 0);
+    buf_init(&out, 4 * ERR_MESSAGE_BYTES);
+    text_stream_put(&clean, s, strlen(s), &out);
+    text_stream_end(&clean, &out);
+    v = json_string((char *)out.data);
+    buf_fini(&out);
+    text_stream_fini(&clean);
+    return v;
 }
 
 static void done_send(struct worker *w, struct worker_job *j, const char *finish, struct buf *rest)
@@ -184,6 +198,7 @@ void worker_decode_step(struct worker *w)
 
     if (n == 0)
         return;
+    w->engine->ops->interrupt(w->engine, false); // meant for a chunk that has ended
     int rc = w->engine->ops->step(w->engine, w->rows, n, &e);
     if (rc == ERR_CANCELLED)
         return; // nothing changed: the same step again

@@ -100,12 +100,16 @@ void worker_handoff_end(struct worker *w, struct worker_job *j)
 void worker_handoff_lost(struct worker *w, struct worker_job *j, const char *why)
 {
     struct err e = {0};
+    const struct engine_ops *ops = w->engine->ops;
     uint32_t committed = handoff_partial(w) ? j->receive.next_p0 : 0;
 
+    worker_handoff_end(w, j);
+    // A sliding window may lack what is needed to go on from there: the engine knows.
+    if (committed > 0 && ops->remove(w->engine, j->seq, committed, UINT32_MAX, &e) != 0)
+        committed = 0;
     snprintf(j->fallback, sizeof j->fallback, "%s; read on from token %u", why, committed);
     log_warn("worker", "hand-off lost: %s", j->fallback);
-    worker_handoff_end(w, j);
-    if (committed == 0 && w->engine->ops->remove(w->engine, j->seq, 0, UINT32_MAX, &e) != 0) {
+    if (committed == 0 && ops->remove(w->engine, j->seq, 0, UINT32_MAX, &e) != 0) {
         worker_job_fail(w, j, e.code, e.message);
         return;
     }
@@ -232,6 +236,8 @@ void worker_handoff_frame(struct worker *w, struct worker_link *l, struct wire_f
         end_take(w, j, l, f);
     else if (f->type == WIRE_ABORT)
         abort_take(w, j, f);
+    else // a BEAT: the gateway hears that we wait, too
+        worker_progress_send(w, j, "handoff", j->receive.next_p0, j->n_tokens - 1);
 }
 
 void worker_handoff_link_closed(struct worker *w, struct worker_link *l, const struct err *why)
@@ -255,6 +261,23 @@ void worker_handoff_link_closed(struct worker *w, struct worker_link *l, const s
     }
 }
 
+// When the job's transfer last showed life: a frame of its own, or a body that began to come in.
+static int64_t handoff_heard(const struct worker *w, const struct worker_job *j)
+{
+    const struct worker_link *l = j->peer >= 0 ? w->peers[j->peer].link : NULL;
+    int64_t body = l != NULL ? atomic_load_explicit(&l->body_ns, memory_order_relaxed) : 0;
+    return body > j->heard_ns ? body : j->heard_ns;
+}
+
+// The peer's link lives, but no whole frame has come for this job: a hung engine, or bytes that drip.
+// The link is closed with it, so that it neither holds a buffer nor serves the next request.
+static void handoff_stuck(struct worker *w, struct worker_job *j)
+{
+    if (j->peer >= 0 && w->peers[j->peer].link != NULL)
+        wire_link_close(w->peers[j->peer].link->wire);
+    worker_handoff_lost(w, j, "the prefill node makes no progress");
+}
+
 int64_t worker_handoff_timers(struct worker *w, int64_t now_ns)
 {
     int64_t soonest = now_ns + NS_PER_S;
@@ -266,10 +289,11 @@ int64_t worker_handoff_timers(struct worker *w, int64_t now_ns)
         if (j->phase != WORKER_HANDOFF)
             continue;
         int64_t stuck = (int64_t)(j->generate.handoff.stall_s * 1e9) * WORKER_STUCK_STALLS;
-        if (now_ns - j->heard_ns >= stuck)
-            worker_handoff_lost(w, j, "the prefill node makes no progress");
-        else if (j->heard_ns + stuck < soonest)
-            soonest = j->heard_ns + stuck;
+        int64_t heard = handoff_heard(w, j);
+        if (now_ns - heard >= stuck)
+            handoff_stuck(w, j);
+        else if (heard + stuck < soonest)
+            soonest = heard + stuck;
     }
     return soonest;
 }

@@ -41,9 +41,10 @@ static int link_body_get(void *ctx, const struct wire_frame *f, size_t n, struct
                        w->segment_max);
     if (chan_recv(w->import_free, &b, CHAN_FOREVER) != 0)
         return err_set(e, ERR_CLOSED, "the worker is stopping");
-    if (b->cap < n) {
-        b->data = mem_resize(b->data, n);
-        b->cap = n;
+    atomic_store_explicit(&l->body_ns, clock_now_ns(), memory_order_relaxed);
+    if (!worker_block_fit(b, n)) {
+        import_release(b, NULL);
+        return err_set(e, ERR_BUSY, "no memory for a segment of %zu bytes", n);
     }
     *body = (struct wire_body){.data = b->data, .len = n, .release = import_release, .ctx = b};
     return 0;
@@ -80,15 +81,14 @@ static int link_on_frame(void *ctx, struct wire_frame *f, struct err *e)
         chan_send(w->text_inbox, &ev, CHAN_FOREVER);
     else
         worker_post(w, &ev);
-    if (ev.frame.type == WIRE_CANCEL)
+    if (ev.frame.type == WIRE_CANCEL &&
+        atomic_load(&w->running) == worker_key(l->serial, ev.frame.id))
         w->engine->ops->interrupt(w->engine, true);
     return 0;
 }
 
 // The text thread may still hold a RENDER of this link, so the close takes the same way: first
-// through the text inbox, then to the engine thread. Whoever posts to the engine thread what must
-// stop a running chunk interrupts after posting: the engine thread clears the flag before it drains
-// its inbox, so neither the event nor the interrupt can be missed.
+// through the text inbox, then to the engine thread.
 static void link_on_close(void *ctx, const struct err *why)
 {
     struct worker_link *l = ctx;
@@ -98,8 +98,10 @@ static void link_on_close(void *ctx, const struct err *why)
         chan_send(w->text_inbox, &ev, CHAN_FOREVER);
         return;
     }
-    worker_post(w, &ev);
-    w->engine->ops->interrupt(w->engine, true);
+    uint32_t serial = l->serial;
+    worker_post(w, &ev); // from here on the link is the engine thread's to free
+    if (atomic_load(&w->running_bulk) == serial)
+        w->engine->ops->interrupt(w->engine, true);
 }
 
 static void link_on_sent(void *ctx, const struct wire_header *h, int64_t t0, int64_t t1, bool ok)
@@ -135,6 +137,8 @@ static struct worker_link *link_open(struct worker *w, struct net_conn *conn,
 
     wire_link_options_default(&o);
     o.idle_ns = idle_ns;
+    if (kind != WORKER_LINK_CONTROL)
+        o.frame_ns = WORKER_BULK_FRAME_NS;
     o.name = kind == WORKER_LINK_CONTROL ? "control" : "bulk";
     if (kind == WORKER_LINK_BULK_IN)
         net_conn_pace(conn, w->options.link_bytes_per_s);
@@ -145,16 +149,18 @@ static struct worker_link *link_open(struct worker *w, struct net_conn *conn,
     return l;
 }
 
-void worker_link_send(struct worker_link *l, struct wire_frame f)
+int worker_link_send(struct worker_link *l, struct wire_frame f)
 {
     if (l == NULL || l->wire == NULL) {
         wire_frame_fini(&f);
-        return;
+        return ERR_CLOSED;
     }
-    if (wire_link_send(l->wire, f, 0) == ERR_TIMEOUT) {
+    int rc = wire_link_send(l->wire, f, 0);
+    if (rc == ERR_TIMEOUT) {
         log_warn("worker", "link closed: the peer does not read peer=%s", wire_link_peer(l->wire));
         wire_link_close(l->wire);
     }
+    return rc;
 }
 
 // ---- handshakes --------------------------------------------------------------------------------
@@ -219,7 +225,7 @@ static int handshake(struct worker *w, struct net_conn *conn, int64_t deadline_n
         return err_set(e, sent, "%s", reply_error.message);
     if (rc != 0)
         return rc;
-    struct worker_link *l = link_open(w, conn, kind, 0);
+    struct worker_link *l = link_open(w, conn, kind, parent ? 0 : WORKER_IDLE_NS);
     struct worker_event up = {.kind = WORKER_EVENT_LINK_UP, .link = l};
     l->parent = parent;
     worker_post(w, &up);
@@ -253,7 +259,8 @@ static void *handshake_thread(void *arg)
     if (rc != 0)
         log_warn("worker", "peer refused: %s peer=%s code=%s", e.message, t->peer, err_name(rc));
     free(t);
-    atomic_fetch_sub_explicit(&w->handshakes, 1, memory_order_release);
+    atomic_fetch_sub_explicit(&w->handshakes, 1, memory_order_relaxed);
+    atomic_fetch_sub_explicit(&w->threads, 1, memory_order_release);
     return NULL;
 }
 
@@ -266,11 +273,13 @@ static void handshake_start(struct worker *w, int fd, const char *peer)
     t->fd = fd;
     snprintf(t->peer, sizeof t->peer, "%s", peer);
     atomic_fetch_add_explicit(&w->handshakes, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&w->threads, 1, memory_order_relaxed);
     if (pthread_create(&thread, NULL, handshake_thread, t) == 0) {
         pthread_detach(thread);
         return;
     }
     atomic_fetch_sub_explicit(&w->handshakes, 1, memory_order_relaxed);
+    atomic_fetch_sub_explicit(&w->threads, 1, memory_order_relaxed);
     close(fd);
     free(t);
 }
@@ -376,7 +385,7 @@ static void *dial_thread(void *arg)
     if (ev.link != NULL)
         wire_link_run(ev.link->wire);
     free(t);
-    atomic_fetch_sub_explicit(&w->handshakes, 1, memory_order_release);
+    atomic_fetch_sub_explicit(&w->threads, 1, memory_order_release);
     return NULL;
 }
 
@@ -389,16 +398,16 @@ void worker_dial_start(struct worker *w, uint32_t peer, int64_t idle_ns)
     t->peer = peer;
     t->idle_ns = idle_ns;
     t->addr = w->peers[peer].addr;
-    atomic_fetch_add_explicit(&w->handshakes, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&w->threads, 1, memory_order_relaxed);
     if (pthread_create(&thread, NULL, dial_thread, t) == 0) {
         pthread_detach(thread);
         return;
     }
     struct worker_event ev = {.kind = WORKER_EVENT_DIALED, .peer = peer};
-    atomic_fetch_sub_explicit(&w->handshakes, 1, memory_order_relaxed);
+    atomic_fetch_sub_explicit(&w->threads, 1, memory_order_relaxed);
     err_set(&ev.error, ERR_IO, "cannot start a thread to dial");
-    worker_post(w, &ev);
     free(t);
+    worker_event_handle(w, &ev); // we are the engine thread: posting could wait for ourselves
 }
 
 // ---- the text thread -----------------------------------------------------------------------------
@@ -462,13 +471,19 @@ static void render_answer(struct worker *w, struct worker_link *l, struct wire_f
 
     if (rc == 0 && n == 0)
         rc = err_set(&e, ERR_INVALID, "the prompt is empty; send at least one token");
+    if (rc == 0 && n >= w->engine->limits.n_ctx) // checked here, for the frame has its own limit
+        rc = err_set(&e, ERR_RANGE,
+                     "the prompt has %zu tokens; the context holds %u with the answer", n,
+                     w->engine->limits.n_ctx);
     if (rc == 0) {
         json_object_del(rendered, "prompt");
-        worker_link_send(l,
-                         wire_frame_tokens(WIRE_RENDERED, f->id, json_incref(rendered), tokens, n));
-    } else {
-        worker_link_send(l, wire_frame_failed(WIRE_FAILED, f->id, rc, e.message));
+        rc = worker_link_send(
+            l, wire_frame_tokens(WIRE_RENDERED, f->id, json_incref(rendered), tokens, n));
+        if (rc == ERR_RANGE)
+            err_set(&e, rc, "the rendered request is longer than one frame can be");
     }
+    if (rc != 0)
+        worker_link_send(l, wire_frame_failed(WIRE_FAILED, f->id, rc, e.message));
     json_decref(rendered);
     json_decref(head);
     free(tokens);
@@ -486,8 +501,10 @@ static void *text_thread(void *arg)
             render_answer(w, ev.link, &ev.frame);
             continue;
         }
+        uint32_t serial = ev.link->serial;
         worker_post(w, &ev);
-        w->engine->ops->interrupt(w->engine, true);
+        if (atomic_load(&w->running_link) == serial)
+            w->engine->ops->interrupt(w->engine, true);
     }
     return NULL;
 }

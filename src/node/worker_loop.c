@@ -122,7 +122,9 @@ void worker_job_finish(struct worker *w, struct worker_job *j)
     struct err e = {0};
     struct worker_job **p = &w->jobs;
 
-    if (!j->is_prefill)
+    if (j->is_prefill)
+        worker_prefill_end(j);
+    else
         worker_handoff_end(w, j);
     job_stop_export(w, j);
     if (j->phase != WORKER_QUEUED) {
@@ -135,6 +137,7 @@ void worker_job_finish(struct worker *w, struct worker_job *j)
         p = &(*p)->next;
     *p = j->next;
     w->n_jobs--;
+    w->freed = true;
     job_free(w, j);
 }
 
@@ -165,11 +168,56 @@ static bool job_admit(struct worker *w, struct worker_job *j)
 static void jobs_admit(struct worker *w)
 {
     struct worker_job *next = NULL;
+    w->freed = false;
     for (struct worker_job *j = w->jobs; j != NULL; j = next) {
         next = j->next;
         if (j->phase == WORKER_QUEUED && !job_admit(w, j))
             return; // in order of arrival: a long prompt is not overtaken for ever
     }
+}
+
+// Publishes what is about to run. False: something came in meanwhile, look at that first. Whoever
+// posts an event that should stop a chunk posts first and then looks at `running`; we set it first
+// and then look at the inbox: so one of the two sees the other, and no interrupt is missed.
+static bool running_set(struct worker *w, const struct worker_job *j)
+{
+    w->engine->ops->interrupt(w->engine, false);
+    if (j->link != NULL) {
+        atomic_store(&w->running, worker_key(j->link->serial, j->id));
+        atomic_store(&w->running_link, j->link->serial);
+    }
+    if (j->bulk != NULL)
+        atomic_store(&w->running_bulk, j->bulk->serial);
+    return chan_len(w->inbox) == 0;
+}
+
+static void running_clear(struct worker *w)
+{
+    atomic_store(&w->running, 0);
+    atomic_store(&w->running_link, 0);
+    atomic_store(&w->running_bulk, 0);
+}
+
+// Full chunks give the rate, small ones the floor: where a batch is bound by reading the weights, a
+// small chunk takes longer than its share.
+static void rates_learn(struct worker *w, size_t n, double seconds)
+{
+    uint32_t full = w->engine->limits.n_batch;
+    double rate = (double)n / seconds;
+
+    if (n * 2 >= full) {
+        w->prefill_rate = w->prefill_rate == 0 ? rate : 0.7 * w->prefill_rate + 0.3 * rate;
+    } else if (n * 4 <= full && w->prefill_rate > 0) {
+        double floor_s = seconds > 1.25 * (double)n / w->prefill_rate ? seconds : 0;
+        w->floor_s = w->floor_s == 0 ? floor_s : 0.7 * w->floor_s + 0.3 * floor_s;
+    }
+}
+
+uint32_t worker_chunk_end(const struct worker *w, const struct worker_job *j)
+{
+    // A schedule with few ends for many tokens is coarser than a step can be.
+    uint32_t most = j->computed + w->engine->limits.n_batch;
+    return j->ends[j->next_end] < most ? j->ends[j->next_end] : most;
 }
 
 int worker_chunk_run(struct worker *w, struct worker_job *j, uint32_t end)
@@ -178,15 +226,12 @@ int worker_chunk_run(struct worker *w, struct worker_job *j, uint32_t end)
     size_t n = end - j->computed;
     int64_t t0 = clock_now_ns();
 
-    if (n > w->engine->limits.n_batch) { // a schedule with few ends for many tokens is coarser
-        n = w->engine->limits.n_batch;
-        end = j->computed + (uint32_t)n;
-    }
     for (size_t i = 0; i < n; i++)
         w->rows[i] = (struct engine_row){
             .token = j->tokens[j->computed + i], .pos = j->computed + (uint32_t)i, .seq = j->seq};
-    int rc = w->engine->ops->step(w->engine, w->rows, n, &e);
+    int rc = running_set(w, j) ? w->engine->ops->step(w->engine, w->rows, n, &e) : ERR_CANCELLED;
     int64_t t1 = clock_now_ns();
+    running_clear(w);
     if (rc != 0) {
         if (rc != ERR_CANCELLED)
             worker_job_fail(w, j, rc, e.message);
@@ -197,10 +242,7 @@ int worker_chunk_run(struct worker *w, struct worker_job *j, uint32_t end)
     j->computed = end;
     j->next_end += j->ends[j->next_end] == end;
     j->tokens_read += (uint32_t)n;
-    if (n >= 64) {
-        double rate = (double)n / ns_to_s(t1 - t0);
-        w->prefill_rate = w->prefill_rate == 0 ? rate : 0.7 * w->prefill_rate + 0.3 * rate;
-    }
+    rates_learn(w, n, ns_to_s(t1 - t0 + 1));
     return 0;
 }
 
@@ -367,7 +409,10 @@ static bool work_waits(const struct worker *w)
 static int64_t timers_run(struct worker *w, int64_t now)
 {
     int64_t next = worker_handoff_timers(w, now);
+    int64_t beat = worker_prefill_beats(w, now);
     struct worker_job *after = NULL;
+
+    next = beat < next ? beat : next;
 
     for (struct worker_job *j = w->jobs; j != NULL; j = after) {
         after = j->next;
@@ -387,7 +432,7 @@ static void events_drain(struct worker *w)
     struct worker_event ev;
     int64_t now = clock_now_ns();
     int64_t next = timers_run(w, now);
-    int64_t wait = work_waits(w) ? 0 : next - now;
+    int64_t wait = work_waits(w) || w->freed ? 0 : next - now;
 
     while (!w->stop && chan_recv(w->inbox, &ev, wait) == 0) {
         worker_event_handle(w, &ev);
@@ -423,7 +468,6 @@ static void read_run(struct worker *w)
 void worker_run(struct worker *w)
 {
     while (!w->stop) {
-        w->engine->ops->interrupt(w->engine, false);
         events_drain(w);
         if (w->stop)
             break;

@@ -71,6 +71,7 @@ void worker_prefill_plan(struct worker *w, struct worker_job *j)
         .tile_layers = tiles_possible(w, j) ? w->engine->identity.n_layer : 0,
         .plain = j->prefill.serial || !mode_is_ranges(w),
         .rates = {.chunk_tokens_per_s = w->prefill_rate,
+                  .chunk_floor_s = w->floor_s,
                   .link_bytes_per_s = link,
                   .kv_bytes_per_token = w->engine->limits.kv_bytes_per_token},
     };
@@ -107,8 +108,9 @@ static void segment_send(struct worker_job *j, struct kv_segment *s, struct wire
     kv_segment_encode(s, head);
     j->kv_bytes += body.len;
     j->segments++;
-    worker_link_send(j->bulk,
-                     wire_frame_struct(WIRE_SEGMENT, s->transfer, head, sizeof head, body));
+    // A link that broke tells of itself soon; until then nothing more is exported into it.
+    j->bulk_broken = worker_link_send(j->bulk, wire_frame_struct(WIRE_SEGMENT, s->transfer, head,
+                                                                 sizeof head, body)) != 0;
 }
 
 static void end_send(struct worker_job *j)
@@ -140,11 +142,16 @@ static uint32_t export_end(const struct worker *w, const struct worker_job *j)
         return j->exported;
     if (!mode_is_ranges(w))
         return upto;
+    uint32_t ready = j->computed < upto ? j->computed : upto;
+    if (ready <= j->exported)
+        return j->exported;
+    // A state that is not late can only be exported with all that the sequence holds.
     double per_token = w->engine->limits.kv_bytes_per_token;
-    uint32_t most = per_token > 0 ? (uint32_t)(WORKER_SEGMENT_BYTES / per_token) : UINT32_MAX;
+    bool whole_chunks = per_token <= 0 || (w->engine->limits.handoff == ENGINE_HANDOFF_RANGES &&
+                                           w->engine->limits.state_bytes > 0);
+    uint32_t most = whole_chunks ? UINT32_MAX : (uint32_t)((double)w->segment_bytes / per_token);
     if (most < 16)
         most = 16;
-    uint32_t ready = j->computed < upto ? j->computed : upto;
     return ready - j->exported > most ? j->exported + most : ready;
 }
 
@@ -157,10 +164,8 @@ static int export_begin(struct worker *w, struct worker_job *j, uint32_t p1, str
 
     if (need > w->segment_max)
         return err_set(e, ERR_RANGE, "segment of %zu bytes; at most %zu", need, w->segment_max);
-    if (b->cap < need) {
-        b->data = mem_resize(b->data, need);
-        b->cap = need;
-    }
+    if (!worker_block_fit(b, need))
+        return err_set(e, ERR_BUSY, "no memory for a segment of %zu bytes", need);
     w->export_start_ns = clock_now_ns();
     return ops->export_start(w->engine, j->seq, j->exported, p1, last, b->data, b->cap, e);
 }
@@ -201,7 +206,7 @@ bool worker_prefill_export(struct worker *w, struct worker_job *j)
 
     if (w->exporting == j)
         return export_finish(w, j);
-    if (w->exporting != NULL || j->bulk == NULL || p1 == j->exported)
+    if (w->exporting != NULL || j->bulk == NULL || j->bulk_broken || p1 == j->exported)
         return false;
     if (chan_recv(w->export_free, &w->export_block, 0) != 0) {
         if (j->blocked_since_ns == 0)
@@ -247,15 +252,25 @@ static bool tiles_apply(const struct worker *w, const struct worker_job *j, uint
 
 static void beat_send(struct worker_job *j)
 {
-    if (j->bulk != NULL)
+    if (j->is_prefill && j->bulk != NULL)
         worker_link_send(j->bulk,
                          wire_frame_json(WIRE_BEAT, j->prefill.transfer,
                                          json_pack("{s:i}", "computed", (int)j->computed)));
 }
 
+int64_t worker_prefill_beats(struct worker *w, int64_t now_ns)
+{
+    if (now_ns - w->beat_ns >= WORKER_BEAT_NS) {
+        w->beat_ns = now_ns;
+        for (struct worker_job *j = w->jobs; j != NULL; j = j->next)
+            beat_send(j);
+    }
+    return w->beat_ns + WORKER_BEAT_NS;
+}
+
 void worker_prefill_chunk(struct worker *w, struct worker_job *j)
 {
-    uint32_t end = j->ends[j->next_end];
+    uint32_t end = worker_chunk_end(w, j);
     struct tile_sink sink = {w, j, end};
     bool tiled =
         tiles_apply(w, j, end) && w->engine->ops->tiles_set(w->engine, tile_send, &sink) == 0;
@@ -270,7 +285,6 @@ void worker_prefill_chunk(struct worker *w, struct worker_job *j)
         return;
     if (tiled && j->segments > segments)
         j->exported = end;
-    beat_send(j);
     worker_progress_send(w, j, "prefill", j->computed, j->prefill.upto);
     if (j->computed < j->prefill.upto)
         return;
@@ -318,11 +332,32 @@ static void pull(struct worker *w, struct worker_link *l, const struct wire_fram
     json_decref(head);
 }
 
+// What the link carries: a segment's bytes over the time from its departure, or from the arrival of
+// the one before if that was later, to its acknowledgement. Small ones tell of latency, not of rate.
+static void ack_take(struct worker *w, struct worker_job *j, const struct wire_frame *f)
+{
+    struct err e = {0};
+    struct kv_ack a;
+    int64_t now = clock_now_ns();
+
+    if (kv_ack_decode(f->head, f->head_bytes, &a, &e) != 0)
+        return;
+    const struct worker_flight *s = &j->flights[a.index % WORKER_FLIGHTS];
+    int64_t from = s->departed_ns > j->acked_ns ? s->departed_ns : j->acked_ns;
+    if (s->departed_ns > 0 && s->index == a.index && s->bytes > w->segment_bytes / 4) {
+        double rate = s->bytes / ns_to_s(now - from + 1);
+        w->link_rate = w->link_rate == 0 ? rate : 0.8 * w->link_rate + 0.2 * rate;
+    }
+    j->acked_ns = now;
+}
+
 void worker_prefill_pull(struct worker *w, struct worker_link *l, struct wire_frame *f)
 {
     struct worker_job *j = transfer_find(w, f->id);
     if (f->type == WIRE_PULL) {
         pull(w, l, f);
+    } else if (f->type == WIRE_ACK && j != NULL && j->bulk == l) {
+        ack_take(w, j, f);
     } else if (f->type == WIRE_ABORT && j != NULL && j->bulk == l) {
         j->bulk = NULL; // the other side knows already
         worker_prefill_lost(w, j, "the decode worker ended the transfer");
@@ -332,13 +367,14 @@ void worker_prefill_pull(struct worker *w, struct worker_link *l, struct wire_fr
 static void prefilled_send(struct worker *w, struct worker_job *j)
 {
     struct engine_pace_counts pace = engine_pace_get(w->engine);
-    json_t *head =
-        json_pack("{s:i,s:f,s:f,s:f,s:f,s:f,s:I,s:i,s:I,s:f,s:o}", "tokens", (int)j->prefill.upto,
-                  "compute_s", ns_to_s(j->compute_ns), "export_s", ns_to_s(j->export_ns), "wait_s",
-                  ns_to_s(j->wait_ns), "done_s", ns_to_s(j->done_ns - j->received_ns), "sent_s",
-                  ns_to_s(j->sent_ns - j->received_ns), "kv_bytes", (json_int_t)j->kv_bytes,
-                  "segments", (int)j->segments, "overruns", (json_int_t)pace.overruns,
-                  "worst_ratio", pace.worst_ratio, "timeline", worker_timeline_json(&j->timeline));
+    json_t *head = json_pack("{s:i,s:f,s:f,s:f,s:f,s:f,s:f,s:I,s:i,s:I,s:f,s:o}", "tokens",
+                             (int)j->prefill.upto, "compute_s", ns_to_s(j->compute_ns), "export_s",
+                             ns_to_s(j->export_ns), "wait_s", ns_to_s(j->wait_ns), "done_s",
+                             ns_to_s(j->done_ns - j->received_ns), "sent_s",
+                             ns_to_s(j->sent_ns - j->received_ns), "link_bytes_per_s", w->link_rate,
+                             "kv_bytes", (json_int_t)j->kv_bytes, "segments", (int)j->segments,
+                             "overruns", (json_int_t)pace.overruns, "worst_ratio", pace.worst_ratio,
+                             "timeline", worker_timeline_json(&j->timeline));
     worker_link_send(j->link, wire_frame_json(WIRE_PREFILLED, j->id, head));
 }
 
@@ -349,15 +385,22 @@ void worker_prefill_sent(struct worker *w, const struct worker_event *ev)
     if (j == NULL || j->bulk == NULL || j->bulk->serial != ev->link_serial)
         return; // a lost link tells of itself
     worker_timeline_add(&j->timeline, &(struct worker_span){"send", ev->t0, ev->t1, 0, 0});
-    if (ev->body_bytes > (64u << 10) && ev->t1 > ev->t0) {
-        double rate = ev->body_bytes / ns_to_s(ev->t1 - ev->t0);
-        w->link_rate = w->link_rate == 0 ? rate : 0.8 * w->link_rate + 0.2 * rate;
-    }
-    if (ev->type != WIRE_END)
+    if (ev->type != WIRE_END) {
+        uint32_t index = j->departed++;
+        j->flights[index % WORKER_FLIGHTS] = (struct worker_flight){index, ev->body_bytes, ev->t0};
         return;
+    }
     j->sent_ns = ev->t1;
     prefilled_send(w, j);
     worker_job_finish(w, j);
+}
+
+void worker_prefill_end(struct worker_job *j)
+{
+    if (j->bulk != NULL && !j->end_queued)
+        worker_link_send(j->bulk, wire_frame_failed(WIRE_ABORT, j->prefill.transfer, ERR_CANCELLED,
+                                                    "the prefill node's job ended"));
+    j->bulk = NULL;
 }
 
 void worker_prefill_lost(struct worker *w, struct worker_job *j, const char *why)
@@ -365,5 +408,6 @@ void worker_prefill_lost(struct worker *w, struct worker_job *j, const char *why
     if (j->bulk != NULL)
         worker_link_send(j->bulk,
                          wire_frame_failed(WIRE_ABORT, j->prefill.transfer, ERR_CLOSED, why));
+    j->bulk = NULL;
     worker_job_fail(w, j, ERR_CLOSED, why);
 }

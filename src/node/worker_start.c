@@ -50,6 +50,16 @@ static struct chan *blocks_new(struct worker *w, size_t n)
     return c;
 }
 
+bool worker_block_fit(struct worker_block *b, size_t bytes)
+{
+    if (b->cap >= bytes)
+        return true;
+    free(b->data); // what was in it is of no use: no need to copy
+    b->data = malloc(bytes);
+    b->cap = b->data != NULL ? bytes : 0;
+    return b->data != NULL;
+}
+
 static void blocks_free(struct chan *c, size_t n)
 {
     struct worker_block *b = NULL;
@@ -60,6 +70,20 @@ static void blocks_free(struct chan *c, size_t n)
     chan_free(c);
 }
 
+// One chunk's KV must fit into the blocks, or the link would idle while the next one computes.
+static void blocks_size(struct worker *w)
+{
+    const struct engine_limits *m = &w->engine->limits;
+    double chunk = m->kv_bytes_per_token * m->n_batch;
+
+    w->segment_bytes = WORKER_SEGMENT_BYTES;
+    if (chunk / (double)w->segment_bytes > WORKER_BLOCKS_MAX - 2)
+        w->segment_bytes = (size_t)(chunk / (WORKER_BLOCKS_MAX - 2)) + 1;
+    w->n_blocks = (size_t)(chunk / (double)w->segment_bytes) + 3;
+    if (w->n_blocks < WORKER_BLOCKS_MIN)
+        w->n_blocks = WORKER_BLOCKS_MIN;
+}
+
 int worker_open(struct worker *w, struct engine *g, struct err *e)
 {
     w->engine = g;
@@ -67,8 +91,9 @@ int worker_open(struct worker *w, struct engine *g, struct err *e)
     w->seq_used = mem_alloc(g->limits.n_seq * sizeof *w->seq_used);
     w->inbox = chan_new(sizeof(struct worker_event), WORKER_INBOX);
     w->text_inbox = chan_new(sizeof(struct worker_event), WORKER_INBOX);
-    w->export_free = blocks_new(w, WORKER_EXPORT_BUFFERS);
-    w->import_free = blocks_new(w, WORKER_IMPORT_BUFFERS);
+    blocks_size(w);
+    w->export_free = blocks_new(w, w->n_blocks);
+    w->import_free = blocks_new(w, w->n_blocks);
     w->segment_max = segment_max_get(g);
     atomic_store(&w->next_serial, 1);
     welcome_fill(w);
@@ -94,14 +119,16 @@ static void inbox_drop(struct worker *w)
 // their last event, which comes over the inbox.
 static void links_end(struct worker *w)
 {
-    for (struct worker_link *l = w->links; l != NULL; l = l->next)
-        wire_link_close(l->wire);
-    while (w->links != NULL || atomic_load_explicit(&w->handshakes, memory_order_acquire) > 0) {
+    int busy = 0;
+    do {
+        // Looked at before the inbox: who is done by now has posted its link already.
+        busy = atomic_load_explicit(&w->threads, memory_order_acquire);
         inbox_drop(w);
         for (struct worker_link *l = w->links; l != NULL; l = l->next)
             wire_link_close(l->wire);
-        clock_sleep_until(clock_now_ns() + NS_PER_MS);
-    }
+        if (busy > 0 || w->links != NULL)
+            clock_sleep_until(clock_now_ns() + NS_PER_MS);
+    } while (busy > 0 || w->links != NULL);
 }
 
 void worker_close(struct worker *w)
@@ -116,8 +143,8 @@ void worker_close(struct worker *w)
     pthread_join(w->text_thread, NULL);
     inbox_drop(w);
     w->engine->ops->free(w->engine);
-    blocks_free(w->export_free, WORKER_EXPORT_BUFFERS);
-    blocks_free(w->import_free, WORKER_IMPORT_BUFFERS);
+    blocks_free(w->export_free, w->n_blocks);
+    blocks_free(w->import_free, w->n_blocks);
     chan_free(w->inbox);
     chan_free(w->text_inbox);
     free(w->rows);

@@ -20,6 +20,8 @@ void text_stream_fini(struct text_stream *t)
 // Bytes a UTF-8 sequence beginning with `lead` has; 0 for a byte that begins none.
 static size_t utf8_need(uint8_t lead)
 {
+    if (lead == 0)
+        return 0; // would end the text for whoever reads it as a C string
     if (lead < 0x80)
         return 1;
     if (lead >= 0xc2 && lead <= 0xdf)
