@@ -29,6 +29,7 @@ struct paced {
     engine_tile_callback *tile;
     void *tile_ctx;
     int64_t step_start_ns, step_slot_ns; // of the step that is running
+    int64_t step_waited_ns;              // inside it, for tiles
 };
 
 static struct paced *paced_of(const struct engine *g)
@@ -88,17 +89,16 @@ static int paced_remove(struct engine *g, uint32_t seq, uint32_t p0, uint32_t p1
     return i->ops->remove(i, seq, p0, p1, e);
 }
 
-// Takes back what the inner engine computed in a step that was cancelled while it waited. A
-// recurrent model cannot: its step then simply ended early, and the next one is cancelled.
+// Takes back what the inner engine computed in a step that was cancelled while it waited. Where it
+// cannot (a recurrent model, or several sequences, of which one might refuse) the step simply ended
+// early, and the next one is cancelled.
 static int rows_forget(struct paced *p, const struct engine_row *rows, size_t n, struct err *e)
 {
-    for (size_t i = 0; i < n; i++) {
-        bool first = true;
-        for (size_t j = 0; j < i && first; j++)
-            first = rows[j].seq != rows[i].seq;
-        if (first && paced_remove(&p->base, rows[i].seq, rows[i].pos, UINT32_MAX, NULL) != 0)
+    for (size_t i = 1; i < n; i++)
+        if (rows[i].seq != rows[0].seq)
             return 0;
-    }
+    if (paced_remove(&p->base, rows[0].seq, rows[0].pos, UINT32_MAX, NULL) != 0)
+        return 0;
     return err_set(e, ERR_CANCELLED, "the step was interrupted");
 }
 
@@ -108,10 +108,11 @@ static int paced_step(struct engine *g, const struct engine_row *rows, size_t n,
     int64_t slot = slot_ns(p, rows, n), start = clock_now_ns();
     p->step_start_ns = start;
     p->step_slot_ns = slot;
+    p->step_waited_ns = 0;
     int rc = p->inner->ops->step(p->inner, rows, n, e);
     if (rc != 0)
         return rc;
-    counts_update(p, clock_now_ns() - start, slot);
+    counts_update(p, clock_now_ns() - start - p->step_waited_ns, slot);
     return wait_until(p, start + slot) ? 0 : rows_forget(p, rows, n, e);
 }
 
@@ -121,7 +122,9 @@ static void tile_pass(void *ctx, uint32_t layer, const void *data, size_t n)
 {
     struct paced *p = ctx;
     int64_t share = p->step_slot_ns * (layer + 1) / (p->base.identity.n_layer + 1);
+    int64_t now = clock_now_ns();
     wait_until(p, p->step_start_ns + share);
+    p->step_waited_ns += clock_now_ns() - now;
     p->tile(p->tile_ctx, layer, data, n);
 }
 

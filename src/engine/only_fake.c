@@ -6,18 +6,27 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 static int absent(struct err *e)
 {
     return err_set(e, ERR_UNSUPPORTED, "this build has no model library; -m fake is all it knows");
 }
 
+static int cannot_load(const struct engine_options *o, struct err *e)
+{
+    if (access(o->model, R_OK) != 0)
+        return err_set(e, ERR_NOT_FOUND,
+                       "no model file at '%s'; give the path of a GGUF file with -m", o->model);
+    absent(e);
+    return err_wrap(e, "cannot load %s", o->model);
+}
+
 int engine_open(const struct engine_options *o, struct engine **out, struct err *e)
 {
     if (strcmp(o->model, "fake") == 0 || strncmp(o->model, "fake:", 5) == 0)
         return engine_fake_open(o, out, e);
-    absent(e);
-    return err_wrap(e, "cannot load %s", o->model);
+    return cannot_load(o, e);
 }
 
 int engine_quantize(const char *from, const char *to, const char *type, struct err *e)
@@ -29,8 +38,8 @@ int engine_quantize(const char *from, const char *to, const char *type, struct e
 int probe_run(const struct engine_options *o, bool use_cache, struct probe_result *out,
               struct err *e)
 {
-    (void)o, (void)use_cache, (void)out;
-    return absent(e);
+    (void)use_cache, (void)out;
+    return cannot_load(o, e);
 }
 
 int probe_main(int argc, char **argv)

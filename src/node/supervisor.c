@@ -26,6 +26,7 @@
 #define SUPERVISOR_HEALTHY_NS (60 * NS_PER_S) // lived this long: the back-off starts anew
 #define SUPERVISOR_GRACE_NS (3 * NS_PER_S)
 #define SUPERVISOR_TICK_MS 50
+#define SUPERVISOR_REFUSALS 16 // at once; more are closed without an answer
 
 struct node_supervisor {
     const struct node_worker_options *options;
@@ -108,6 +109,8 @@ static int worker_spawn(struct node_supervisor *s, struct err *e)
 
 // ---- answering while no worker is ready ------------------------------------------------------------
 
+static _Atomic int refusals_running; // relaxed counter
+
 struct refusal {
     int fd;
     struct net_key key;
@@ -132,6 +135,7 @@ static void *refusal_thread(void *arg)
         net_conn_free(conn);
     }
     free(r);
+    atomic_fetch_sub_explicit(&refusals_running, 1, memory_order_relaxed);
     return NULL;
 }
 
@@ -143,14 +147,20 @@ static void peer_refuse(struct node_supervisor *s)
     int fd = net_accept(s->listen_fd, clock_now_ns(), peer, sizeof peer, &e);
     if (fd < 0)
         return;
+    if (atomic_load_explicit(&refusals_running, memory_order_relaxed) >= SUPERVISOR_REFUSALS) {
+        close(fd);
+        return;
+    }
     struct refusal *r = mem_alloc(sizeof *r);
     r->fd = fd;
     r->key = s->options->key;
     snprintf(r->message, sizeof r->message, "%s", s->state);
+    atomic_fetch_add_explicit(&refusals_running, 1, memory_order_relaxed);
     if (pthread_create(&thread, NULL, refusal_thread, r) == 0) {
         pthread_detach(thread);
         return;
     }
+    atomic_fetch_sub_explicit(&refusals_running, 1, memory_order_relaxed);
     close(fd);
     free(r);
 }
