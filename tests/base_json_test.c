@@ -145,7 +145,8 @@ static void parse_table(void **state)
         {"{\n\"a\": 1,\n}", 0, "line 3"},
         {"{\"a\":1,\"a\":2}", 0, "duplicate"},
         {"{} x", 0, "end of file expected"},
-        {"{\"a\":\"\\u0000\"}", 0, "\\u0000"},
+        {"{\"a\":\"\\u0000\"}", 0, "a NUL character (\\u0000) cannot be taken"},
+        {"{\"a\\u0000\":1}", 0, "a NUL character (\\u0000) cannot be taken"},
         {"{\"a\":\"\xff\"}", 0, "unable to decode byte"},
         {"{\"a\":\0}", 7, "not valid JSON"},
         {"{\"a\":1e999}", 0, "overflow"},
@@ -192,12 +193,31 @@ static void build_and_write(void **state)
     json_decref(doc);
 }
 
+static void fractions_are_short_for_people(void **state)
+{
+    (void)state;
+    static const char numbers[] = "[0.1,1.9,0.123456789012,5e8,12345678901,1e-7]";
+    json_t *doc = json_parse(numbers, strlen(numbers), NULL);
+    char *line = json_line(doc), *text = json_text(doc);
+    assert_string_equal(line, "[0.1,1.9,0.123456789,500000000.0,12345678901,1e-7]");
+    json_t *again = json_parse(text, strlen(text), NULL);
+    assert_true(json_equal(doc, again));
+    free(line);
+    free(text);
+    json_decref(again);
+    json_decref(doc);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(types_table),      cmocka_unit_test(absent_leaves_the_default),
-        cmocka_unit_test(limits_are_named), cmocka_unit_test(parse_table),
-        cmocka_unit_test(depth_is_limited), cmocka_unit_test(build_and_write),
+        cmocka_unit_test(types_table),
+        cmocka_unit_test(absent_leaves_the_default),
+        cmocka_unit_test(limits_are_named),
+        cmocka_unit_test(parse_table),
+        cmocka_unit_test(depth_is_limited),
+        cmocka_unit_test(build_and_write),
+        cmocka_unit_test(fractions_are_short_for_people),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -134,20 +134,34 @@ json_t *json_parse(const void *text, size_t n, struct err *e)
 {
     json_error_t at;
     json_t *v = json_loadb(text, n, JSON_REJECT_DUPLICATES, &at);
-    if (!v)
+    if (!v) {
+        enum json_error_code code = json_error_code(&at);
+        bool nul = code == json_error_null_character || code == json_error_null_byte_in_key;
+        // The library's words for this one name a flag of its own.
         err_set(e, ERR_INVALID, "not valid JSON at line %d, column %d: %s", at.line, at.column,
-                at.text);
+                nul ? "a NUL character (\\u0000) cannot be taken" : at.text);
+    }
     return v;
 }
 
-char *json_text(const json_t *value)
+static char *dump(const json_t *value, size_t flags)
 {
-    char *text = json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY);
+    char *text = json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY | flags);
     if (!text) {
         fputs("tandem: cannot write a JSON value: out of memory\n", stderr);
         abort();
     }
     return text;
+}
+
+char *json_text(const json_t *value)
+{
+    return dump(value, 0);
+}
+
+char *json_line(const json_t *value)
+{
+    return dump(value, JSON_REAL_PRECISION(9));
 }
 
 void json_put(json_t *object, const char *member, json_t *value)

@@ -29,8 +29,12 @@ int json_get_array(const json_t *object, const char *member, json_t **out, struc
 // Parses n bytes of UTF-8 (embedded NULs refused, depth limited by jansson, duplicates refused).
 // Returns a new reference or NULL with `e` set (line and column named).
 json_t *json_parse(const void *text, size_t n, struct err *e);
-// Compact text, caller frees. Never NULL for a value built by us.
+// Compact text, caller frees. Never NULL for a value built by us. Fractions keep all their digits: for
+// what another program of ours reads again.
 char *json_text(const json_t *value);
+// The same for people and their programs: fractions with nine digits, so that 0.1 is not
+// 0.10000000000000001. That is finer than any clock here, and a float survives it.
+char *json_line(const json_t *value);
 // Steals `value`, so that building reads well; aborts if out of memory. A NULL value, which is what
 // json_string gives for text that is not UTF-8, is put as null: foreign text must not end the process.
 void json_put(json_t *object, const char *member, json_t *value);
