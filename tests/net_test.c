@@ -101,12 +101,14 @@ static void test_public_needs_key(void **state)
         struct err e = {0};
         assert_int_equal(net_listen(&a, &key_none, &e), ERR_AUTH);
         assert_non_null(strstr(e.message, "tandem pair new"));
+        assert_non_null(strstr(e.message, "tandem pair join WORDS..."));
     }
     struct net_addr far = {.host = "192.0.2.1", .port = 9};
     struct net_conn *c = NULL;
     struct err e = {0};
     assert_int_equal(net_conn_dial(&far, &key_none, in_ms(100), &c, &e), ERR_AUTH);
     assert_non_null(strstr(e.message, "tandem pair new"));
+    assert_non_null(strstr(e.message, "tandem pair join WORDS..."));
 
     struct net_addr any = {.host = "0.0.0.0"};
     int fd = net_listen(&any, &key_a, &e);

@@ -178,6 +178,7 @@ static void test_file(void **state)
     assert_int_equal(net_key_load(file, &back, &e), ERR_NOT_FOUND);
     assert_false(net_key_is_set(&back));
     assert_non_null(strstr(e.message, "tandem pair new"));
+    assert_non_null(strstr(e.message, "tandem pair join WORDS..."));
     assert_int_equal(net_key_save(file, &key, false, &e), 0);
     struct stat st;
     assert_int_equal(stat(file, &st), 0);

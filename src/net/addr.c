@@ -197,10 +197,11 @@ int net_listen(struct net_addr *a, const struct net_key *key, struct err *e)
     if (rc)
         return rc;
     if (!sockaddr_is_loopback(list->ai_addr) && !net_key_is_set(key))
-        rc = err_set(e, ERR_AUTH,
-                     "%s can be reached from other machines, and there is no cluster key; make one "
-                     "with `tandem pair new`, or listen on 127.0.0.1",
-                     a->host[0] ? a->host : "*");
+        rc = err_set(
+            e, ERR_AUTH,
+            "%s can be reached from other machines, and there is no cluster key; " NET_KEY_ADVICE
+            ", or listen on 127.0.0.1",
+            a->host[0] ? a->host : "*");
     else
         rc = listen_on(list, a, e);
     freeaddrinfo(list);
@@ -279,8 +280,7 @@ int net_tcp_dial(const struct net_addr *a, bool has_key, int64_t deadline_ns,
     for (const struct addrinfo *ai = list; ai && fd < 0; ai = ai->ai_next) {
         if (!has_key && !sockaddr_is_loopback(ai->ai_addr)) {
             fd = err_set(e, ERR_AUTH,
-                         "%s is another machine, and there is no cluster key; make one with "
-                         "`tandem pair new` and give it to both",
+                         "%s is another machine, and there is no cluster key; " NET_KEY_ADVICE,
                          a->host);
             continue;
         }

@@ -33,8 +33,8 @@ static int key_mode_check(const char *path, struct err *e)
     struct stat st;
     if (stat(path, &st)) {
         if (errno == ENOENT || errno == ENOTDIR)
-            return err_set(e, ERR_NOT_FOUND,
-                           "there is no cluster key at %s; make one with `tandem pair new`", path);
+            return err_set(e, ERR_NOT_FOUND, "there is no cluster key at %s; " NET_KEY_ADVICE,
+                           path);
         return err_set(e, ERR_IO, "cannot look at %s: %s", path, strerror(errno));
     }
     if (st.st_mode & 077)

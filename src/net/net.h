@@ -22,6 +22,10 @@ struct net_key {
     uint8_t bytes[NET_KEY_BYTES];
 };
 bool net_key_is_set(const struct net_key *k);
+// What to do without one; part of messages.
+#define NET_KEY_ADVICE                                                                             \
+    "make one with `tandem pair new`, or run `tandem pair join WORDS...` with the words of the "   \
+    "other machine"
 
 struct net_conn;
 
