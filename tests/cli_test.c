@@ -90,6 +90,7 @@ static void mistakes_are_named(void **state)
     } cases[] = {
         {{"--integre", "1"}, "did you mean --integer?"},
         {{"--zzzzzzzzzz"}, "--help lists them"},
+        {{"--bogus"}, "no option \"--bogus\"; --help lists them"},
         {{"-x"}, "\"-x\""},
         {{"--integer"}, "needs a value"},
         {{"--text", "--flag"}, "--text needs a value"},
@@ -113,6 +114,42 @@ static void mistakes_are_named(void **state)
         if (strstr(e.message, cases[i].says) == NULL)
             fail_msg("%s: \"%s\"", args[0], e.message);
     }
+}
+
+static void only_typing_mistakes_are_corrected(void **state)
+{
+    static const char *const names[] = {"--listen", "--cpus",        "--cors", "--ctx", "--tiles",
+                                        "--json",   "--pace-decode", "serve",  "ps",    NULL};
+    static const struct {
+        const char *typed, *nearest;
+    } cases[] = {
+        {"--lisen", "--listen"},
+        {"--lsiten", "--listen"},
+        {"--listne", "--listen"},
+        {"--bogus", NULL},
+        {"--port", NULL},
+        {"--ctz", "--ctx"},
+        {"--cxt", "--ctx"},
+        {"--pace-code", "--pace-decode"},
+        {"-x", NULL},
+        {"sevre", "serve"},
+        {"sp", "ps"},
+        {"chat", NULL},
+        {"", NULL},
+        {"--", NULL},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const char *nearest = cli_nearest(cases[i].typed, names);
+        if ((nearest == NULL) != (cases[i].nearest == NULL) ||
+            (nearest != NULL && strcmp(nearest, cases[i].nearest) != 0))
+            fail_msg("%s: %s", cases[i].typed, nearest != NULL ? nearest : "none");
+    }
+    // Longer than any name can be.
+    char letters[200];
+    memset(letters, 'a', sizeof letters - 1);
+    letters[sizeof letters - 1] = '\0';
+    assert_null(cli_nearest(letters, names));
 }
 
 static void ini_write(const char *text)
@@ -433,6 +470,7 @@ int main(void)
         cmocka_unit_test(flags_are_read),
         cmocka_unit_test(the_rest_is_positional),
         cmocka_unit_test(mistakes_are_named),
+        cmocka_unit_test(only_typing_mistakes_are_corrected),
         cmocka_unit_test(flags_beat_environment_beats_file),
         cmocka_unit_test(mistakes_outside_name_their_place),
         cmocka_unit_test(worker_options_reach_their_members),

@@ -66,7 +66,8 @@ int cli_fail(const char *command, const struct err *e);
 // many were written.
 size_t cli_worker_options(struct node_worker_options *o, struct cli_option *out, size_t max);
 
-// The name in `names` (NULL-terminated) that is closest to a mistyped one, or NULL.
+// The name in `names` (NULL-terminated) that is closest to a mistyped one, or NULL when none is within
+// about a third of its letters.
 const char *cli_nearest(const char *typed, const char *const *names);
 
 // A progress bar on stderr when it is a terminal; nothing otherwise.

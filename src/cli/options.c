@@ -145,32 +145,39 @@ static int value_set_outside(const struct cli_option *o, const char *text, struc
 
 #define NAME_MAX_BYTES 48
 
-// Levenshtein distance of two short names.
+// How many letters are to be changed, added, left out or swapped with their neighbour (optimal string
+// alignment) to make one short name of another.
 static size_t distance(const char *a, const char *b)
 {
-    size_t row[NAME_MAX_BYTES + 1], nb = strlen(b);
-    if (strlen(a) > NAME_MAX_BYTES || nb > NAME_MAX_BYTES)
+    size_t rows[3][NAME_MAX_BYTES + 1]; // of the last two letters of `a`, and of this one
+    size_t *before = rows[0], *last = rows[1], *now = rows[2], *spare;
+    size_t na = strlen(a), nb = strlen(b);
+    if (na > NAME_MAX_BYTES || nb > NAME_MAX_BYTES)
         return SIZE_MAX;
     for (size_t j = 0; j <= nb; j++)
-        row[j] = j;
-    for (size_t i = 1; a[i - 1] != '\0'; i++) {
-        size_t diagonal = row[0];
-        row[0] = i;
+        last[j] = j;
+    for (size_t i = 1; i <= na; i++) {
+        now[0] = i;
         for (size_t j = 1; j <= nb; j++) {
-            size_t change = diagonal + (a[i - 1] != b[j - 1]);
-            diagonal = row[j];
-            size_t step = (row[j] < row[j - 1] ? row[j] : row[j - 1]) + 1;
-            row[j] = step < change ? step : change;
+            size_t change = last[j - 1] + (a[i - 1] != b[j - 1]);
+            size_t step = (last[j] < now[j - 1] ? last[j] : now[j - 1]) + 1;
+            now[j] = step < change ? step : change;
+            bool swapped = i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1];
+            if (swapped && before[j - 2] + 1 < now[j])
+                now[j] = before[j - 2] + 1;
         }
+        spare = before, before = last, last = now, now = spare;
     }
-    return row[nb];
+    return last[nb];
 }
 
 const char *cli_nearest(const char *typed, const char *const *names)
 {
     const char *best = NULL;
-    // A third of the letters may be wrong: farther than that it is no typing mistake.
-    size_t best_distance = strlen(typed) / 3 + 2;
+    // A third of the letters may be wrong: farther than that it is no typing mistake. The dashes are
+    // no letters: they are never wrong, and would let short names pass for each other.
+    size_t letters = strlen(typed) - strspn(typed, "-");
+    size_t best_distance = (letters > 3 ? letters / 3 : 1) + 1;
     for (size_t i = 0; names[i] != NULL; i++) {
         size_t d = distance(typed, names[i]);
         if (d < best_distance) {
