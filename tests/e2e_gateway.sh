@@ -41,14 +41,16 @@ def curl(port, path, *args, data=None):
 def wrong_usage():
     run(TANDEM, "serve", code=2, has="no model")
     run(TANDEM, "serve", "-m", "fake", "--lisen", "x", code=2, has="did you mean --listen")
+    run(TANDEM, "serve", "-m", "fake", "--bogus", code=2, has="--help lists them")
+    run(TANDEM, "serve", "-m", "fake", "--listen", "no-such-name.invalid", code=1,
+        has="cannot find the host")
     run(TANDEM, "serve", "-m", "fake", "--listen", "0.0.0.0:0", code=1, has="--api-key")
     run(TANDEM, "node", "-m", "fake", "--listen", "0.0.0.0:0", code=1, has="key")
     run(TANDEM, "serve", "-m", "fake", "--listen", "127.0.0.1:0", "--prefill", "192.0.2.1", code=1,
         has="pair")
-    run(TANDEM, "serve", "-m", DIR + "/absent.gguf", "--listen", "127.0.0.1:0", code=1,
-        has="absent.gguf")
-    run(TANDEM, "node", "-m", DIR + "/absent.gguf", "--listen", "127.0.0.1:0", code=1,
-        has="could not be served: no model file")
+    for command in ("serve", "node"):
+        run(TANDEM, command, "-m", DIR + "/absent.gguf", "--listen", "127.0.0.1:0", code=1,
+            has="could not be served: " + ("no model file" if MODEL else ""))
     run(TANDEM, "ps", "--server", "127.0.0.1:1", code=1, has="tandem serve")
     run(TANDEM, "chat", "--server", "127.0.0.1:1", "hi", code=1, has="tandem serve")
     for command in ("serve", "node", "ps", "chat"):

@@ -50,6 +50,13 @@ static const struct refusal refusals[] = {
     {"POST", CHAT, "{" MSG ",\"logprobs\":true}", 400, "probabilities", "logprobs"},
     {"POST", TEXT, "{\"prompt\":\"x\",\"suffix\":\"y\"}", 400, "middle", "suffix"},
     {"POST", CHAT, "{" MSG ",\"logit_bias\":{\"5\":1}}", 400, "biases", "logit_bias"},
+    {"POST", CHAT, "{" MSG ",\"tools\":[{\"type\":\"function\"}]}", 400,
+     "tool calls are not served yet", "tools"},
+    {"POST", CHAT, "{" MSG ",\"tools\":7}", 400, "tool calls are not served yet", "tools"},
+    {"POST", CHAT, "{" MSG ",\"tools\":[],\"tool_choice\":\"auto\"}", 400,
+     "tool calls are not served yet", "tool_choice"},
+    {"POST", CHAT, "{" MSG ",\"functions\":[{\"name\":\"f\"}]}", 400,
+     "tool calls are not served yet", "functions"},
     {"POST", TEXT, "{\"prompt\":\"x\",\"response_format\":{\"type\":\"json_object\"}}", 400,
      "chat completions only", "response_format"},
     {"POST", CHAT, "{" MSG ",\"grammar\":\"root ::= x\",\"response_format\":{}}", 400, "exclude",
@@ -373,6 +380,16 @@ static void test_public_address(void **state)
     o.listen = (struct net_addr){.host = "0.0.0.0"};
     assert_int_equal(gateway_start_on(&o, &source, &g, &port, &e), ERR_AUTH);
     assert_non_null(strstr(e.message, "--api-key"));
+    // A name that is nobody's is called that, whatever else is missing.
+    o.listen = (struct net_addr){.host = "no-such-name.invalid"};
+    assert_int_equal(gateway_start_on(&o, &source, &g, &port, &e), ERR_NOT_FOUND);
+    assert_non_null(strstr(e.message, "cannot find the host \"no-such-name.invalid\""));
+    o.listen = (struct net_addr){.host = "localhost"};
+    assert_int_equal(gateway_start_on(&o, &source, &g, &port, &e), 0);
+    gateway_free(g);
+    fake_stop(&local);
+    local = fake_make("mac");
+    o.listen = (struct net_addr){.host = "0.0.0.0"};
     o.api_key = "secret";
     assert_int_equal(gateway_start_on(&o, &source, &g, &port, &e), 0);
     gateway_free(g);

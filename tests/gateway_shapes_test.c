@@ -9,11 +9,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include <cmocka.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include <cmocka.h>
 
 static void parse_ok(enum parse_kind kind, const char *body, struct parse_request *r)
 {
@@ -61,7 +62,7 @@ static void test_members(void **state)
              "\"max_tokens\":7,\"stop\":[\"a\",\"b\"],\"stream\":true,"
              "\"stream_options\":{\"include_usage\":true},\"ignore_eos\":true,"
              "\"repeat_penalty\":1.5,\"frequency_penalty\":-2,\"presence_penalty\":2,\"n\":1,"
-             "\"grammar\":\"root ::= x\",\"tools\":[{\"type\":\"function\"}],"
+             "\"grammar\":\"root ::= x\",\"tools\":[],\"tool_choice\":\"none\","
              "\"tandem\":{\"plan\":\"serial\",\"timeline\":true},\"unknown\":{}}",
              &r);
     assert_true(near(r.generate.sampling.temperature, 0));
@@ -78,10 +79,10 @@ static void test_members(void **state)
     assert_true(r.stream && r.include_usage && r.generate.ignore_eos && r.generate.timeline);
     assert_int_equal(r.plan, SCHED_SERIAL);
     assert_string_equal(r.model, "m");
-    // The template sees tools and what it does not know, but nothing that is the gateway's business.
+    // The template sees what it may know, but nothing that is the gateway's business.
     const json_t *chat = json_object_get(r.render, "chat");
     assert_non_null(json_object_get(chat, "messages"));
-    assert_non_null(json_object_get(chat, "tools"));
+    assert_non_null(json_object_get(chat, "tool_choice"));
     assert_non_null(json_object_get(chat, "unknown"));
     assert_null(json_object_get(chat, "tandem"));
     assert_null(json_object_get(chat, "grammar"));
@@ -129,6 +130,33 @@ static void test_limits(void **state)
     assert_int_equal(parse_request(PARSE_TEXT, stop, n, &r, &fault), ERR_INVALID);
     assert_string_equal(fault.param, "stop");
     parse_request_fini(&r);
+}
+
+// Each value is named once, in words that are ours.
+static void test_faults(void **state)
+{
+    static const struct {
+        const char *body, *message;
+    } rows[] = {
+        {"{\"prompt\":\"x\",\"top_p\":5}", "'top_p' is 5, outside [0, 1]"},
+        {"{\"prompt\":\"x\",\"top_p\":\"5\"}",
+         "'top_p' must be a number, not a string (got \"5\")"},
+        {"{\"prompt\":\"x\",\"top_k\":-2}", "'top_k' is -2, outside [-1, 2147483647]"},
+        {"{\"prompt\":\"x\",\"seed\":0.1}", "'seed' must be an integer, not a fraction (got 0.1)"},
+        {"{\"prompt\":\"x\",\"n\":2}",
+         "'n': only 1 answer per request is made; send the request again for another (got 2)"},
+        {"{\"prompt\":\"\\u0000\"}",
+         "not valid JSON at line 1, column 18: a NUL character (\\u0000) cannot be taken"},
+    };
+    struct parse_request r;
+    struct parse_fault fault;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        assert_true(parse_request(PARSE_TEXT, rows[i].body, strlen(rows[i].body), &r, &fault) < 0);
+        assert_string_equal(fault.e.message, rows[i].message);
+        parse_request_fini(&r);
+    }
 }
 
 // ---- answers ------------------------------------------------------------------------------------------
@@ -259,11 +287,12 @@ static void test_timings_partial(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_defaults),     cmocka_unit_test(test_members),
-        cmocka_unit_test(test_prompts),      cmocka_unit_test(test_limits),
-        cmocka_unit_test(test_any_bytes),    cmocka_unit_test(test_error_shape),
-        cmocka_unit_test(test_ids),          cmocka_unit_test(test_statuses),
-        cmocka_unit_test(test_timings_axis), cmocka_unit_test(test_timings_partial),
+        cmocka_unit_test(test_defaults),        cmocka_unit_test(test_members),
+        cmocka_unit_test(test_prompts),         cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_faults),          cmocka_unit_test(test_any_bytes),
+        cmocka_unit_test(test_error_shape),     cmocka_unit_test(test_ids),
+        cmocka_unit_test(test_statuses),        cmocka_unit_test(test_timings_axis),
+        cmocka_unit_test(test_timings_partial),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

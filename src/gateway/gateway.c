@@ -65,19 +65,17 @@ static int64_t supervisor_pid(void *ctx)
 // The address is bound before anything is loaded, so that a second server on a port says so at once.
 static int http_listen(struct gateway_options *o, struct err *e)
 {
-    // HTTP has no encryption of its own yet. What makes a public address acceptable is the API key,
-    // and net_listen wants to see a key.
-    struct net_key key = {{0}};
+    // HTTP has no encryption of its own yet. What makes a public address acceptable is the API key;
+    // net_listen, which knows what a name resolves to, is told by any key that there is one.
+    struct net_key key = {{o->api_key != NULL}};
+    int fd = net_listen(&o->listen, &key, e);
 
-    if (!net_addr_is_loopback(&o->listen)) {
-        if (!o->api_key)
-            return err_set(e, ERR_AUTH,
-                           "%s can be reached by other machines: give --api-key KEY (clients then "
-                           "send it), or listen on 127.0.0.1",
-                           o->listen.host);
-        key.bytes[0] = 1;
-    }
-    return net_listen(&o->listen, &key, e);
+    if (fd == ERR_AUTH)
+        return err_set(e, ERR_AUTH,
+                       "%s can be reached by other machines: give --api-key KEY (clients then "
+                       "send it), or listen on 127.0.0.1",
+                       o->listen.host[0] ? o->listen.host : "*");
+    return fd;
 }
 
 static int options_check(const struct gateway_options *o, struct err *e)

@@ -29,13 +29,20 @@ static int fault_set(struct parser *p, const char *member)
 static int fault_value(struct parser *p, const json_t *object, const char *member)
 {
     const json_t *v = json_object_get(object, member);
-    char *text = json_text(v ? v : json_null());
+    char *text = json_line(v ? v : json_null());
     size_t used = strlen(p->fault->e.message);
 
     snprintf(p->fault->e.message + used, sizeof(p->fault->e.message) - used, " (got %.80s%s)", text,
              strlen(text) > 80 ? "..." : "");
     free(text);
     return fault_set(p, member);
+}
+
+// As fault_value, where a value that is of the right type stands in the message already: then it is
+// its range that was wrong.
+static int fault_number(struct parser *p, const char *member, bool right_type)
+{
+    return right_type ? fault_set(p, member) : fault_value(p, p->body, member);
 }
 
 #define FAULT(p, member, ...)                                                                      \
@@ -75,7 +82,7 @@ static int parse_numbers(struct parser *p)
         double value = (double)*at;
 
         if (json_get_f64(p->body, n->name, n->min, n->max, &value, &p->fault->e) != 0)
-            return fault_value(p, p->body, n->name);
+            return fault_number(p, n->name, json_is_number(json_object_get(p->body, n->name)));
         *at = (float)value;
     }
     return 0;
@@ -85,7 +92,7 @@ static int parse_integer(struct parser *p, const char *member, int64_t min, int6
                          int64_t *out)
 {
     if (json_get_i64(p->body, member, min, max, out, &p->fault->e) != 0)
-        return fault_value(p, p->body, member);
+        return fault_number(p, member, json_is_integer(json_object_get(p->body, member)));
     return 0;
 }
 
@@ -249,7 +256,13 @@ static bool is_off(const json_t *v)
 
 static bool is_empty(const json_t *v)
 {
-    return json_is_object(v) && json_object_size(v) == 0;
+    return (json_is_object(v) && json_object_size(v) == 0) ||
+           (json_is_array(v) && json_array_size(v) == 0);
+}
+
+static bool is_none(const json_t *v)
+{
+    return json_is_string(v) && strcmp(json_string_value(v), "none") == 0;
 }
 
 static bool never(const json_t *v)
@@ -270,6 +283,10 @@ static const struct unsupported {
     {"echo", is_off, "the prompt is not repeated in the answer"},
     {"suffix", never, "filling in the middle is not supported"},
     {"logit_bias", is_empty, "biases of single tokens are not supported"},
+    {"tools", is_empty, "tool calls are not served yet: the answer would be plain text"},
+    {"tool_choice", is_none, "tool calls are not served yet; it can be \"none\""},
+    {"functions", is_empty, "tool calls are not served yet: the answer would be plain text"},
+    {"function_call", is_none, "tool calls are not served yet; it can be \"none\""},
 };
 
 static int parse_unsupported(struct parser *p)
