@@ -233,7 +233,7 @@ void bench_print(const json_t *result, bool json)
     struct buf b;
     buf_init(&b, DRAW_MAX_BYTES);
     if (json) {
-        char *text = json_text(result);
+        char *text = json_line(result);
         printf("%s\n", text);
         free(text);
     } else {

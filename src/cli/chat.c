@@ -145,7 +145,7 @@ static void answer_print(const struct chat *c, const char *text)
     o = json_object();
     json_put(o, "text", json_string(text));
     json_put(o, "timings", c->told ? json_incref(c->told) : json_null());
-    line = json_text(o);
+    line = json_line(o);
     puts(line);
     fflush(stdout);
     free(line);

@@ -164,7 +164,7 @@ static void ready_print(const struct node *n, uint16_t port, const char *model)
     json_put(line, "listening", json_string(n->bound.host));
     json_put(line, "port", json_integer(port));
     json_put(line, "model", json_string(model));
-    text = json_text(line);
+    text = json_line(line);
     puts(text);
     fflush(stdout);
     free(text);

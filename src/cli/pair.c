@@ -84,7 +84,7 @@ static int key_print(const struct pair_options *o, const struct net_key *key, st
     json_t *answer = json_object();
     json_put(answer, "words", json_string(words));
     json_put(answer, "file", json_string(path));
-    char *text = json_text(answer);
+    char *text = json_line(answer);
     printf("%s\n", text);
     free(text);
     json_decref(answer);

@@ -128,7 +128,7 @@ static int ps_run(int argc, char **argv)
     if (rc != 0)
         return cli_fail("ps", &e);
     if (json) {
-        char *line = json_text(status);
+        char *line = json_line(status);
 
         puts(line);
         free(line);

@@ -40,7 +40,7 @@ void answer_id_make(enum parse_kind kind, char out[ANSWER_ID_BYTES])
 // Steals the object.
 static char *event_take(json_t *o)
 {
-    char *text = json_text(o), *event = mem_format("data: %s\n\n", text);
+    char *text = json_line(o), *event = mem_format("data: %s\n\n", text);
 
     free(text);
     json_decref(o);
@@ -174,7 +174,7 @@ static json_t *error_json(unsigned status, const char *message, const char *code
 char *answer_error(unsigned status, const char *message, const char *code, const char *param)
 {
     json_t *o = error_json(status, message, code, param);
-    char *text = json_text(o);
+    char *text = json_line(o);
 
     json_decref(o);
     return text;
@@ -228,7 +228,7 @@ char *answer_whole(const struct answer_head *h, const struct answer_whole *w)
         choice_put(o, "text", answer_string(w->text), w->finish);
     json_put(o, "usage", usage_json(&w->usage));
     json_put(o, "timings", json_incref(w->timings));
-    text = json_text(o);
+    text = json_line(o);
     json_decref(o);
     return text;
 }

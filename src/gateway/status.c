@@ -30,7 +30,7 @@ void query_free(struct query *q)
 // Steals the object.
 static void tell(struct query *q, unsigned status, json_t *o)
 {
-    reply_finish(q->reply, status, json_text(o), status == 503 ? LOADING_RETRY_S : 0);
+    reply_finish(q->reply, status, json_line(o), status == 503 ? LOADING_RETRY_S : 0);
     json_decref(o);
 }
 
