@@ -337,14 +337,18 @@ static void tiles_are_exact(void **state)
     assert_int_equal(p->ops->tiles_set(p, NULL, NULL), 0);
     assert_int_equal(t.n, p->identity.n_layer);
     assert_int_equal(import(0, 0, A, f.first, f.first_len, &e), 0);
+    assert_int_equal(import(1, 0, A, f.first, f.first_len, &e), 0);
     assert_int_equal(f.d->ops->import_tile(f.d, 0, A, B, 1, t.data[1], t.len[1], &e), ERR_CORRUPT);
     for (uint32_t i = 0; i < t.n; i++) {
         assert_int_equal(f.d->ops->import_tile(f.d, 0, A, B, i, t.data[i], t.len[i] - 1, &e),
                          ERR_CORRUPT);
-        assert_int_equal(f.d->ops->import_tile(f.d, 0, A, B, i, t.data[i], t.len[i], &e), 0);
+        // Two transfers at once, tile by tile in turns.
+        for (uint32_t seq = 0; seq < 2; seq++)
+            assert_int_equal(f.d->ops->import_tile(f.d, seq, A, B, i, t.data[i], t.len[i], &e), 0);
         free(t.data[i]);
     }
     rig_same(f.d, rig_logits(f.d, 0, B), f.reference);
+    rig_same(f.d, rig_logits(f.d, 1, B), f.reference);
     p->ops->free(p);
 }
 

@@ -28,8 +28,12 @@ struct llama_tiles {
     uint8_t *rows; // K rows then V rows of one layer
     size_t rows_cap;
 
-    // the range that is being filled
-    uint32_t seq, p0, p1, next_layer;
+    struct tile_stage *stages; // limits.n_seq
+};
+
+// The range of a sequence that is being filled. Each sequence has its own: transfers may interleave.
+struct tile_stage {
+    uint32_t p0, p1, next_layer;
     uint8_t *blob;
     size_t blob_cap;
 };
@@ -159,6 +163,7 @@ void llama_tile_init(struct llama_engine *g, bool eval)
     if (layers == 0 || layers != g->base.identity.n_layer)
         return;
     struct llama_tiles *t = g->tiles = mem_alloc(sizeof *t);
+    t->stages = mem_alloc(g->base.limits.n_seq * sizeof *t->stages);
     if (!eval)
         return;
     for (uint32_t i = 0; i < layers; i++) {
@@ -176,7 +181,9 @@ void llama_tile_fini(struct llama_engine *g)
         return;
     free(g->tiles->cells);
     free(g->tiles->rows);
-    free(g->tiles->blob);
+    for (uint32_t i = 0; i < g->base.limits.n_seq; i++)
+        free(g->tiles->stages[i].blob);
+    free(g->tiles->stages);
     free(g->tiles);
     g->tiles = NULL;
 }
@@ -187,7 +194,7 @@ void llama_tile_fini(struct llama_engine *g)
 static int range_begin(struct llama_engine *g, uint32_t seq, const struct blob_range *range,
                        struct err *e)
 {
-    struct llama_tiles *t = g->tiles;
+    struct tile_stage *t = &g->tiles->stages[seq];
     size_t bytes = blob_bytes_max(&g->layout, range);
     if (bytes > t->blob_cap) {
         uint8_t *blob = realloc(t->blob, bytes);
@@ -196,7 +203,6 @@ static int range_begin(struct llama_engine *g, uint32_t seq, const struct blob_r
         t->blob = blob;
         t->blob_cap = bytes;
     }
-    t->seq = seq;
     t->p0 = range->p0;
     t->p1 = range->p1;
     t->next_layer = 0;
@@ -207,15 +213,14 @@ static int range_begin(struct llama_engine *g, uint32_t seq, const struct blob_r
 static int tile_check(const struct llama_engine *g, uint32_t seq, const struct blob_range *range,
                       uint32_t layer, size_t len, struct err *e)
 {
-    const struct llama_tiles *t = g->tiles;
     if (range->p0 >= range->p1 || range->p1 > g->base.limits.n_ctx || seq >= g->base.limits.n_seq)
         return err_set(e, ERR_INVALID, "a tile of [%" PRIu32 ", %" PRIu32 ") of sequence %" PRIu32,
                        range->p0, range->p1, seq);
     if (layer >= blob_tile_layers(&g->layout))
         return err_set(e, ERR_CORRUPT, "a tile of layer %" PRIu32 " of %" PRIu32, layer,
                        blob_tile_layers(&g->layout));
-    if (layer > 0 &&
-        (t->next_layer != layer || t->seq != seq || t->p0 != range->p0 || t->p1 != range->p1))
+    const struct tile_stage *t = &g->tiles->stages[seq];
+    if (layer > 0 && (t->next_layer != layer || t->p0 != range->p0 || t->p1 != range->p1))
         return err_set(e, ERR_CORRUPT,
                        "layer %" PRIu32 " of [%" PRIu32 ", %" PRIu32
                        ") does not continue layer %" PRIu32 " of [%" PRIu32 ", %" PRIu32 ")",
@@ -232,15 +237,15 @@ int llama_tile_import(struct engine *base, uint32_t seq, uint32_t p0, uint32_t p
                       const void *data, size_t len, struct err *e)
 {
     struct llama_engine *g = llama_of(base);
-    struct llama_tiles *t = g->tiles;
     struct blob_range range = {.p0 = p0, .p1 = p1};
-    if (!t)
+    if (!g->tiles)
         return err_set(e, ERR_UNSUPPORTED, "this model's cache does not come in tiles");
     int rc = tile_check(g, seq, &range, layer, len, e);
     if (rc == 0 && layer == 0)
         rc = range_begin(g, seq, &range, e);
     if (rc != 0)
         return rc;
+    struct tile_stage *t = &g->tiles->stages[seq];
     blob_tile_put(&g->layout, &range, layer, data, t->blob);
     t->next_layer = layer + 1;
     if (t->next_layer < blob_tile_layers(&g->layout))
