@@ -456,6 +456,8 @@ static void render_joins_messages(void **state)
         {"{\"messages\":[{\"role\":\"system\",\"content\":\"be kind\"},"
          "{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"hi\"}]}]}",
          "system: be kind\nuser: hi\nassistant: "},
+        {"{\"messages\":[{\"role\":\"assistant\",\"content\":null},{\"role\":\"user\"}]}",
+         "assistant: \nuser: \nassistant: "},
         {"{\"messages\":[]}", NULL},
         {"{\"messages\":[{\"content\":\"x\"}]}", NULL},
         {"{\"messages\":[{\"role\":\"user\",\"content\":7}]}", NULL},

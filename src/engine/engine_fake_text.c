@@ -44,11 +44,14 @@ bool fake_is_end(struct engine *g, int32_t token)
     return token == FAKE_TOKEN_END;
 }
 
-// "content" is a text or a list of {"type":"text","text":..} parts.
+// "content" is a text, a list of {"type":"text","text":..} parts, or nothing: null or absent, as in the
+// messages of an assistant that only called a tool.
 static int content_put(struct buf *b, const json_t *content, struct err *e)
 {
     size_t i;
     const json_t *part;
+    if (content == NULL || json_is_null(content))
+        return 0;
     if (json_is_string(content))
         return buf_puts(b, json_string_value(content));
     if (!json_is_array(content))
