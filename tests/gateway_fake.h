@@ -26,7 +26,7 @@ struct fake_frame {
 
 struct fake {
     // Set before it starts.
-    const char *name, *model;
+    const char *name, *model, *weights;
     uint32_t n_ctx;
     uint64_t weights_hash;
     enum engine_handoff handoff;
@@ -61,6 +61,7 @@ static struct fake fake_make(const char *name)
 {
     return (struct fake){.name = name,
                          .model = "fake-model",
+                         .weights = "F32",
                          .n_ctx = 4096,
                          .weights_hash = 1,
                          .handoff = ENGINE_HANDOFF_RANGES,
@@ -87,7 +88,7 @@ static json_t *fake_welcome(const struct fake *f)
     snprintf(w.identity.build, sizeof(w.identity.build), "1");
     snprintf(w.identity.arch, sizeof(w.identity.arch), "fake");
     snprintf(w.identity.model, sizeof(w.identity.model), "%s", f->model);
-    snprintf(w.identity.weights, sizeof(w.identity.weights), "F32");
+    snprintf(w.identity.weights, sizeof(w.identity.weights), "%s", f->weights);
     snprintf(w.identity.type_k, sizeof(w.identity.type_k), "f16");
     snprintf(w.identity.type_v, sizeof(w.identity.type_v), "f16");
     w.identity.weights_hash = f->weights_hash;

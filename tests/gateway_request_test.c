@@ -38,6 +38,8 @@ static void test_chat_whole(void **state)
     assert_string_equal(text_at(v, "timings.prefill_node"), "mac");
     assert_true(json_is_null(at(v, "timings.fallback")));
     assert_true(json_is_null(at(v, "timings.tail_ms")));
+    assert_true(json_is_null(at(v, "timings.weights")));
+    assert_true(json_is_null(at(v, "timings.prefill_sent_s")));
     assert_true(json_number_value(at(v, "timings.decode_tokens_per_s")) == 6.0);
     json_decref(v);
     v = fake_expect(&s.local, WIRE_GENERATE, 1)->head;
@@ -218,6 +220,9 @@ static void test_hybrid(void **state)
     snprintf(port, sizeof(port), "%d", (int)json_integer_value(at(generate, "handoff.port")));
     assert_int_equal(strtol(port, NULL, 10), s.node.port);
     assert_false(json_is_true(at(prefill, "serial")));
+    assert_true(json_is_true(at(generate, "handoff.same_weights")));
+    assert_string_equal(text_at(v, "timings.weights.prefill"), "F32");
+    assert_string_equal(text_at(v, "timings.weights.decode"), "F32");
     assert_string_equal(text_at(v, "timings.plan"), "hybrid");
     assert_string_equal(text_at(v, "timings.prefill_node"), "spark");
     assert_string_equal(text_at(v, "timings.decode_node"), "mac");
@@ -374,15 +379,31 @@ static void test_node_mismatch(void **state)
     stage_stop(&s);
 }
 
+// Both weights are then in every answer, and the decode worker need not ask for the same ones.
 static void test_node_different_weights_allowed(void **state)
 {
     struct stage s;
+    struct web w;
+    json_t *v;
 
     (void)state;
     stage_init(&s);
     s.node.weights_hash = 2;
+    s.node.weights = "Q4_0";
     s.options.same_weights = false;
     stage_ready(&s, true);
+    w = ask_long(&s, "");
+    v = finish_json(&w, 200);
+    assert_string_equal(text_at(v, "timings.weights.prefill"), "Q4_0");
+    assert_string_equal(text_at(v, "timings.weights.decode"), "F32");
+    assert_true(
+        json_is_false(at(fake_expect(&s.local, WIRE_GENERATE, 1)->head, "handoff.same_weights")));
+    json_decref(v);
+    w = ask_long(&s, "\"tandem\":{\"plan\":\"remote\"}");
+    v = finish_json(&w, 200);
+    assert_string_equal(text_at(v, "timings.weights.prefill"), "Q4_0");
+    assert_string_equal(text_at(v, "timings.weights.decode"), "Q4_0");
+    json_decref(v);
     stage_stop(&s);
 }
 

@@ -10,6 +10,9 @@
 #include <cmocka.h>
 
 #define TICKET "00112233445566778899aabbccddeeff"
+#define HANDOFF_PORT(p)                                                                            \
+    "{\"max_tokens\":1,\"handoff\":{\"host\":\"h\",\"port\":" p ",\"ticket\":\"" TICKET            \
+    "\",\"transfer\":1}}"
 
 static struct engine_identity sample_identity(void)
 {
@@ -42,7 +45,7 @@ static void generate_round_trips(void **state)
         .timeline = true,
         .stops = {(char *)"\n\n", (char *)"END"},
         .n_stops = 2,
-        .handoff = {true, "192.168.1.7", 7077, TICKET, 99, 1.5, true},
+        .handoff = {true, "192.168.1.7", 7077, TICKET, 99, 1.5, true, false},
     };
     struct message_generate back;
     struct err e = {0};
@@ -59,9 +62,30 @@ static void generate_round_trips(void **state)
     assert_string_equal(back.stops[1], "END");
     assert_int_equal(back.handoff.transfer, 99);
     assert_true(back.handoff.serial && back.ignore_eos && back.timeline);
+    assert_false(back.handoff.same_weights);
     message_generate_fini(&back);
     json_decref(o);
     json_decref(again);
+}
+
+// Who does not say that other weights will do gets the same.
+static void weights_are_the_same_unless_told(void **state)
+{
+    static const struct {
+        const char *text;
+        bool same;
+    } cases[] = {{HANDOFF_PORT("1"), true},
+                 {HANDOFF_PORT("1,\"same_weights\":null"), true},
+                 {HANDOFF_PORT("1,\"same_weights\":false"), false}};
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct message_generate m;
+        json_t *o = json_loads(cases[i].text, 0, NULL);
+        assert_int_equal(message_generate_parse(o, &m, NULL), 0);
+        assert_int_equal(m.handoff.same_weights, cases[i].same);
+        message_generate_fini(&m);
+        json_decref(o);
+    }
 }
 
 static void prefill_round_trips(void **state)
@@ -137,10 +161,6 @@ static int parse(enum kind kind, const json_t *o, struct err *e)
     return message_welcome_parse(o, &w, e);
 }
 
-#define HANDOFF_PORT(p)                                                                            \
-    "{\"max_tokens\":1,\"handoff\":{\"host\":\"h\",\"port\":" p ",\"ticket\":\"" TICKET            \
-    "\",\"transfer\":1}}"
-
 static void what_is_wrong_is_named(void **state)
 {
     static const struct {
@@ -171,6 +191,7 @@ static void what_is_wrong_is_named(void **state)
         {GENERATE, "{\"max_tokens\":1,\"handoff\":null}", NULL},
         {GENERATE, "{\"max_tokens\":1,\"handoff\":{}}", "\"host\" is missing"},
         {GENERATE, HANDOFF_PORT("7077"), NULL},
+        {GENERATE, HANDOFF_PORT("1,\"same_weights\":1"), "same_weights"},
         {GENERATE, HANDOFF_PORT("0"), "port"},
         {GENERATE, HANDOFF_PORT("65536"), "port"},
         {GENERATE, HANDOFF_PORT("\"7077\""), "port"},
@@ -234,8 +255,11 @@ static void an_identity_is_read_strictly(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(generate_round_trips),         cmocka_unit_test(prefill_round_trips),
-        cmocka_unit_test(hello_and_welcome_round_trip), cmocka_unit_test(what_is_wrong_is_named),
+        cmocka_unit_test(generate_round_trips),
+        cmocka_unit_test(weights_are_the_same_unless_told),
+        cmocka_unit_test(prefill_round_trips),
+        cmocka_unit_test(hello_and_welcome_round_trip),
+        cmocka_unit_test(what_is_wrong_is_named),
         cmocka_unit_test(an_identity_is_read_strictly),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -148,7 +148,8 @@ static inline void rig_generate(struct rig_node *d, const struct rig_request *r)
                                              .ticket = RIG_TICKET,
                                              .transfer = r->transfer != 0 ? r->transfer : 77,
                                              .stall_s = r->stall_s > 0 ? r->stall_s : 1.0,
-                                             .serial = r->serial};
+                                             .serial = r->serial,
+                                             .same_weights = true};
     }
     rig_send(d,
              wire_frame_tokens(WIRE_GENERATE, r->id, message_generate_json(&m), r->tokens, r->n));

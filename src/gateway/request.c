@@ -118,6 +118,7 @@ static void ticket_make(struct core *c, struct request *r)
     h->transfer = (h->transfer >> 1) | 1; // fits a JSON integer, and is not 0
     h->stall_s = c->options.stall_s;
     h->serial = r->choice.plan == SCHED_SERIAL;
+    h->same_weights = c->options.same_weights;
 }
 
 static void send_prefill(struct core *c, struct request *r)
@@ -181,6 +182,7 @@ static void plan_begin(struct core *c, struct request *r)
 {
     snprintf(r->fallback, sizeof(r->fallback), "%s", r->choice.fallback);
     r->prefill = NULL;
+    r->prefill_sent_ns = 0;
     // A new number as well, so that the last words of an earlier plan's workers concern nobody.
     r->id = c->next_id++;
     r->epoch++;

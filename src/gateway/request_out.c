@@ -104,12 +104,15 @@ static void fallback_settle(struct request *r)
 static void timing_fill(struct request *r, struct timing *t)
 {
     const struct peer *reader = r->prefill ? r->prefill : r->decode;
+    bool local = !r->prefill && r->decode->local;
 
     *t = (struct timing){
         .plan = sched_plan_name(r->choice.plan),
         .reason = r->choice.reason,
         .prefill_node = peer_name(reader),
         .decode_node = peer_name(r->decode),
+        .prefill_weights = local ? NULL : reader->welcome.identity.weights,
+        .decode_weights = local ? NULL : r->decode->welcome.identity.weights,
         .fallback = r->fallback[0] ? r->fallback : NULL,
         .prompt_tokens = r->n_tokens,
         .gen_tokens = r->gen_tokens,

@@ -141,6 +141,18 @@ static void details_put(json_t *o, const struct timing *t)
         json_put(o, "timeline", timeline_json(t));
 }
 
+static json_t *weights_json(const struct timing *t)
+{
+    json_t *o;
+
+    if (!t->prefill_weights)
+        return json_null();
+    o = json_object();
+    json_put(o, "prefill", answer_string(t->prefill_weights));
+    json_put(o, "decode", answer_string(t->decode_weights));
+    return o;
+}
+
 json_t *timing_json(const struct timing *t)
 {
     json_t *o = json_object();
@@ -149,6 +161,7 @@ json_t *timing_json(const struct timing *t)
     json_put(o, "reason", answer_string(t->reason));
     json_put(o, "prefill_node", answer_string(t->prefill_node));
     json_put(o, "decode_node", answer_string(t->decode_node));
+    json_put(o, "weights", weights_json(t));
     json_put(o, "prompt_tokens", json_integer(t->prompt_tokens));
     json_put(o, "cached_tokens", json_integer(timing_cached_tokens(t)));
     json_put(o, "gen_tokens", json_integer(t->gen_tokens));

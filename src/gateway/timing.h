@@ -13,6 +13,8 @@
 struct timing {
     const char *plan, *reason;
     const char *prefill_node, *decode_node;
+    // As "Q4_0"; NULL: no prefill node took part. They may differ where that was allowed.
+    const char *prefill_weights, *decode_weights;
     const char *fallback; // NULL: none
     uint32_t prompt_tokens, gen_tokens;
     double prefill_sent_s, decode_sent_s; // when PREFILL and GENERATE went out; below 0: never

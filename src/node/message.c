@@ -181,7 +181,7 @@ static void handoff_read(struct reader *top, struct message_handoff *h)
     struct reader r = read_object(top, "handoff");
     if (!present(&r))
         return;
-    *h = (struct message_handoff){.present = true, .stall_s = 3.0};
+    *h = (struct message_handoff){.present = true, .stall_s = 3.0, .same_weights = true};
     need(&r, "host");
     read_text(&r, "host", h->host, sizeof h->host);
     need(&r, "port");
@@ -194,6 +194,7 @@ static void handoff_read(struct reader *top, struct message_handoff *h)
     read_u64(&r, "transfer", &h->transfer);
     read_f64(&r, "stall_s", 0.001, 3600, &h->stall_s);
     read_bool(&r, "serial", &h->serial);
+    read_bool(&r, "same_weights", &h->same_weights);
     fail_into(top, &r, "handoff");
 }
 
@@ -242,6 +243,7 @@ static json_t *handoff_json(const struct message_handoff *h)
     json_put(o, "transfer", json_integer((json_int_t)h->transfer));
     json_put(o, "stall_s", json_real(h->stall_s));
     json_put(o, "serial", json_boolean(h->serial));
+    json_put(o, "same_weights", json_boolean(h->same_weights));
     return o;
 }
 

@@ -22,22 +22,22 @@
 //             "top_p":..,"top_k":..,"min_p":..,"seed":..,"repeat_penalty":..,
 //             "frequency_penalty":..,"presence_penalty":..,"grammar":..},
 //             "timeline":bool, "handoff":null or {"host":"..","port":7077,"ticket":"hex32",
-//             "transfer":id,"stall_s":3.0,"serial":bool}} + body: token ids of the whole prompt
+//             "transfer":id,"stall_s":3.0,"serial":bool,"same_weights":bool (absent: true)}}
+//             + body: token ids of the whole prompt
 //         -> PROGRESS {"phase":"prefill"|"handoff","done":tokens,"total":tokens}  (a few per second)
 //            TOKEN {"id":token,"text":"..","index":i}   text is valid UTF-8, may be "" while bytes are held back
 //            DONE {"finish":"stop"|"length","stop":".."|null,"prompt_tokens":n,"gen_tokens":n,"text":"rest held back",
 //                  "tokens_read":tokens this worker computed of the prompt, "tokens_imported":n,
 //                  "prefill_s":from receipt to the start of the first decode step,
 //                  "decode_s":from there to the last token, "handoff_end_s":..|null (end marker seen),
-//                  "tail_s":.. (decode worker's view: end of P's compute is in PREFILLED),
 //                  "kv_bytes":n,"fallback":null|"text","overruns":n,"worst_ratio":x,"timeline":[..]}
 //            FAILED {"code":"..","message":".."}
 //   PREFILL  {"epoch":1,"transfer":id,"ticket":"hex32","serial":bool,"upto":n-1,"from":p0,
 //             "link_bytes_per_s":guess|0,"timeline":bool} + body: token ids of the whole prompt
 //         -> ACCEPTED {} at once, then PROGRESS, then PREFILLED {"tokens":n,"compute_s":..,
 //            "export_s":..,"wait_s":..,"done_s":when the last token was computed,
-//            "sent_s":when the end marker left,"kv_bytes":n,"segments":n,"overruns":n,
-//            "worst_ratio":x,"timeline":[..]} or FAILED
+//            "sent_s":when the end marker left,"link_bytes_per_s":measured|0,"kv_bytes":n,
+//            "segments":n,"overruns":n,"worst_ratio":x,"timeline":[..]} or FAILED
 //   CANCEL {}, ABANDON {"reason":".."}, STATUS {} -> STATUS_IS {"requests":n,"transfers":n,
 //             "cells_used":n,"rates":{..},"memory":{..},"overruns":n,"worst_ratio":x}
 //
@@ -66,8 +66,9 @@ struct message_handoff {
     uint16_t port;
     char ticket[MESSAGE_TICKET_HEX + 1];
     uint64_t transfer;
-    double stall_s;
+    double stall_s; // a silent link is given up after this, one without progress after ten times it
     bool serial;
+    bool same_weights; // what the decode worker's own HELLO to the prefill worker demands
 };
 
 struct message_generate {
