@@ -67,6 +67,8 @@ def pair(*serve_args):
     d = Program("serve", "-m", "fake:prefill_us=300,decode_us=300", "--listen", "127.0.0.1:0", "--name",
                 "mac", "--prefill", "127.0.0.1:%d" % p.port, *serve_args)
     wait_for("the prefill node", node_is(d.port))
+    check(p.ready["listening"] == "127.0.0.1:%d" % p.port, p.ready)
+    check(d.ready["listening"] == "http://127.0.0.1:%d" % d.port, d.ready)
     return p, d
 
 

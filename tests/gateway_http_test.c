@@ -66,6 +66,7 @@ static const struct refusal refusals[] = {
     {"GET", "/v1/models/gpt-9", NULL, 404, "also called \"stem\"", "model"},
     {"GET", "/v1/nothing", NULL, 404, "POST /v1/chat/completions", NULL},
     {"GET", "/", NULL, 404, "GET /v1/models", NULL},
+    {"GET", "/v2/models", NULL, 404, "each also without /v1", NULL},
     {"GET", "/v1/models/", NULL, 404, "no route", NULL},
     {"GET", CHAT, NULL, 405, "use POST", NULL},
     {"DELETE", "/v1/models", NULL, 405, "use GET", NULL},
@@ -141,6 +142,31 @@ static void test_models_and_health(void **state)
     assert_int_equal(json_integer_value(at(v, "nodes.1.worker.cells_used")), 7);
     assert_int_equal(json_array_size(at(v, "requests")), 0);
     json_decref(v);
+    answer_fini(&a);
+    stage_stop(&s);
+}
+
+// What the list of routes promises: each of them without /v1 as well.
+static void test_short_routes(void **state)
+{
+    static const char *const gets[] = {"/models", "/models/fake-model", "/health",
+                                       "/tandem/status"};
+    struct stage s;
+    struct answer a;
+
+    (void)state;
+    stage_init(&s);
+    stage_ready(&s, false);
+    for (size_t i = 0; i < sizeof(gets) / sizeof(gets[0]); i++) {
+        a = web_get(s.port, gets[i]);
+        assert_int_equal(a.status, 200);
+        answer_fini(&a);
+    }
+    a = web_ask(s.port, "/completions", "{\"prompt\":\"x\"}");
+    assert_int_equal(a.status, 200);
+    answer_fini(&a);
+    a = web_ask(s.port, "/chat/completions", "{" MSG "}");
+    assert_int_equal(a.status, 200);
     answer_fini(&a);
     stage_stop(&s);
 }
@@ -419,12 +445,13 @@ static void test_port_taken(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_refusals),        cmocka_unit_test(test_models_and_health),
-        cmocka_unit_test(test_status_requests), cmocka_unit_test(test_large_bodies),
-        cmocka_unit_test(test_large_prompt),    cmocka_unit_test(test_half_body),
-        cmocka_unit_test(test_keep_alive),      cmocka_unit_test(test_api_key),
-        cmocka_unit_test(test_origin),          cmocka_unit_test(test_rebinding),
-        cmocka_unit_test(test_public_address),  cmocka_unit_test(test_port_taken),
+        cmocka_unit_test(test_refusals),     cmocka_unit_test(test_models_and_health),
+        cmocka_unit_test(test_short_routes), cmocka_unit_test(test_status_requests),
+        cmocka_unit_test(test_large_bodies), cmocka_unit_test(test_large_prompt),
+        cmocka_unit_test(test_half_body),    cmocka_unit_test(test_keep_alive),
+        cmocka_unit_test(test_api_key),      cmocka_unit_test(test_origin),
+        cmocka_unit_test(test_rebinding),    cmocka_unit_test(test_public_address),
+        cmocka_unit_test(test_port_taken),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

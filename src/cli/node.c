@@ -154,14 +154,18 @@ static const struct node_supervisor_ops supervisor_ops = {on_up, on_down};
 
 static void ready_print(const struct node *n, uint16_t port, const char *model)
 {
+    const char *host = n->bound.host;
+    bool v6 = strchr(host, ':') != NULL;
+    char address[300]; // as `tandem serve --prefill` takes it
     json_t *line;
     char *text;
 
-    fprintf(stderr, "tandem: node on %s:%u (model %s)\n", n->bound.host, port, model);
+    snprintf(address, sizeof(address), "%s%s%s:%u", v6 ? "[" : "", host, v6 ? "]" : "", port);
+    fprintf(stderr, "tandem: node on %s (model %s)\n", address, model);
     if (!n->json)
         return;
     line = json_object();
-    json_put(line, "listening", json_string(n->bound.host));
+    json_put(line, "listening", json_string(address));
     json_put(line, "port", json_integer(port));
     json_put(line, "model", json_string(model));
     text = json_line(line);

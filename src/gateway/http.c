@@ -209,6 +209,7 @@ static void refuse_route(struct exchange *x, const char *url)
     for (size_t i = 0; i < N_ROUTES; i++)
         buf_printf(&text, " %s /v1%s%s", routes[i].post ? "POST" : "GET", routes[i].path,
                    routes[i].run == run_model ? "{id}" : "");
+    buf_puts(&text, "; each also without /v1");
     refuse(x, 404, "no_such_route", (const char *)text.data);
     buf_fini(&text);
 }
