@@ -13,7 +13,6 @@
 #include <stdint.h>
 
 #include <arpa/inet.h>
-#include <cmocka.h>
 #include <errno.h>
 #include <poll.h>
 #include <stdbool.h>
@@ -22,6 +21,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
+#include <cmocka.h>
 
 #define UNUSED __attribute__((unused))
 #define WEB_LIMIT_NS (30 * NS_PER_S) // of a wait: turns a hang into a failure

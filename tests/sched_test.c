@@ -6,9 +6,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include <cmocka.h>
 #include <stdio.h>
 #include <string.h>
+#include <cmocka.h>
 
 static const struct sched_node up = {"spark", true, NULL, 8192, true, 0, 300};
 static const struct sched_node down = {"spark", false, "connection refused", 8192, true, 0, 300};
