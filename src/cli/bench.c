@@ -12,6 +12,7 @@
 
 #define SCALE_MARGIN 1.06 // room for what another run of the same step may take longer
 #define SCALE_STEP 1.10
+#define SCALE_STEP_MAX 1.25 // one bad moment of this machine shall not make all runs slow
 #define TRIES 4
 // Ids that every real vocabulary has and that are neither bytes nor special.
 #define TOKEN_MIN 1000
@@ -151,7 +152,8 @@ static int paced_run(struct emulation *m, struct err *e)
         double overruns = rc == 0 ? m->paced.overruns[0] + m->paced.overruns[1] : 0;
         if (rc != 0 || overruns == 0)
             return rc;
-        double scale = m->scale * fmax(SCALE_STEP, m->paced.worst_ratio * 1.02);
+        double scale =
+            m->scale * fmin(fmax(SCALE_STEP, m->paced.worst_ratio * 1.02), SCALE_STEP_MAX);
         fprintf(stderr, "tandem bench: a step took %.2f of its slot at time scale %.2f; %s %.2f\n",
                 m->paced.worst_ratio, m->scale, i + 1 < TRIES ? "trying" : "it would need", scale);
         if (i + 1 == TRIES || m->o->time_scale > 0)
