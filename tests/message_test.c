@@ -94,7 +94,12 @@ static void prefill_round_trips(void **state)
     (void)state;
     json_t *o = message_prefill_json(&m);
     assert_int_equal(message_prefill_parse(o, &back, NULL), 0);
-    assert_memory_equal(&m, &back, sizeof m);
+    json_t *again = message_prefill_json(&back); // member by member: the struct has padding
+    assert_true(json_equal(o, again));
+    assert_string_equal(back.ticket, TICKET);
+    assert_true(back.transfer == 5 && back.serial && !back.timeline);
+    assert_true(back.from == 512 && back.upto == 4095 && back.link_bytes_per_s == 1.25e9);
+    json_decref(again);
     json_decref(o);
 }
 
