@@ -7,8 +7,9 @@
 // request's outgoing buffer, whose lock is the one thing that HTTP and core share.
 //
 // Files: http.c routes and bodies, parse.c the OpenAI request, reply.c the outgoing buffer, core.c
-// the loop, greet.c and peer.c the workers' links, request.c one request's life, timing.c and
-// answer.c what the client is told, status.c what an operator is told.
+// the loop, greet.c and peer.c the workers' links, request.c one request's life, request_plan.c who is
+// asked for what, request_out.c, timing.c and answer.c what the client is told, status.c what an
+// operator is told.
 #ifndef GATEWAY_GATEWAY_H
 #define GATEWAY_GATEWAY_H
 

@@ -4,13 +4,10 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "gateway/core.h"
-#include "os/os.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define MAX_TOKENS_LEAST 512u // of an answer without max_tokens, where the context has room
 
 const char *request_phase_name(enum request_phase p)
 {
@@ -45,195 +42,6 @@ void request_free(struct request *r)
     json_decref(r->prefilled);
     reply_drop(r->reply);
     free(r);
-}
-
-// ---- what goes to workers ---------------------------------------------------------------------------
-
-static void phase_set(struct request *r, enum request_phase phase, int64_t for_ns)
-{
-    r->phase = phase;
-    r->deadline_ns = for_ns == INT64_MAX ? INT64_MAX : clock_now_ns() + for_ns;
-}
-
-static void send_plain(struct request *r, struct peer *p, enum wire_type type)
-{
-    peer_send(p, wire_frame_json(type, r->id, NULL));
-}
-
-static void send_render(struct core *c, struct request *r)
-{
-    r->id = c->next_id++;
-    peer_expect(c, core_local(c));
-    r->decode = core_local(c);
-    r->decode_open = true;
-    phase_set(r, REQUEST_RENDER, REQUEST_RENDER_NS);
-    peer_send(r->decode, wire_frame_json(WIRE_RENDER, r->id, json_incref(r->in.render)));
-}
-
-// An answer whose request sets no limit gets its share of the context, so that one chat does not
-// keep the cells of all the others.
-static uint32_t max_tokens(const struct request *r, const struct peer *p)
-{
-    const struct engine_limits *l = &p->welcome.limits;
-    uint32_t room = l->n_ctx - r->n_tokens, share, wanted = r->in.max_tokens;
-
-    if (wanted == 0) {
-        share = l->n_ctx / (l->n_seq > 0 ? l->n_seq : 1);
-        wanted = share > r->n_tokens ? share - r->n_tokens : 0;
-        wanted = wanted > MAX_TOKENS_LEAST ? wanted : MAX_TOKENS_LEAST;
-    }
-    wanted = wanted < room ? wanted : room;
-    return wanted < MESSAGE_MAX_TOKENS ? wanted : MESSAGE_MAX_TOKENS;
-}
-
-static void send_generate(struct core *c, struct request *r, struct peer *p, bool hand_off)
-{
-    struct message_generate *g = &r->in.generate;
-
-    peer_expect(c, p);
-    g->epoch = r->epoch;
-    g->max_tokens = max_tokens(r, p);
-    g->handoff = r->handoff;
-    g->handoff.present = hand_off;
-    r->decode = p;
-    r->decode_open = true;
-    r->decode_sent_ns = clock_now_ns();
-    phase_set(r, REQUEST_GENERATE, INT64_MAX);
-    peer_send(p, wire_frame_tokens(WIRE_GENERATE, r->id, message_generate_json(g), r->tokens,
-                                   r->n_tokens));
-}
-
-static void ticket_make(struct core *c, struct request *r)
-{
-    const struct net_addr *a = &c->options.prefill[r->prefill->index - 1];
-    struct message_handoff *h = &r->handoff;
-    uint8_t random[MESSAGE_TICKET_HEX / 2];
-
-    memset(h, 0, sizeof(*h));
-    snprintf(h->host, sizeof(h->host), "%s", a->host);
-    h->port = a->port;
-    os_random(random, sizeof(random));
-    hex_encode(random, sizeof(random), h->ticket);
-    os_random(&h->transfer, sizeof(h->transfer));
-    h->transfer = (h->transfer >> 1) | 1; // fits a JSON integer, and is not 0
-    h->stall_s = c->options.stall_s;
-    h->serial = r->choice.plan == SCHED_SERIAL;
-    h->same_weights = c->options.same_weights;
-}
-
-static void send_prefill(struct core *c, struct request *r)
-{
-    struct message_prefill m = {
-        .epoch = r->epoch,
-        .timeline = r->in.generate.timeline,
-        .upto = r->n_tokens - 1,
-        .link_bytes_per_s = r->prefill->link_bytes_per_s,
-    };
-
-    ticket_make(c, r);
-    m.transfer = r->handoff.transfer;
-    m.serial = r->handoff.serial;
-    memcpy(m.ticket, r->handoff.ticket, sizeof(m.ticket));
-    r->prefill_open = true;
-    r->prefill_sent_ns = clock_now_ns();
-    phase_set(r, REQUEST_OFFER, (int64_t)(c->options.stall_s * 1e9));
-    peer_send(r->prefill, wire_frame_tokens(WIRE_PREFILL, r->id, message_prefill_json(&m),
-                                            r->tokens, r->n_tokens));
-}
-
-static void send_abandon(struct request *r, const char *reason)
-{
-    json_t *head = json_object();
-
-    json_object_set_new(head, "reason", answer_string(reason));
-    peer_send(r->decode, wire_frame_json(WIRE_ABANDON, r->id, head));
-}
-
-// ---- planning -----------------------------------------------------------------------------------------
-
-uint32_t request_count(const struct core *c, const struct peer *p)
-{
-    uint32_t n = 0;
-
-    for (const struct request *r = c->requests; r; r = r->next)
-        n += (r->prefill_open && r->prefill == p) || (r->decode_open && r->decode == p);
-    return n;
-}
-
-static void nodes_fill(const struct core *c, struct sched_node *nodes)
-{
-    for (size_t i = 1; i < c->n_peers; i++) {
-        const struct peer *p = &c->peers[i];
-        const struct engine_limits *l = &p->welcome.limits;
-
-        nodes[i - 1] = (struct sched_node){
-            .name = peer_name(p),
-            .up = p->state == PEER_UP,
-            .why = p->why,
-            .n_ctx = l->n_ctx,
-            .hands_off = l->handoff != ENGINE_HANDOFF_NONE,
-            .requests = request_count(c, p),
-            .prefill_tokens_per_s = p->welcome.prefill_tokens_per_s,
-        };
-    }
-}
-
-static void plan_begin(struct core *c, struct request *r)
-{
-    snprintf(r->fallback, sizeof(r->fallback), "%s", r->choice.fallback);
-    r->prefill = NULL;
-    r->prefill_sent_ns = 0;
-    // A new number as well, so that the last words of an earlier plan's workers concern nobody.
-    r->id = c->next_id++;
-    r->epoch++;
-    if (r->choice.plan == SCHED_LOCAL) {
-        send_generate(c, r, core_local(c), false);
-    } else if (r->choice.plan == SCHED_REMOTE) {
-        send_generate(c, r, &c->peers[1 + r->choice.node], false);
-    } else {
-        peer_expect(c, &c->peers[1 + r->choice.node]);
-        r->prefill = &c->peers[1 + r->choice.node];
-        send_prefill(c, r);
-    }
-}
-
-static void request_plan(struct core *c, struct request *r)
-{
-    struct sched_node nodes[GATEWAY_PREFILL_MAX];
-    struct sched_facts facts = {
-        .wish = r->in.plan,
-        .prompt_tokens = r->n_tokens,
-        .threshold_tokens = GATEWAY_HYBRID_TOKENS,
-        .local_hands_off = core_local(c)->welcome.limits.handoff != ENGINE_HANDOFF_NONE,
-        .nodes = nodes,
-        .n_nodes = c->n_peers - 1,
-    };
-    const struct request_fault no_node = {
-        .status = 503, .code = "no_prefill_node", .param = "tandem.plan"};
-    struct err e = {0};
-
-    nodes_fill(c, nodes);
-    if (sched_choose(&facts, &r->choice)) {
-        plan_begin(c, r);
-        return;
-    }
-    err_set(&e, ERR_BUSY, "plan \"remote\" cannot be had: %s", r->choice.reason);
-    request_fail_as(c, r, no_node, &e);
-}
-
-// The prefill node is out before the decode worker was asked: that one reads everything itself.
-static void plan_local_instead(struct core *c, struct request *r, const char *why)
-{
-    if (r->prefill_open)
-        send_plain(r, r->prefill, WIRE_CANCEL);
-    r->prefill_open = false;
-    r->prefill = NULL;
-    r->choice.plan = SCHED_LOCAL;
-    snprintf(r->fallback, sizeof(r->fallback), "%s", why);
-    if (core_local(c)->state == PEER_UP)
-        send_generate(c, r, core_local(c), false);
-    else
-        phase_set(r, REQUEST_WAIT, REQUEST_WAIT_NS);
 }
 
 // ---- admission ------------------------------------------------------------------------------------------
@@ -285,7 +93,7 @@ void request_admit(struct core *c, struct request *r)
         fail_model(c, r);
     } else {
         r->head.model = core_local(c)->welcome.model;
-        send_render(c, r);
+        request_render(c, r);
     }
 }
 
@@ -348,7 +156,7 @@ static void on_rendered(struct core *c, struct request *r, const json_t *head,
 static void on_accepted(struct core *c, struct request *r, struct peer *p)
 {
     if (r->phase == REQUEST_OFFER && p == r->prefill)
-        send_generate(c, r, core_local(c), true);
+        request_generate(c, r);
 }
 
 static void on_progress(struct request *r, struct peer *p, const json_t *head)
@@ -393,7 +201,7 @@ static void on_done(struct core *c, struct request *r, const json_t *head, int64
         return;
     // The prefill node's account comes over another link and may be a moment behind.
     if (r->prefill_open && !json_is_string(json_object_get(head, "fallback")) && !r->fallback[0])
-        phase_set(r, REQUEST_LINGER, REQUEST_LINGER_NS);
+        request_phase_set(r, REQUEST_LINGER, REQUEST_LINGER_NS);
     else
         request_finish(c, r);
 }
@@ -421,14 +229,14 @@ static void prefill_lost(struct core *c, struct request *r, const char *what, co
     r->prefill_open = false;
     snprintf(text, sizeof(text), "prefill node %s %s: %.300s", peer_name(r->prefill), what, why);
     if (r->phase == REQUEST_OFFER) {
-        plan_local_instead(c, r, text);
+        request_plan_local(c, r, text);
     } else if (r->phase == REQUEST_LINGER) {
         request_finish(c, r);
     } else if (r->phase == REQUEST_GENERATE) {
         // Told to the client only if the decode worker has no words of its own.
         log_info("gateway", "hand-off given up: id=%s why=\"%s\"", r->head.id, text);
         snprintf(r->fallback, sizeof(r->fallback), "%s", text);
-        send_abandon(r, text);
+        request_abandon(r, text);
     }
 }
 
@@ -442,7 +250,7 @@ static bool remote_retry(struct core *c, struct request *r, int code, const char
         return false;
     snprintf(text, sizeof(text), "node %s failed: %.300s", peer_name(r->decode), why);
     r->epoch++;
-    plan_local_instead(c, r, text);
+    request_plan_local(c, r, text);
     return true;
 }
 
@@ -454,11 +262,9 @@ static void decode_lost(struct core *c, struct request *r, const char *why)
     if (remote_retry(c, r, ERR_CLOSED, why))
         return;
     if (r->decode->local && !r->begun && !r->retried && core_local(c)->state != PEER_DEAD) {
-        if (r->prefill_open)
-            send_plain(r, r->prefill, WIRE_CANCEL);
-        r->prefill_open = false;
+        request_prefill_cancel(r);
         r->retried = true;
-        phase_set(r, REQUEST_WAIT, REQUEST_WAIT_NS);
+        request_phase_set(r, REQUEST_WAIT, REQUEST_WAIT_NS);
         return;
     }
     err_set(&e, ERR_CLOSED,
@@ -548,7 +354,7 @@ void request_on_local_up(struct core *c)
         if (r->tokens)
             request_plan(c, r);
         else
-            send_render(c, r);
+            request_render(c, r);
     }
 }
 
@@ -561,7 +367,7 @@ static void on_deadline(struct core *c, struct request *r)
 
     switch (r->phase) {
     case REQUEST_OFFER:
-        send_plain(r, r->prefill, WIRE_CANCEL);
+        request_prefill_cancel(r);
         prefill_lost(c, r, "refused", "it did not answer in time");
         return;
     case REQUEST_LINGER:
@@ -610,10 +416,8 @@ void request_reap(struct core *c)
             at = &r->next;
             continue;
         }
-        if (r->decode_open)
-            send_plain(r, r->decode, WIRE_CANCEL);
-        if (r->prefill_open)
-            send_plain(r, r->prefill, WIRE_CANCEL);
+        request_decode_cancel(r);
+        request_prefill_cancel(r);
         *at = r->next;
         c->n_requests--;
         request_free(r);

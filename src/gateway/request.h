@@ -88,8 +88,22 @@ void request_on_local_up(struct core *c);
 void request_on_hangup(struct core *c, struct request *r); // the client left
 // Timers; returns the time of the next one.
 int64_t request_tick(struct core *c, struct request *r, int64_t now_ns);
+void request_reap(struct core *c); // frees all that are over
+
+// ---- request_plan.c: who is asked for what ----
+// for_ns INT64_MAX: the phase has no deadline.
+void request_phase_set(struct request *r, enum request_phase phase, int64_t for_ns);
+void request_render(struct core *c, struct request *r);
+void request_plan(struct core *c, struct request *r); // chooses, and asks whom it chose
+// The prefill node is out before the decode worker was asked: that one reads everything itself.
+void request_plan_local(struct core *c, struct request *r, const char *why);
+// The prefill node is at it: the decode worker may begin.
+void request_generate(struct core *c, struct request *r);
+void request_abandon(struct request *r, const char *reason);
+// Nothing where nobody owes an end any more.
+void request_decode_cancel(struct request *r);
+void request_prefill_cancel(struct request *r);
 uint32_t request_count(const struct core *c, const struct peer *p); // that it works on now
-void request_reap(struct core *c);                                  // frees all that are over
 
 // ---- request_out.c: what the client sees ----
 void request_stream_begin(struct core *c, struct request *r); // status 200 and a comment line
