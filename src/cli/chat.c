@@ -244,64 +244,43 @@ static int question_ask(struct chat *c, const struct cli_list *words)
     return rc == 0 ? 0 : cli_fail("chat", &e);
 }
 
+#define N_OPTIONS 10 // with the end
+
+static void options_fill(struct chat *c, struct cli_option *out)
+{
+    const struct cli_option all[N_OPTIONS] = {
+        {"--server", 0, CLI_STRING, (void *)&c->client.server, "URL",
+         "the server (" CLIENT_SERVER ")", 0, 0},
+        {"--api-key", 0, CLI_STRING, (void *)&c->client.api_key, "KEY",
+         "its API key, if it has one", 0, 0},
+        {"--model", 0, CLI_STRING, &c->model, "NAME", "which of its models", 0, 0},
+        {"--system", 0, CLI_STRING, &c->system, "TEXT", "what the model is told first", 0, 0},
+        {"--plan", 0, CLI_STRING, &c->plan, "PLAN",
+         "hybrid, serial, local or remote (default: the server decides)", 0, 0},
+        {"--max-tokens", 0, CLI_INT, &c->max_tokens, "N", "longest answer", 1, 1 << 20},
+        {"--temperature", 0, CLI_DOUBLE, &c->temperature, "T", "0: always the likeliest token", 0,
+         100},
+        {"--timings", 0, CLI_FLAG, &c->timings, NULL,
+         "after each answer, how it was made and how fast", 0, 0},
+        {"--json", 0, CLI_FLAG, &c->json, NULL,
+         "print each answer as one line of JSON with its timings", 0, 0},
+        {0},
+    };
+
+    memcpy(out, all, sizeof(all));
+}
+
 static int chat_run(int argc, char **argv)
 {
     struct chat c = {.client = {.server = CLIENT_SERVER}, .temperature = -1};
+    struct cli_option options[N_OPTIONS];
     struct cli_list words = {0};
     bool done = false;
-    const struct cli_option options[] = {
-        {.name = "--server",
-         .kind = CLI_STRING,
-         .value = (void *)&c.client.server,
-         .arg = "URL",
-         .help = "the server (" CLIENT_SERVER ")"},
-        {.name = "--api-key",
-         .kind = CLI_STRING,
-         .value = (void *)&c.client.api_key,
-         .arg = "KEY",
-         .help = "its API key, if it has one"},
-        {.name = "--model",
-         .kind = CLI_STRING,
-         .value = &c.model,
-         .arg = "NAME",
-         .help = "which of its models"},
-        {.name = "--system",
-         .kind = CLI_STRING,
-         .value = &c.system,
-         .arg = "TEXT",
-         .help = "what the model is told first"},
-        {.name = "--plan",
-         .kind = CLI_STRING,
-         .value = &c.plan,
-         .arg = "PLAN",
-         .help = "hybrid, serial, local or remote (default: the server decides)"},
-        {.name = "--max-tokens",
-         .kind = CLI_INT,
-         .value = &c.max_tokens,
-         .arg = "N",
-         .help = "longest answer",
-         .min = 1,
-         .max = 1 << 20},
-        {.name = "--temperature",
-         .kind = CLI_DOUBLE,
-         .value = &c.temperature,
-         .arg = "T",
-         .help = "0: always the likeliest token",
-         .min = 0,
-         .max = 100},
-        {.name = "--timings",
-         .kind = CLI_FLAG,
-         .value = &c.timings,
-         .help = "after each answer, how it was made and how fast"},
-        {.name = "--json",
-         .kind = CLI_FLAG,
-         .value = &c.json,
-         .help = "print each answer as one line of JSON with its timings"},
-        {0},
-    };
     struct err e = {0};
-    int rc = cli_parse(argc, argv, options, usage, about, &words, &done, &e);
+    int rc;
 
+    options_fill(&c, options);
+    rc = cli_parse(argc, argv, options, usage, about, &words, &done, &e);
     if (rc != 0)
         return cli_fail("chat", &e);
     if (done)
