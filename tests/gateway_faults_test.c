@@ -324,6 +324,35 @@ static void test_decode_talks_nonsense(void **state)
     stage_stop(&s);
 }
 
+// So is a node; it gets another chance.
+static void test_prefill_talks_nonsense(void **state)
+{
+    struct stage s;
+    struct web w;
+    json_t *v;
+    uint64_t id;
+
+    (void)state;
+    stage_init(&s);
+    s.node.hold_prefill = true;
+    stage_ready(&s, true);
+    w = ask_long(&s, "");
+    id = fake_expect(&s.node, WIRE_PREFILL, 1)->id;
+    fake_send(&s.node, wire_frame_struct(WIRE_ACCEPTED, id, "[not json", 9, (struct wire_body){0}));
+    v = finish_json(&w, 200);
+    assert_string_equal(text_at(v, "timings.plan"), "local");
+    assert_has(text_at(v, "timings.fallback"), "cannot be read");
+    json_decref(v);
+    fake_links_wait(&s.node, 2);
+    s.node.hold_prefill = false;
+    stage_await(&s, 1, "up");
+    w = ask_long(&s, "");
+    v = finish_json(&w, 200);
+    assert_string_equal(text_at(v, "timings.plan"), "hybrid");
+    json_decref(v);
+    stage_stop(&s);
+}
+
 // ---- the client lets it down ------------------------------------------------------------------------------------
 
 static void client_leaves(bool stream)
@@ -507,6 +536,7 @@ int main(void)
         cmocka_unit_test(test_loading),
         cmocka_unit_test(test_node_waits_for_local),
         cmocka_unit_test(test_decode_talks_nonsense),
+        cmocka_unit_test(test_prefill_talks_nonsense),
         cmocka_unit_test(test_client_leaves_stream),
         cmocka_unit_test(test_client_leaves_whole),
         cmocka_unit_test(test_client_slow),

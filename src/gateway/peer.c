@@ -271,6 +271,12 @@ static void link_lost(struct peer *p, const char *why)
         p->kill_ns = clock_now_ns() + PEER_KILL_NS;
 }
 
+void peer_drop(struct peer *p, const char *why)
+{
+    link_lost(p, why);
+    peer_close(p, why);
+}
+
 void peer_on_closed(struct core *c, struct core_message *m)
 {
     struct peer *p = m->link->peer;
@@ -325,9 +331,8 @@ static int64_t hang_tick(struct core *c, struct peer *p, int64_t now_ns)
     if (now_ns < p->heard_ns + PEER_HANG_NS)
         return p->heard_ns + PEER_HANG_NS;
     snprintf(why, sizeof(why), "nothing was heard for %d s", (int)(PEER_HANG_NS / NS_PER_S));
-    link_lost(p, why);
+    peer_drop(p, why);
     p->kill_ns = p->local ? now_ns : 0;
-    peer_close(p, why);
     return now_ns;
 }
 

@@ -100,5 +100,8 @@ void peer_on_closed(struct core *c, struct core_message *m);
 // Dials what is due; returns the time when it wants to be called again.
 int64_t peer_tick(struct core *c, struct peer *p, int64_t now_ns);
 void peer_close(struct peer *p, const char *why);
+// Closes the link of a peer that misbehaves: a node is dialled again, a local worker killed if it does
+// not end by itself.
+void peer_drop(struct peer *p, const char *why);
 
 #endif

@@ -307,8 +307,8 @@ static void frame_handle(struct core *c, struct request *r, struct peer *p, stru
     bool decode = p == r->decode && r->decode_open, prefill = p == r->prefill && r->prefill_open;
 
     if (!head) {
-        log_warn("gateway", "%s sent a frame that cannot be read: %s", peer_name(p), e.message);
-        peer_close(p, e.message);
+        err_wrap(&e, "it sent a %s frame that cannot be read", wire_type_name(f->type));
+        peer_drop(p, e.message);
         return;
     }
     if (f->type == WIRE_RENDERED && decode)
