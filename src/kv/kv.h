@@ -1,8 +1,20 @@
 // What travels between a prefill and a decode worker: segments of KV cache with their envelope, the
 // end marker that makes a transfer complete, and the schedule by which a prompt is cut into chunks.
 //
-// Pure functions and fixed structs: no threads, no I/O. Everything is little-endian on the wire;
-// docs/wire.md shows the bytes and tests/wire_golden_test.c pins them.
+// Pure functions and fixed structs: no I/O, no clock, no globals. Everything is little-endian on the
+// wire; docs/wire.md shows the bytes and tests/wire_golden_test.c pins them.
+//
+// Owner: whoever holds the struct. A transfer's struct kv_send lives on the prefill worker, its struct
+// kv_receive on the decode worker, each on that worker's engine thread; it borrows the prompt's token
+// ids, which must outlive it. A hasher belongs to whoever made it.
+//
+// Threads: codecs, hashes and the schedule may be called from any thread. One kv_send, kv_receive or
+// hasher is one thread's at a time; there are no locks.
+//
+// What it does not do: it sends and receives nothing (wire/, node/), and it never looks into a payload.
+// That bytes hash to what the envelope says makes them unharmed, not harmless: whether they are the KV
+// of this model is engine/blob.c's to check. It also does not time anything: the schedule works with
+// the rates that the worker measured.
 #ifndef KV_KV_H
 #define KV_KV_H
 

@@ -1,5 +1,17 @@
-// What differs by operating system: processes, cores, memory, paths. Whole files implement it per
-// system (os/linux.c, os/darwin.c); what is POSIX lives in os/posix.c and os/spawn.c.
+// What differs by operating system: processes, cores, memory, paths, randomness. Whole files implement
+// it per system (os/linux.c, os/darwin.c); what is POSIX lives in os/posix.c and os/spawn.c.
+//
+// Owner: nobody; there is no state behind these calls. What they hand out is the caller's: a child's
+// process id, which the caller waits for and kills, a file's bytes, which it frees. Descriptors that go
+// in stay the caller's, also after a spawn.
+//
+// Threads: any thread may call anything at any time. Two calls concern the thread that makes them: the
+// pinning to cores (inherited by threads it starts later), and on Linux a child that dies with its
+// parent dies with the very thread that spawned it. Files and os_facts_get may block on the disk, and
+// os_spawn until the child has become its program; nothing here waits for a child's end.
+//
+// What it does not do: it runs no shell, supervises no child (node/supervisor.c), opens no socket
+// (net/), reads no clock (base/clock.h) and logs nothing: errors go back with the system's own words.
 #ifndef OS_OS_H
 #define OS_OS_H
 
