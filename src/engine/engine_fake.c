@@ -1,54 +1,16 @@
-// See fake.h for what it is. Layout: keyed functions, sequences, steps, hand-off, opening.
-// Text and sampling live in engine_fake_text.c.
+// See fake.h for what it is. Layout: keyed functions, sequences, steps, opening. Handing over lives
+// in engine_fake_range.c, text and sampling in engine_fake_text.c.
 #include "engine/fake.h"
 
 #include "base/buf.h"
 #include "base/clock.h"
-#include "engine/engine_fake_model.h"
+#include "engine/engine_fake_impl.h"
 #include "engine/engine_fake_text.h"
 
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-#define BLOB_MAGIC 0x454b4146u // "FAKE"
-#define BLOB_HEAD_BYTES 32
-#define STATE_BYTES 64 // per layer
-
-// A sequence: KV bytes layer-major within a token, a running hash per token, and the state.
-struct fake_seq {
-    uint8_t *kv;       // [n][layer][kv_bytes]
-    uint64_t *running; // [n]: hash over all KV bytes of positions 0..i
-    uint32_t n, cap;   // tokens
-    uint8_t *state;    // [layer][STATE_BYTES] when the model is recurrent
-    uint32_t staged;   // layers of the next range that came as tiles
-    uint32_t staged_p1;
-};
-
-struct fake {
-    struct engine base;
-    struct fake_options o;
-    struct fake_seq *seqs;
-    uint64_t stepped; // tokens since loading
-    float *logits;    // [row of the last step that wanted them][vocab]
-    size_t logits_cap;
-    size_t *logits_row; // [n_batch]: index into logits, or SIZE_MAX
-    size_t n_rows;
-    engine_tile_callback *tile;
-    void *tile_ctx;
-    uint8_t *tile_buf;
-    struct fake_export {
-        bool busy;
-        uint32_t seq, p0, p1;
-        bool state;
-        uint8_t *buf;
-        size_t len;
-        int64_t ready_ns;
-    } export;
-    atomic_bool interrupted; // a flag alone: orders nothing, relaxed is enough
-};
 
 static struct fake *fake_of(struct engine *g)
 {
@@ -87,27 +49,27 @@ static uint64_t fold(uint64_t hash, const uint8_t *data, size_t n)
 
 // ---- sequences ----------------------------------------------------------------------------------
 
-static size_t token_bytes(const struct fake *f)
+size_t fake_token_bytes(const struct fake *f)
 {
     return (size_t)f->o.layers * (size_t)f->o.kv_bytes;
 }
 
-static size_t state_bytes(const struct fake *f)
+size_t fake_state_bytes(const struct fake *f)
 {
     return f->o.state != 0 ? (size_t)f->o.layers * STATE_BYTES : 0;
 }
 
-static uint8_t *kv_at(const struct fake *f, const struct fake_seq *s, uint32_t pos, int64_t layer)
+uint8_t *fake_kv_at(const struct fake *f, const struct fake_seq *s, uint32_t pos, int64_t layer)
 {
-    return s->kv + pos * token_bytes(f) + (size_t)layer * (size_t)f->o.kv_bytes;
+    return s->kv + pos * fake_token_bytes(f) + (size_t)layer * (size_t)f->o.kv_bytes;
 }
 
-static void seq_reserve(const struct fake *f, struct fake_seq *s, uint32_t n)
+void fake_seq_reserve(const struct fake *f, struct fake_seq *s, uint32_t n)
 {
     if (n <= s->cap)
         return;
     uint32_t cap = s->cap * 2 > n ? s->cap * 2 : n;
-    s->kv = mem_resize(s->kv, cap * token_bytes(f));
+    s->kv = mem_resize(s->kv, cap * fake_token_bytes(f));
     s->running = mem_resize(s->running, cap * sizeof *s->running);
     s->cap = cap;
 }
@@ -120,7 +82,7 @@ static uint64_t cells_used(const struct fake *f)
     return used;
 }
 
-static int cells_check(const struct fake *f, uint64_t more, struct err *e)
+int fake_cells_check(const struct fake *f, uint64_t more, struct err *e)
 {
     uint64_t used = cells_used(f);
     if (used + more > f->base.limits.n_ctx)
@@ -134,26 +96,26 @@ static uint64_t running_before(const struct fake *f, const struct fake_seq *s, u
     return pos == 0 ? mix((uint64_t)f->o.seed) : s->running[pos - 1];
 }
 
-// Brings the running hash up to date after the KV bytes of position pos were written.
-static void running_update(const struct fake *f, struct fake_seq *s, uint32_t pos)
+void fake_running_update(const struct fake *f, struct fake_seq *s, uint32_t pos)
 {
-    s->running[pos] = fold(running_before(f, s, pos), kv_at(f, s, pos, 0), token_bytes(f));
+    s->running[pos] =
+        fold(running_before(f, s, pos), fake_kv_at(f, s, pos, 0), fake_token_bytes(f));
 }
 
 static void seq_append(struct fake *f, struct fake_seq *s, int32_t token)
 {
     uint32_t pos = s->n;
-    seq_reserve(f, s, pos + 1);
+    fake_seq_reserve(f, s, pos + 1);
     uint64_t below = running_before(f, s, pos);
     for (int64_t l = 0; l < f->o.layers; l++) {
         uint64_t key = mix(mix(mix(below ^ (uint64_t)f->o.seed) ^ (uint64_t)(uint32_t)token) ^
                            ((uint64_t)pos << 16) ^ (uint64_t)l);
-        fill(kv_at(f, s, pos, l), (size_t)f->o.kv_bytes, key);
+        fill(fake_kv_at(f, s, pos, l), (size_t)f->o.kv_bytes, key);
     }
-    running_update(f, s, pos);
+    fake_running_update(f, s, pos);
     if (f->o.state != 0)
-        fill(s->state, state_bytes(f),
-             fold(mix((uint64_t)(uint32_t)token), s->state, state_bytes(f)));
+        fill(s->state, fake_state_bytes(f),
+             fold(mix((uint64_t)(uint32_t)token), s->state, fake_state_bytes(f)));
     s->n = pos + 1;
 }
 
@@ -161,7 +123,7 @@ static void seq_clear(const struct fake *f, struct fake_seq *s)
 {
     s->n = s->staged = 0;
     if (s->state != NULL)
-        memset(s->state, 0, state_bytes(f));
+        memset(s->state, 0, fake_state_bytes(f));
 }
 
 // ---- steps --------------------------------------------------------------------------------------
@@ -200,7 +162,7 @@ static int rows_check(const struct fake *f, const struct engine_row *rows, size_
             return err_set(e, ERR_INVALID, "row %zu: position %u of sequence %u, next is %u", i,
                            r->pos, r->seq, next);
     }
-    return cells_check(f, n, e);
+    return fake_cells_check(f, n, e);
 }
 
 static void misbehave(struct fake *f, size_t n)
@@ -216,7 +178,7 @@ static void misbehave(struct fake *f, size_t n)
 
 static void logits_make(const struct fake *f, const struct fake_seq *s, float *out)
 {
-    uint64_t h = fold(running_before(f, s, s->n), s->state, state_bytes(f));
+    uint64_t h = fold(running_before(f, s, s->n), s->state, fake_state_bytes(f));
     for (int64_t t = 0; t < f->o.vocab; t++) {
         float unit = (float)(mix(h + (uint64_t)t) >> 40) / 16777216.0f;
         // Letters and blanks are likely, the end is a little less so (it wins about 1 in 200),
@@ -233,7 +195,7 @@ static void tile_send(struct fake *f, const struct engine_row *rows, size_t n, i
 {
     size_t half = (size_t)f->o.kv_bytes / 2;
     for (size_t i = 0; i < n; i++) {
-        const uint8_t *kv = kv_at(f, &f->seqs[rows[i].seq], rows[i].pos, layer);
+        const uint8_t *kv = fake_kv_at(f, &f->seqs[rows[i].seq], rows[i].pos, layer);
         memcpy(f->tile_buf + i * half, kv, half);
         memcpy(f->tile_buf + (n + i) * half, kv + half, half);
     }
@@ -286,11 +248,11 @@ struct undo {
 static struct undo undo_new(const struct fake *f)
 {
     struct undo u = {.n = mem_alloc(f->base.limits.n_seq * sizeof *u.n),
-                     .state = mem_alloc(f->base.limits.n_seq * state_bytes(f) + 1)};
+                     .state = mem_alloc(f->base.limits.n_seq * fake_state_bytes(f) + 1)};
     for (uint32_t i = 0; i < f->base.limits.n_seq; i++) {
         u.n[i] = f->seqs[i].n;
         if (f->o.state != 0)
-            memcpy(u.state + i * state_bytes(f), f->seqs[i].state, state_bytes(f));
+            memcpy(u.state + i * fake_state_bytes(f), f->seqs[i].state, fake_state_bytes(f));
     }
     return u;
 }
@@ -300,7 +262,7 @@ static void undo_apply(struct fake *f, const struct undo *u)
     for (uint32_t i = 0; i < f->base.limits.n_seq; i++) {
         f->seqs[i].n = u->n[i];
         if (f->o.state != 0)
-            memcpy(f->seqs[i].state, u->state + i * state_bytes(f), state_bytes(f));
+            memcpy(f->seqs[i].state, u->state + i * fake_state_bytes(f), fake_state_bytes(f));
     }
 }
 
@@ -355,183 +317,6 @@ static int fake_remove(struct engine *g, uint32_t seq, uint32_t p0, uint32_t p1,
     return 0;
 }
 
-// ---- hand-off -----------------------------------------------------------------------------------
-// A blob is a head, for each layer the K rows and then the V rows of the range, and the state where
-// the mode wants it. All of it little-endian.
-
-static bool state_goes(const struct fake *f, bool last)
-{
-    return f->o.state != 0 && (last || f->base.limits.handoff == ENGINE_HANDOFF_RANGES);
-}
-
-static size_t blob_bytes(const struct fake *f, uint32_t n_tokens, bool state)
-{
-    return BLOB_HEAD_BYTES + n_tokens * token_bytes(f) + (state ? state_bytes(f) : 0);
-}
-
-static void head_write(const struct fake *f, uint32_t p0, uint32_t p1, bool state, uint8_t *out)
-{
-    le_put32(out, BLOB_MAGIC);
-    le_put32(out + 4, p1 - p0);
-    le_put32(out + 8, p0);
-    le_put32(out + 12, (uint32_t)f->o.layers);
-    le_put32(out + 16, (uint32_t)f->o.kv_bytes);
-    le_put32(out + 20, state ? (uint32_t)state_bytes(f) : 0);
-    le_put64(out + 24, 0);
-}
-
-static void layer_write(const struct fake *f, const struct fake_seq *s, uint32_t p0, uint32_t p1,
-                        int64_t layer, uint8_t *out)
-{
-    size_t half = (size_t)f->o.kv_bytes / 2, n = p1 - p0;
-    for (uint32_t p = p0; p < p1; p++) {
-        const uint8_t *kv = kv_at(f, s, p, layer);
-        memcpy(out + (p - p0) * half, kv, half);
-        memcpy(out + (n + p - p0) * half, kv + half, half);
-    }
-}
-
-static void layer_read(const struct fake *f, struct fake_seq *s, uint32_t p0, uint32_t p1,
-                       int64_t layer, const uint8_t *in)
-{
-    size_t half = (size_t)f->o.kv_bytes / 2, n = p1 - p0;
-    for (uint32_t p = p0; p < p1; p++) {
-        uint8_t *kv = kv_at(f, s, p, layer);
-        memcpy(kv, in + (p - p0) * half, half);
-        memcpy(kv + half, in + (n + p - p0) * half, half);
-    }
-}
-
-static int range_check(const struct fake *f, uint32_t seq, uint32_t p0, uint32_t p1, bool last,
-                       struct err *e)
-{
-    const struct engine_limits *l = &f->base.limits;
-    if (l->handoff == ENGINE_HANDOFF_NONE)
-        return err_set(e, ERR_UNSUPPORTED, "hand-off is turned off for this model");
-    if (seq >= l->n_seq || p0 >= p1 || p1 > l->n_ctx)
-        return err_set(e, ERR_INVALID, "no range: [%u, %u) of sequence %u", p0, p1, seq);
-    if (l->handoff == ENGINE_HANDOFF_WHOLE && (p0 != 0 || !last))
-        return err_set(e, ERR_UNSUPPORTED, "only the whole state can be handed over, not [%u, %u)",
-                       p0, p1);
-    return 0;
-}
-
-static size_t fake_export_bytes(struct engine *g, uint32_t seq, uint32_t p0, uint32_t p1, bool last)
-{
-    struct fake *f = fake_of(g);
-    (void)seq;
-    return p1 > p0 ? blob_bytes(f, p1 - p0, state_goes(f, last)) : 0;
-}
-
-static int fake_export_start(struct engine *g, uint32_t seq, uint32_t p0, uint32_t p1, bool last,
-                             void *buf, size_t cap, struct err *e)
-{
-    struct fake *f = fake_of(g);
-    bool state = state_goes(f, last);
-    int rc = range_check(f, seq, p0, p1, last, e);
-    if (rc != 0)
-        return rc;
-    if (f->export.busy)
-        return err_set(e, ERR_BUSY, "an export is in progress");
-    const struct fake_seq *s = &f->seqs[seq];
-    if (p1 > s->n || (state && p1 != s->n))
-        return err_set(e, ERR_INVALID, "cannot export [%u, %u): the sequence holds %u tokens", p0,
-                       p1, s->n);
-    size_t len = blob_bytes(f, p1 - p0, state);
-    if (cap < len)
-        return err_set(e, ERR_RANGE, "export of %zu bytes into a buffer of %zu", len, cap);
-    f->export = (struct fake_export){.busy = true,
-                                     .seq = seq,
-                                     .p0 = p0,
-                                     .p1 = p1,
-                                     .state = state,
-                                     .buf = buf,
-                                     .len = len,
-                                     .ready_ns = clock_now_ns() + f->o.export_us * NS_PER_US};
-    memset(buf, 0xee, len); // a reader that does not wait for DONE shall notice
-    if (state)              // the state moves on with the next step; the KV of the range does not
-        memcpy(f->export.buf + len - state_bytes(f), s->state, state_bytes(f));
-    return 0;
-}
-
-static int fake_export_poll(struct engine *g, size_t *len, struct err *e)
-{
-    struct fake *f = fake_of(g);
-    struct fake_export *x = &f->export;
-    if (!x->busy)
-        return err_set(e, ERR_INVALID, "no export is in progress");
-    if (clock_now_ns() < x->ready_ns)
-        return ENGINE_EXPORT_BUSY;
-    const struct fake_seq *s = &f->seqs[x->seq];
-    head_write(f, x->p0, x->p1, x->state, x->buf);
-    size_t layer_bytes = (x->p1 - x->p0) * (size_t)f->o.kv_bytes;
-    for (int64_t l = 0; l < f->o.layers; l++)
-        layer_write(f, s, x->p0, x->p1, l, x->buf + BLOB_HEAD_BYTES + (size_t)l * layer_bytes);
-    *len = x->len;
-    x->busy = false;
-    return ENGINE_EXPORT_DONE;
-}
-
-static int head_check(const struct fake *f, uint32_t p0, uint32_t p1, bool state, const uint8_t *in,
-                      struct err *e)
-{
-    static const char *const names[] = {"magic",  "tokens",   "position",
-                                        "layers", "kv_bytes", "state_bytes"};
-    uint8_t want[BLOB_HEAD_BYTES];
-    head_write(f, p0, p1, state, want);
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        uint32_t got = le_get32(in + 4 * i), expected = le_get32(want + 4 * i);
-        if (got != expected)
-            return err_set(e, i == 3 || i == 4 ? ERR_MISMATCH : ERR_CORRUPT,
-                           "segment says %s %u, expected %u", names[i], got, expected);
-    }
-    if (le_get64(in + 24) != 0)
-        return err_set(e, ERR_CORRUPT, "segment has reserved bytes set");
-    return 0;
-}
-
-static int append_check(const struct fake *f, uint32_t seq, uint32_t p0, uint32_t p1, struct err *e)
-{
-    const struct fake_seq *s = &f->seqs[seq];
-    if (s->n != p0)
-        return err_set(e, ERR_INVALID, "import of [%u, %u): the sequence holds %u tokens", p0, p1,
-                       s->n);
-    return cells_check(f, p1 - p0, e);
-}
-
-static void range_commit(const struct fake *f, struct fake_seq *s, uint32_t p1)
-{
-    for (uint32_t p = s->n; p < p1; p++)
-        running_update(f, s, p);
-    s->n = p1;
-    s->staged = 0;
-}
-
-static int fake_import(struct engine *g, uint32_t seq, uint32_t p0, uint32_t p1, bool last,
-                       const void *data, size_t len, struct err *e)
-{
-    struct fake *f = fake_of(g);
-    bool state = state_goes(f, last);
-    int rc = range_check(f, seq, p0, p1, last, e);
-    if (rc != 0 || (rc = append_check(f, seq, p0, p1, e)) != 0)
-        return rc;
-    size_t want = blob_bytes(f, p1 - p0, state);
-    if (len != want)
-        return err_set(e, ERR_CORRUPT, "segment of %zu bytes, [%u, %u) takes %zu", len, p0, p1,
-                       want);
-    if ((rc = head_check(f, p0, p1, state, data, e)) != 0)
-        return rc;
-    struct fake_seq *s = &f->seqs[seq];
-    const uint8_t *in = (const uint8_t *)data + BLOB_HEAD_BYTES;
-    seq_reserve(f, s, p1);
-    for (int64_t l = 0; l < f->o.layers; l++)
-        layer_read(f, s, p0, p1, l, in + (size_t)l * (p1 - p0) * (size_t)f->o.kv_bytes);
-    range_commit(f, s, p1);
-    if (state)
-        memcpy(s->state, in + (p1 - p0) * token_bytes(f), state_bytes(f));
-    return 0;
-}
-
 static int fake_tiles_set(struct engine *g, engine_tile_callback *callback, void *ctx)
 {
     struct fake *f = fake_of(g);
@@ -539,28 +324,6 @@ static int fake_tiles_set(struct engine *g, engine_tile_callback *callback, void
         return ERR_UNSUPPORTED;
     f->tile = callback;
     f->tile_ctx = ctx;
-    return 0;
-}
-
-static int fake_import_tile(struct engine *g, uint32_t seq, uint32_t p0, uint32_t p1,
-                            uint32_t layer, const void *data, size_t len, struct err *e)
-{
-    struct fake *f = fake_of(g);
-    int rc = range_check(f, seq, p0, p1, false, e);
-    if (rc != 0 || (rc = append_check(f, seq, p0, p1, e)) != 0)
-        return rc;
-    struct fake_seq *s = &f->seqs[seq];
-    if (layer != s->staged || layer >= f->o.layers || (layer > 0 && p1 != s->staged_p1))
-        return err_set(e, ERR_CORRUPT, "tile of layer %u up to %u, expected layer %u", layer, p1,
-                       s->staged);
-    if (len != (p1 - p0) * (size_t)f->o.kv_bytes)
-        return err_set(e, ERR_CORRUPT, "tile of %zu bytes, [%u, %u) takes %zu", len, p0, p1,
-                       (p1 - p0) * (size_t)f->o.kv_bytes);
-    seq_reserve(f, s, p1);
-    layer_read(f, s, p0, p1, layer, data);
-    s->staged_p1 = p1;
-    if (++s->staged == f->o.layers)
-        range_commit(f, s, p1);
     return 0;
 }
 
@@ -643,8 +406,8 @@ static void limits_fill(const struct fake *f, const struct engine_options *o,
         .n_seq = o->n_seq != 0 ? o->n_seq : 1,
         .n_batch = o->n_batch != 0 ? o->n_batch : 512,
         .handoff = o->handoff,
-        .kv_bytes_per_token = (double)token_bytes(f),
-        .state_bytes = state_bytes(f),
+        .kv_bytes_per_token = (double)fake_token_bytes(f),
+        .state_bytes = fake_state_bytes(f),
         .has_tokenizer = true,
         .has_chat_template = true,
     };
@@ -666,7 +429,7 @@ int engine_fake_open(const struct engine_options *o, struct engine **out, struct
     f->logits_row = mem_alloc(l->n_batch * sizeof *f->logits_row);
     f->tile_buf = mem_alloc(l->n_batch * (size_t)f->o.kv_bytes);
     for (uint32_t i = 0; i < l->n_seq; i++)
-        f->seqs[i].state = f->o.state != 0 ? mem_alloc(state_bytes(f)) : NULL;
+        f->seqs[i].state = f->o.state != 0 ? mem_alloc(fake_state_bytes(f)) : NULL;
     if (o->progress != NULL)
         o->progress(o->progress_ctx, 1.0);
     *out = &f->base;

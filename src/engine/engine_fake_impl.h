@@ -1,0 +1,65 @@
+// What the files of the fake engine share: its sequences, the export in progress. Internal to it.
+#ifndef ENGINE_ENGINE_FAKE_IMPL_H
+#define ENGINE_ENGINE_FAKE_IMPL_H
+
+#include "engine/engine_fake_model.h"
+
+#include <stdatomic.h>
+
+#define STATE_BYTES 64 // per layer
+
+// A sequence: KV bytes layer-major within a token, a running hash per token, and the state.
+struct fake_seq {
+    uint8_t *kv;       // [n][layer][kv_bytes]
+    uint64_t *running; // [n]: hash over all KV bytes of positions 0..i
+    uint32_t n, cap;   // tokens
+    uint8_t *state;    // [layer][STATE_BYTES] when the model is recurrent
+    uint32_t staged;   // layers of the next range that came as tiles
+    uint32_t staged_p1;
+};
+
+struct fake {
+    struct engine base;
+    struct fake_options o;
+    struct fake_seq *seqs;
+    uint64_t stepped; // tokens since loading
+    float *logits;    // [row of the last step that wanted them][vocab]
+    size_t logits_cap;
+    size_t *logits_row; // [n_batch]: index into logits, or SIZE_MAX
+    size_t n_rows;
+    engine_tile_callback *tile;
+    void *tile_ctx;
+    uint8_t *tile_buf;
+    struct fake_export {
+        bool busy;
+        uint32_t seq, p0, p1;
+        bool state;
+        uint8_t *buf;
+        size_t len;
+        int64_t ready_ns;
+    } export;
+    atomic_bool interrupted; // a flag alone: orders nothing, relaxed is enough
+};
+
+// Bytes of KV of one token, and of the whole state (0: none).
+size_t fake_token_bytes(const struct fake *f);
+size_t fake_state_bytes(const struct fake *f);
+// The KV of one token and layer: K, then V.
+uint8_t *fake_kv_at(const struct fake *f, const struct fake_seq *s, uint32_t pos, int64_t layer);
+void fake_seq_reserve(const struct fake *f, struct fake_seq *s, uint32_t n);
+// ERR_BUSY when so many tokens more do not fit.
+int fake_cells_check(const struct fake *f, uint64_t more, struct err *e);
+// Brings the running hash up to date after the KV bytes of position pos were written.
+void fake_running_update(const struct fake *f, struct fake_seq *s, uint32_t pos);
+
+// engine_fake_range.c: hand-off, as in engine.h.
+size_t fake_export_bytes(struct engine *g, uint32_t seq, uint32_t p0, uint32_t p1, bool last);
+int fake_export_start(struct engine *g, uint32_t seq, uint32_t p0, uint32_t p1, bool last,
+                      void *buf, size_t cap, struct err *e);
+int fake_export_poll(struct engine *g, size_t *len, struct err *e);
+int fake_import(struct engine *g, uint32_t seq, uint32_t p0, uint32_t p1, bool last,
+                const void *data, size_t len, struct err *e);
+int fake_import_tile(struct engine *g, uint32_t seq, uint32_t p0, uint32_t p1, uint32_t layer,
+                     const void *data, size_t len, struct err *e);
+
+#endif
