@@ -118,8 +118,9 @@ static void mistakes_are_named(void **state)
 
 static void only_typing_mistakes_are_corrected(void **state)
 {
-    static const char *const names[] = {"--listen", "--cpus",        "--cors", "--ctx", "--tiles",
-                                        "--json",   "--pace-decode", "serve",  "ps",    NULL};
+    static const char *const names[] = {"--listen",   "--cpus", "--cors",        "--ctx",
+                                        "--no-tiles", "--json", "--pace-decode", "serve",
+                                        "ps",         NULL};
     static const struct {
         const char *typed, *nearest;
     } cases[] = {
@@ -214,7 +215,7 @@ static void worker_options_reach_their_members(void **state)
     struct node_worker_options o = {0};
     struct cli_option options[32] = {0};
     const char *const args[] = {"node",      "-m",   "m.gguf",         "--ctx", "4096",
-                                "--kv-type", "q8_0", "--pace-prefill", "5.5",   "--tiles",
+                                "--kv-type", "q8_0", "--pace-prefill", "5.5",   "--no-tiles",
                                 "--threads", "3",    "--gpu-layers",   "-1"};
     char *argv[sizeof args / sizeof *args];
     bool done;
@@ -231,7 +232,7 @@ static void worker_options_reach_their_members(void **state)
     assert_string_equal(o.engine.type_v, "q8_0");
     assert_int_equal(o.engine.n_threads, 3);
     assert_int_equal(o.engine.n_gpu_layers, -1);
-    assert_true(o.tiles && o.pace_prefill > 5);
+    assert_true(o.no_tiles && o.pace_prefill > 5);
 }
 
 // ---- pictures -----------------------------------------------------------------------------------

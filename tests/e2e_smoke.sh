@@ -68,13 +68,13 @@ p, d, text = four_plans("fake", tokens(1500, 3))
 together(d.port, tokens(1500, 3), text)
 p.stop()
 d.stop()
-for args in (("--tiles",), ("--handoff", "whole")):
+for args in (("--no-tiles",), ("--handoff", "whole")):
     p, d, again = four_plans("fake", tokens(1500, 3), *args)
     check(again == text, args, "changes the answer")
     p.stop()
     d.stop()
 if MODEL:
-    for args in ((), ("--tiles",)):
+    for args in ((), ("--no-tiles",)):
         p, d, text = four_plans(MODEL, tokens(700, 3, 1000, 20000), *args)
         p.stop()
         d.stop()

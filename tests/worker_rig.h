@@ -73,7 +73,7 @@ static inline struct rig_node *rig_start(const char *model, enum engine_handoff 
     node_worker_options_default(&n->w.options);
     n->w.options.engine.model = model;
     n->w.options.key = rig_key;
-    n->w.options.tiles = tiles;
+    n->w.options.no_tiles = !tiles;
     n->w.options.min_chunk_tokens = 16;
     n->w.listen_fd = listen ? net_listen(&a, &rig_key, &e) : -1;
     n->port = listen ? a.port : 0;

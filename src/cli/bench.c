@@ -102,7 +102,7 @@ static struct bench_pair_options pair_options(const struct emulation *m)
     struct bench_pair_options p = {
         .model = m->o->model,
         .ctx = (need + 256) / 256 * 256 + 256,
-        .tiles = m->o->tiles,
+        .no_tiles = m->o->no_tiles,
         .min_chunk_tokens = m->o->min_chunk_tokens,
         .link_bytes_per_s = m->link_bytes_per_s,
     };

@@ -76,7 +76,7 @@ struct bench_pair_options {
     uint32_t ctx;
     struct bench_machine machines[2]; // prefill, decode
     double link_bytes_per_s;          // 0: unshaped
-    bool tiles;
+    bool no_tiles;
     uint32_t min_chunk_tokens; // 0: the worker's default
 };
 // Starts `tandem node` and `tandem serve` with a throw-away key, waits until both are up and one
@@ -124,7 +124,7 @@ struct bench_options {
     uint32_t unpaced_runs; // 0: as many as runs
     double link_ratio;     // KV time / prefill time
     double time_scale;     // 0: found by trying
-    bool tiles;
+    bool no_tiles;
     uint32_t min_chunk_tokens;
     bool json; // nothing but JSON goes to stdout
 };

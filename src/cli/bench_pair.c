@@ -118,8 +118,8 @@ static void args_worker(struct args *a, const struct bench_pair_options *o, size
     arg_number(a, "--pace-decode", m->decode_tokens_per_s);
     arg_number(a, "--link-rate", o->link_bytes_per_s);
     arg_number(a, "--min-chunk", o->min_chunk_tokens);
-    if (o->tiles)
-        arg(a, "--tiles");
+    if (o->no_tiles)
+        arg(a, "--no-tiles");
     arg(a, "--json");
 }
 

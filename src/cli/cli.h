@@ -61,7 +61,7 @@ int cli_parse(int argc, char **argv, const struct cli_option *options, const cha
 int cli_fail(const char *command, const struct err *e);
 
 // The options every command that starts a worker shares (-m, --name, --ctx, --parallel, --threads,
-// --gpu-layers, --kv-type, --cpus, --tiles, --min-chunk, --pace-prefill, --pace-decode,
+// --gpu-layers, --kv-type, --cpus, --no-tiles, --min-chunk, --pace-prefill, --pace-decode,
 // --link-rate), to be appended to a command's own table, which still needs its end. Returns how
 // many were written.
 size_t cli_worker_options(struct node_worker_options *o, struct cli_option *out, size_t max);

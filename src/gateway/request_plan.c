@@ -147,7 +147,9 @@ static void nodes_fill(const struct core *c, struct sched_node *nodes)
             .up = p->state == PEER_UP,
             .why = p->why,
             .n_ctx = l->n_ctx,
-            .hands_off = l->handoff != ENGINE_HANDOFF_NONE,
+            // Two probes, say on two backends, may have found different modes.
+            .hands_off = l->handoff != ENGINE_HANDOFF_NONE &&
+                         l->handoff == core_local(c)->welcome.limits.handoff,
             .requests = request_count(c, p),
             .prefill_tokens_per_s = p->welcome.prefill_tokens_per_s,
         };

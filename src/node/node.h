@@ -36,8 +36,8 @@ struct node_worker_options {
     const char
         *listen; // "ADDR:PORT" for peers; NULL: no peers (a gateway's local worker only dials)
     const char
-        *handoff; // "ranges", "ranges-late-state", "whole", "none"; NULL: what the probe finds
-    bool tiles;   // send the last chunk layer by layer
+        *handoff;  // "ranges", "ranges-late-state", "whole", "none"; NULL: what the probe finds
+    bool no_tiles; // send the last chunk whole, not layer by layer
     uint32_t min_chunk_tokens; // finest chunk (default 16)
     uint32_t max_requests;     // waiting and running together (default 64)
 };

@@ -39,7 +39,7 @@ char *node_worker_options_text(const struct node_worker_options *o)
     json_put(v, "link_bytes_per_s", json_real(o->link_bytes_per_s));
     json_put(v, "listen", text_json(o->listen));
     json_put(v, "handoff", text_json(o->handoff));
-    json_put(v, "tiles", json_boolean(o->tiles));
+    json_put(v, "no_tiles", json_boolean(o->no_tiles));
     json_put(v, "min_chunk", json_integer(o->min_chunk_tokens));
     json_put(v, "max_requests", json_integer(o->max_requests));
     char *text = json_text(v);
@@ -111,7 +111,7 @@ int node_worker_options_parse(const json_t *v, struct node_worker_options *o, st
                 "hand-off mode '%s' is not known; say ranges, ranges-late-state, whole or none",
                 o->handoff);
     if (rc == 0)
-        rc = json_get_bool(v, "tiles", &o->tiles, e);
+        rc = json_get_bool(v, "no_tiles", &o->no_tiles, e);
     if (rc == 0 && o->engine.model == NULL)
         rc = err_set(e, ERR_INVALID, "no model is named; say -m MODEL");
     return rc;

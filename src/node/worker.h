@@ -226,7 +226,7 @@ struct worker {
 // ---- worker_link.c: handshakes and links; any thread ----
 int worker_link_accept_parent(struct worker *w, struct net_conn *conn, struct err *e);
 int worker_accept_start(struct worker *w, struct err *e);
-void worker_dial_start(struct worker *w, uint32_t peer, int64_t idle_ns);
+void worker_dial_start(struct worker *w, uint32_t peer, int64_t idle_ns, bool same_weights);
 void worker_post(struct worker *w, const struct worker_event *ev);
 // Engine and text thread; never blocks. 0, or why the frame will not arrive.
 int worker_link_send(struct worker_link *l, struct wire_frame f);

@@ -57,7 +57,7 @@ void worker_handoff_begin(struct worker *w, struct worker_job *j)
         pull_send(w, j);
     } else if (p->state == WORKER_PEER_FREE) {
         p->state = WORKER_PEER_DIALING;
-        worker_dial_start(w, (uint32_t)j->peer, (int64_t)(h->stall_s * 1e9));
+        worker_dial_start(w, (uint32_t)j->peer, (int64_t)(h->stall_s * 1e9), h->same_weights);
     }
 }
 

@@ -322,15 +322,31 @@ struct dial_task {
     struct worker *worker;
     uint32_t peer;
     int64_t idle_ns;
+    bool same_weights;
     struct net_addr addr;
 };
 
-static int dial_hello(struct worker *w, struct net_conn *conn, int64_t deadline_ns, struct err *e)
+// The other side has judged our identity; we judge its.
+static int dial_welcomed(struct worker *w, const struct wire_frame *f, bool same_weights,
+                         struct err *e)
+{
+    struct message_welcome m;
+    json_t *head = wire_frame_parse(f, e);
+    int rc = head == NULL ? e->code : message_welcome_parse(head, &m, e);
+
+    if (rc == 0)
+        rc = engine_identity_compare(&w->welcome.identity, &m.identity, same_weights, e);
+    json_decref(head);
+    return rc;
+}
+
+static int dial_hello(struct worker *w, struct net_conn *conn, int64_t deadline_ns,
+                      bool same_weights, struct err *e)
 {
     struct message_hello h = {.version = WIRE_VERSION,
                               .role = "bulk",
                               .has_identity = true,
-                              .same_weights = false,
+                              .same_weights = same_weights,
                               .identity = w->welcome.identity};
     struct wire_frame f = {0};
     int rc;
@@ -354,7 +370,9 @@ static int dial_hello(struct worker *w, struct net_conn *conn, int64_t deadline_
         }
         rc = err_set(e, err_from_name(code), "refused: %s", message);
         json_decref(head);
-    } else if (f.type != WIRE_WELCOME) {
+    } else if (f.type == WIRE_WELCOME) {
+        rc = dial_welcomed(w, &f, same_weights, e);
+    } else {
         rc = err_set(e, ERR_INVALID, "the answer to hello is %s", wire_type_name(f.type));
     }
     wire_frame_fini(&f);
@@ -371,7 +389,7 @@ static void *dial_thread(void *arg)
 
     os_thread_name("dial");
     int rc = net_conn_dial(&t->addr, &w->options.key, deadline, &conn, &ev.error);
-    if (rc == 0 && (rc = dial_hello(w, conn, deadline, &ev.error)) != 0)
+    if (rc == 0 && (rc = dial_hello(w, conn, deadline, t->same_weights, &ev.error)) != 0)
         net_conn_free(conn);
     ev.error.code = rc;
     if (rc == 0) {
@@ -389,7 +407,7 @@ static void *dial_thread(void *arg)
     return NULL;
 }
 
-void worker_dial_start(struct worker *w, uint32_t peer, int64_t idle_ns)
+void worker_dial_start(struct worker *w, uint32_t peer, int64_t idle_ns, bool same_weights)
 {
     pthread_t thread;
     struct dial_task *t = mem_alloc(sizeof *t);
@@ -397,6 +415,7 @@ void worker_dial_start(struct worker *w, uint32_t peer, int64_t idle_ns)
     t->worker = w;
     t->peer = peer;
     t->idle_ns = idle_ns;
+    t->same_weights = same_weights;
     t->addr = w->peers[peer].addr;
     atomic_fetch_add_explicit(&w->threads, 1, memory_order_relaxed);
     if (pthread_create(&thread, NULL, dial_thread, t) == 0) {

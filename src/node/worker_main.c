@@ -75,7 +75,7 @@ static int engine_start(struct worker *w, struct err *e)
     struct node_worker_options *o = &w->options;
     int rc = handoff_find(o, e);
 
-    o->engine.tiles = o->tiles;
+    o->engine.tiles = !o->no_tiles;
     if (rc == 0)
         rc = engine_open(&o->engine, &w->engine, e);
     if (rc != 0)

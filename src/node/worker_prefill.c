@@ -58,7 +58,7 @@ static bool mode_is_ranges(const struct worker *w)
 
 static bool tiles_possible(const struct worker *w, const struct worker_job *j)
 {
-    return w->options.tiles && w->engine->ops->tiles_set != NULL && !j->prefill.serial &&
+    return !w->options.no_tiles && w->engine->ops->tiles_set != NULL && !j->prefill.serial &&
            w->engine->limits.handoff == ENGINE_HANDOFF_RANGES;
 }
 

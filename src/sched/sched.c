@@ -71,7 +71,9 @@ static void nodes_lament(const struct sched_facts *f, bool hand_off, char *out, 
         snprintf(out, out_bytes, "prefill node %s is not up: %s", n->name,
                  n->why && n->why[0] ? n->why : "no connection yet");
     else if (hand_off && !n->hands_off)
-        snprintf(out, out_bytes, "prefill node %s cannot hand this model's KV cache over", n->name);
+        snprintf(out, out_bytes,
+                 "prefill node %s cannot hand this model's KV cache over in the mode used here",
+                 n->name);
     else
         snprintf(out, out_bytes, "prefill node %s holds %u tokens, the prompt has %u", n->name,
                  n->n_ctx, f->prompt_tokens);
