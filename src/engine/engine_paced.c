@@ -71,12 +71,14 @@ static int64_t slot_ns(const struct paced *p, const struct engine_row *rows, siz
     return (int64_t)(ns + (decode ? p->decode_step_ns : 0));
 }
 
-static void counts_update(struct paced *p, int64_t real_ns, int64_t slot)
+// Work that does not fit its slot is an overrun, and so is a step that comes late all the same.
+static void counts_update(struct paced *p, int64_t took_ns, int64_t slot)
 {
     p->counts.steps++;
     if (slot <= 0)
         return;
-    double ratio = (double)real_ns / (double)slot;
+    int64_t work_ns = took_ns > slot ? took_ns : took_ns - p->step_waited_ns;
+    double ratio = (double)work_ns / (double)slot;
     if (ratio > 1)
         p->counts.overruns++;
     if (ratio > p->counts.worst_ratio)
