@@ -149,7 +149,7 @@ static void nodes_fill(const struct core *c, struct sched_node *nodes)
             .n_ctx = l->n_ctx,
             // Two probes, say on two backends, may have found different modes.
             .hands_off = l->handoff != ENGINE_HANDOFF_NONE &&
-                         l->handoff == core_local(c)->welcome.limits.handoff,
+                         l->handoff == c->peers[0].welcome.limits.handoff,
             .requests = request_count(c, p),
             .prefill_tokens_per_s = p->welcome.prefill_tokens_per_s,
         };
