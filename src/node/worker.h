@@ -85,7 +85,7 @@ struct worker_event {
     uint16_t type;
     uint32_t peer;
     uint32_t body_bytes;
-    int64_t t0, t1; // clock ns
+    int64_t t0, t1; // clock ns; of a frame: t0 is when it arrived
     struct err error;
 };
 
@@ -263,7 +263,7 @@ void worker_prefill_chunk(struct worker *w, struct worker_job *j);
 bool worker_prefill_export(struct worker *w, struct worker_job *j); // true: did something
 // Tells every decode worker that waits how far its prompt is; returns when to do so again.
 int64_t worker_prefill_beats(struct worker *w, int64_t now_ns);
-void worker_prefill_pull(struct worker *w, struct worker_link *l, struct wire_frame *f);
+void worker_prefill_pull(struct worker *w, const struct worker_event *ev);
 void worker_prefill_sent(struct worker *w, const struct worker_event *ev);
 void worker_prefill_lost(struct worker *w, struct worker_job *j, const char *why);
 void worker_prefill_end(struct worker_job *j); // tells the puller, if it still waits

@@ -70,7 +70,8 @@ static int link_on_frame(void *ctx, struct wire_frame *f, struct err *e)
 {
     struct worker_link *l = ctx;
     struct worker *w = l->worker;
-    struct worker_event ev = {.kind = WORKER_EVENT_FRAME, .link = l, .frame = *f};
+    struct worker_event ev = {
+        .kind = WORKER_EVENT_FRAME, .link = l, .frame = *f, .t0 = clock_now_ns()};
 
     if (!link_accepts(l, f->type)) {
         int rc = err_set(e, ERR_INVALID, "unexpected frame: %s", wire_type_name(f->type));

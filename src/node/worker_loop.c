@@ -332,7 +332,7 @@ static void event_frame(struct worker *w, struct worker_event *ev)
     if (ev->link->kind == WORKER_LINK_CONTROL)
         control_frame(w, ev->link, &ev->frame);
     else if (ev->link->kind == WORKER_LINK_BULK_IN)
-        worker_prefill_pull(w, ev->link, &ev->frame);
+        worker_prefill_pull(w, ev);
     else
         worker_handoff_frame(w, ev->link, &ev->frame);
     wire_frame_fini(&ev->frame);

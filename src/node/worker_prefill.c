@@ -334,11 +334,12 @@ static void pull(struct worker *w, struct worker_link *l, const struct wire_fram
 
 // What the link carries: a segment's bytes over the time from its departure, or from the arrival of
 // the one before if that was later, to its acknowledgement. Small ones tell of latency, not of rate.
-static void ack_take(struct worker *w, struct worker_job *j, const struct wire_frame *f)
+// Its arrival is what counts: this thread may have computed a chunk before it got to read it.
+static void ack_take(struct worker *w, struct worker_job *j, const struct wire_frame *f,
+                     int64_t now)
 {
     struct err e = {0};
     struct kv_ack a;
-    int64_t now = clock_now_ns();
 
     if (kv_ack_decode(f->head, f->head_bytes, &a, &e) != 0)
         return;
@@ -351,13 +352,15 @@ static void ack_take(struct worker *w, struct worker_job *j, const struct wire_f
     j->acked_ns = now;
 }
 
-void worker_prefill_pull(struct worker *w, struct worker_link *l, struct wire_frame *f)
+void worker_prefill_pull(struct worker *w, const struct worker_event *ev)
 {
+    struct worker_link *l = ev->link;
+    const struct wire_frame *f = &ev->frame;
     struct worker_job *j = transfer_find(w, f->id);
     if (f->type == WIRE_PULL) {
         pull(w, l, f);
     } else if (f->type == WIRE_ACK && j != NULL && j->bulk == l) {
-        ack_take(w, j, f);
+        ack_take(w, j, f, ev->t0);
     } else if (f->type == WIRE_ABORT && j != NULL && j->bulk == l) {
         j->bulk = NULL; // the other side knows already
         worker_prefill_lost(w, j, "the decode worker ended the transfer");
