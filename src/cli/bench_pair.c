@@ -22,6 +22,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+extern char **environ; // POSIX wants it declared by who uses it
+
 #define READY_NS (300 * NS_PER_S) // loading and probing a large model
 #define WARM_NS (30 * NS_PER_S)   // both are up; only their link may be missing
 #define STOP_NS (10 * NS_PER_S)
@@ -139,9 +141,10 @@ static int child_start(struct bench_pair *p, struct args *a, pid_t *pid, int *ou
     int pipe_fds[2], log = open(p->log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
     if (log < 0)
         return err_set(e, ERR_IO, "%s: %s", p->log, strerror(errno));
-    if (pipe2(pipe_fds, O_CLOEXEC) != 0) {
+    int rc = os_pipe(pipe_fds, e);
+    if (rc != 0) {
         close(log);
-        return err_set(e, ERR_IO, "pipe: %s", strerror(errno));
+        return rc;
     }
     a->v[a->n] = NULL;
     struct os_spawn s = {.argv = a->v,
@@ -149,7 +152,7 @@ static int child_start(struct bench_pair *p, struct args *a, pid_t *pid, int *ou
                          .stdout_fd = pipe_fds[1],
                          .die_with_parent = true,
                          .new_group = true};
-    int rc = os_spawn(&s, pid, e);
+    rc = os_spawn(&s, pid, e);
     close(log);
     close(pipe_fds[1]);
     if (rc == 0)

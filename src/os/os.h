@@ -40,6 +40,9 @@ struct os_spawn {
 // (ERR_NOT_FOUND when the program is not there).
 int os_spawn(const struct os_spawn *s, pid_t *pid, struct err *e);
 
+// A pipe whose ends no child inherits unasked; 0 or ERR_IO.
+int os_pipe(int fds[2], struct err *e);
+
 // How a child ended, in words ("exit code 3", "signal 6 (Aborted)").
 void os_exit_text(int wait_status, char *out, size_t out_bytes);
 

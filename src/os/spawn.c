@@ -89,10 +89,12 @@ static int report_read(int fd)
     return n == (ssize_t)sizeof rc ? rc : 0;
 }
 
-static int report_open(int fds[2])
+int os_pipe(int fds[2], struct err *e)
 {
+    // Not atomic, which would take a call that macOS lacks; a child started in between by os_spawn
+    // closes what it was not given.
     if (pipe(fds))
-        return errno;
+        return err_set(e, ERR_IO, "cannot make a pipe: %s", strerror(errno));
     fcntl(fds[0], F_SETFD, FD_CLOEXEC);
     fcntl(fds[1], F_SETFD, FD_CLOEXEC);
     return 0;
@@ -122,9 +124,9 @@ int os_spawn(const struct os_spawn *s, pid_t *pid, struct err *e)
         return err_set(e, ERR_INVALID, "a child needs a program and at most %d descriptors",
                        SPAWN_FDS_MAX);
     int report[2];
-    int rc = report_open(report);
+    int rc = os_pipe(report, e);
     if (rc)
-        return err_set(e, ERR_IO, "cannot start %s: %s", s->argv[0], strerror(rc));
+        return rc;
     pid_t child = fork_quietly(s, report);
     int saved = errno;
     close(report[1]);
