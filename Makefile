@@ -1,11 +1,12 @@
 # Thin front of CMake and the scripts. `make` builds, `make demo` shows, `make test` tests.
-#   BACKEND=cpu|cuda|metal|vulkan   of the engine (default cpu)
+#   BACKEND=cpu|cuda|metal|vulkan   of the engine (default: that of the last build, or cpu)
 #   WERROR=ON                       warnings are errors
 #   MODEL=FILE                      the model of demo and benches (default: downloaded once)
 #   JSON=FILE                       where `make demo` writes its figures
-BACKEND ?= cpu
-WERROR ?= OFF
 BUILD ?= build
+# The stamp of the last build names its backend, so that `make test` after `make BACKEND=cuda` keeps it.
+BACKEND ?= $(firstword $(subst -, ,$(patsubst $(BUILD)/.configured-%,%,$(wildcard $(BUILD)/.configured-*))) cpu)
+WERROR ?= OFF
 FUZZ_SECONDS ?= 20
 JOBS ?= 2
 
@@ -28,6 +29,7 @@ $(STAMP):
 
 deps:
 	@scripts/deps.sh build
+	@cmake -DBACKEND=$(BACKEND) -P scripts/llama.cmake
 
 test: $(STAMP)
 	cmake --build $(BUILD)

@@ -48,7 +48,7 @@ mebibytes() {
 # wheel_get PACKAGE VERSION DIR: downloads one wheel (no dependencies, nothing installed) into DIR.
 wheel_get() {
     python3 -m pip --version >/dev/null 2>&1 || die "pip for python3 is missing: run make deps"
-    python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+    python3 -m pip download --no-cache-dir --quiet --disable-pip-version-check --no-deps --only-binary :all: \
         --dest "$3" "$1==$2" >&2
 }
 

@@ -9,7 +9,7 @@ zig=$(cache_dir)/ziglang-$version
 if [ ! -f "$zig/COMPLETE" ]; then
     say "macos-check: getting the Zig toolchain, Python package ziglang $version (81 MB), into $zig"
     rm -rf "$zig"
-    python3 -m pip install --quiet --root-user-action ignore --disable-pip-version-check --no-deps --target "$zig" \
+    python3 -m pip install --no-cache-dir --quiet --root-user-action ignore --disable-pip-version-check --no-deps --target "$zig" \
         "ziglang==$version" >&2
     touch "$zig/COMPLETE"
 fi
