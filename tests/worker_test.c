@@ -480,6 +480,7 @@ static void test_busy_is_not_stuck(void **state)
     (void)state;
     struct rig_node *p = rig_start("fake:prefill_us=2000", ENGINE_HANDOFF_RANGES, true, false);
     struct rig_node *d = rig_start("fake:prefill_us=2000", ENGINE_HANDOFF_RANGES, false, false);
+    unsigned type = 0;
     for (uint64_t i = 0; i < 2; i++) {
         struct rig_request r = {.id = i,
                                 .tokens = prompt,
@@ -489,6 +490,8 @@ static void test_busy_is_not_stuck(void **state)
                                 .stall_s = 0.15,
                                 .transfer = 100 + i};
         rig_prefill(p, &r);
+        json_decref(rig_recv(p, &type)); // as the gateway does: GENERATE only after ACCEPTED
+        assert_int_equal(type, WIRE_ACCEPTED);
         rig_generate(d, &r);
     }
     for (int i = 0; i < 2; i++) {
@@ -530,9 +533,12 @@ static void test_cancel_spares_others(void **state)
     struct rig_node *d = rig_start("fake", ENGINE_HANDOFF_RANGES, false, false);
     struct rig_request r = {
         .id = 5, .tokens = prompt, .n = N_PROMPT, .max_tokens = N_ANSWER, .port = p->port};
+    unsigned type = 0;
     struct rig_answer a;
 
     rig_prefill(p, &r);
+    json_decref(rig_recv(p, &type));
+    assert_int_equal(type, WIRE_ACCEPTED);
     rig_generate(d, &r);
     for (int i = 0; i < 20; i++) {
         rig_send(p, wire_frame_json(WIRE_CANCEL, 999, NULL));
