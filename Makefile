@@ -38,10 +38,10 @@ test: $(STAMP)
 # Prints one line, the path; what else there is to say goes to stderr.
 model:
 	@$(MAKE) all >&2
-	@TANDEM_BIN=$(BUILD) scripts/model.sh
+	@TANDEM_BIN=$(abspath $(BUILD)) scripts/model.sh
 
 demo: all
-	@TANDEM_BIN=$(BUILD) scripts/with-model.sh $(BUILD)/tandem demo $(if $(JSON),--json-file $(JSON))
+	@TANDEM_BIN=$(abspath $(BUILD)) scripts/with-model.sh $(BUILD)/tandem demo $(if $(JSON),--json-file $(JSON))
 
 check:
 	@scripts/check-includes.sh
@@ -73,10 +73,10 @@ fuzz:
 	@scripts/fuzz.sh build-fuzz $(FUZZ_SECONDS)
 
 acceptance: test-programs
-	@TANDEM_BIN=$(BUILD) scripts/with-model.sh bench/acceptance.sh
+	@TANDEM_BIN=$(abspath $(BUILD)) scripts/with-model.sh bench/acceptance.sh
 
 bench-long: test-programs
-	@TANDEM_BIN=$(BUILD) scripts/with-model.sh bench/long.sh
+	@TANDEM_BIN=$(abspath $(BUILD)) scripts/with-model.sh bench/long.sh
 
 .PHONY: test-programs
 test-programs: $(STAMP)
@@ -98,7 +98,7 @@ macos-check:
 # The main job under valgrind, with the fake engine; GnuTLS without the instructions that valgrind lacks.
 valgrind: test-programs
 	@scripts/deps.sh build check
-	@TANDEM_BIN=$(BUILD) TANDEM_MODEL= GNUTLS_CPUID_OVERRIDE=0x1 \
+	@TANDEM_BIN=$(abspath $(BUILD)) TANDEM_MODEL= GNUTLS_CPUID_OVERRIDE=0x1 \
 		TANDEM_WRAP="valgrind -q --trace-children=yes --exit-on-first-error=yes --error-exitcode=99" \
 		tests/e2e_smoke.sh
 
