@@ -97,6 +97,11 @@ if(TARGET tandem AND TARGET tandem-worker AND TANDEM_LLAMA)
     add_test(NAME model COMMAND ${CMAKE_SOURCE_DIR}/scripts/model.sh)
     test_register(model)
     set_tests_properties(model PROPERTIES FIXTURES_SETUP model TIMEOUT 1800)
+    # Builds llama.cpp's generator of tiny models, once per machine; minutes that no test should spend.
+    add_test(NAME model_generator COMMAND ${CMAKE_COMMAND} -DBACKEND=${TANDEM_BACKEND}
+             -DEXTRA=test-llama-archs -P ${CMAKE_SOURCE_DIR}/scripts/llama.cmake)
+    test_register(model_generator)
+    set_tests_properties(model_generator PROPERTIES FIXTURES_SETUP model TIMEOUT 1800)
     foreach(file ${scripts})
         e2e_register(${file} ${CMAKE_SOURCE_DIR}/scripts/with-model.sh)
     endforeach()
