@@ -3,6 +3,7 @@
 #
 #   emulated   2048 tokens in, 8 out on the emulated pair, and the same unpaced (medians of 3)
 #   slow-link  the same with KV time / prefill time = 1.5
+#   streaming  what streaming costs the prefill node, unpaced (7 pairs in turns)
 #   link       the peer link alone, TLS on loopback
 #   local      the local path against llama-bench (bench/local.sh)
 #   memory     what gateway and nodes add
@@ -28,6 +29,9 @@ measure_slow_link() {
     "$bin/tandem" bench -m "$model" --prompt 2048 --gen 8 --runs 1 --unpaced-runs 1 \
         --link-ratio 1.5 --svg "$results/slow-link.svg" --json-file "$1" >&2
 }
+measure_streaming() {
+    "$root/bench/streaming.sh" >"$1"
+}
 measure_link() {
     "$bin/bench/link" >"$1"
 }
@@ -42,7 +46,7 @@ measure_long() {
         --json-file "$1" >&2
 }
 
-[ $# -gt 0 ] || set -- link memory local emulated slow-link
+[ $# -gt 0 ] || set -- link memory local streaming emulated slow-link
 for part in "$@"; do
     say "acceptance: $part"
     function=measure_$(printf '%s' "$part" | tr - _)
