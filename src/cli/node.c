@@ -152,48 +152,6 @@ static const struct node_supervisor_ops supervisor_ops = {on_up, on_down};
 
 // ---- running --------------------------------------------------------------------------------------
 
-static void ready_print(const struct node *n, uint16_t port, const char *model)
-{
-    const char *host = n->bound.host;
-    bool v6 = strchr(host, ':') != NULL;
-    char address[300]; // as `tandem serve --prefill` takes it
-    json_t *line;
-    char *text;
-
-    snprintf(address, sizeof(address), "%s%s%s:%u", v6 ? "[" : "", host, v6 ? "]" : "", port);
-    fprintf(stderr, "tandem: node on %s (model %s)\n", address, model);
-    if (!n->json)
-        return;
-    line = json_object();
-    json_put(line, "listening", json_string(address));
-    json_put(line, "port", json_integer(port));
-    json_put(line, "model", json_string(model));
-    text = json_line(line);
-    puts(text);
-    fflush(stdout);
-    free(text);
-    json_decref(line);
-}
-
-static int node_until_stopped(struct node *n, uint16_t port)
-{
-    struct wait_event ev;
-    bool announced = false;
-
-    for (;;) {
-        wait_next(&ev);
-        if (ev.kind == WAIT_SIGNAL)
-            return 0;
-        if (ev.kind == WAIT_FAILED) {
-            fprintf(stderr, "tandem node: the model could not be served: %s\n", ev.text);
-            return 1;
-        }
-        if (!announced)
-            ready_print(n, port, ev.text);
-        announced = true;
-    }
-}
-
 static int node_run(int argc, char **argv)
 {
     struct node n = {0};
@@ -218,7 +176,13 @@ static int node_run(int argc, char **argv)
     rc = node_supervisor_start(&n.worker, &supervisor_ops, &n, &port, &supervisor, &e);
     if (rc != 0)
         return cli_fail("node", &e);
-    rc = node_until_stopped(&n, port);
+    struct wait_ready ready = {.command = "node",
+                               .what = "node on",
+                               .scheme = "",
+                               .host = n.bound.host,
+                               .port = port,
+                               .json = n.json};
+    rc = wait_until_stopped(&ready);
     node_supervisor_free(supervisor);
     link_end(&n);
     return rc;

@@ -1,5 +1,4 @@
 // tandem serve: the gateway with its local worker, in the foreground.
-#include "base/json.h"
 #include "base/log.h"
 #include "cli/cli.h"
 #include "cli/wait.h"
@@ -132,53 +131,11 @@ static int options_apply(struct serve *s, struct err *e)
     return rc == 0 ? key_load(s, e) : rc;
 }
 
-static void ready_print(const struct serve *s, uint16_t port, const char *model)
-{
-    const char *host = s->gateway.listen.host;
-    bool v6 = strchr(host, ':') != NULL;
-    char url[300];
-    json_t *line;
-    char *text;
-
-    snprintf(url, sizeof(url), "http://%s%s%s:%u", v6 ? "[" : "", host, v6 ? "]" : "", port);
-    fprintf(stderr, "tandem: listening on %s (model %s)\n", url, model);
-    if (!s->json)
-        return;
-    line = json_object();
-    json_put(line, "listening", json_string(url));
-    json_put(line, "port", json_integer(port));
-    json_put(line, "model", json_string(model));
-    text = json_line(line);
-    puts(text);
-    fflush(stdout);
-    free(text);
-    json_decref(line);
-}
-
 // On the core's thread.
 static void on_event(void *ctx, enum gateway_event event, const char *text)
 {
     (void)ctx;
     wait_post(event == GATEWAY_UP ? WAIT_READY : WAIT_FAILED, text);
-}
-
-static int serve_until_stopped(struct serve *s, uint16_t port)
-{
-    struct wait_event ev;
-    bool announced = false;
-
-    for (;;) {
-        wait_next(&ev);
-        if (ev.kind == WAIT_SIGNAL)
-            return 0;
-        if (ev.kind == WAIT_FAILED) {
-            fprintf(stderr, "tandem serve: the model could not be served: %s\n", ev.text);
-            return 1;
-        }
-        if (!announced)
-            ready_print(s, port, ev.text);
-        announced = true;
-    }
 }
 
 static int serve_run(int argc, char **argv)
@@ -206,7 +163,13 @@ static int serve_run(int argc, char **argv)
     rc = gateway_start(&s.gateway, &g, &port, &e);
     if (rc != 0)
         return cli_fail("serve", &e);
-    rc = serve_until_stopped(&s, port);
+    struct wait_ready ready = {.command = "serve",
+                               .what = "listening on",
+                               .scheme = "http://",
+                               .host = s.gateway.listen.host,
+                               .port = port,
+                               .json = s.json};
+    rc = wait_until_stopped(&ready);
     gateway_free(g);
     return rc;
 }

@@ -1,5 +1,7 @@
 #include "cli/wait.h"
 
+#include "base/json.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -67,4 +69,46 @@ void wait_next(struct wait_event *ev)
     }
     if (have < sizeof(*ev))
         ev->kind = WAIT_SIGNAL;
+}
+
+static void ready_print(const struct wait_ready *r, const char *model)
+{
+    bool v6 = strchr(r->host, ':') != NULL;
+    char address[300];
+    json_t *line;
+    char *text;
+
+    snprintf(address, sizeof(address), "%s%s%s%s:%u", r->scheme, v6 ? "[" : "", r->host,
+             v6 ? "]" : "", r->port);
+    fprintf(stderr, "tandem: %s %s (model %s)\n", r->what, address, model);
+    if (!r->json)
+        return;
+    line = json_object();
+    json_put(line, "listening", json_string(address));
+    json_put(line, "port", json_integer(r->port));
+    json_put(line, "model", json_string(model));
+    text = json_line(line);
+    puts(text);
+    fflush(stdout);
+    free(text);
+    json_decref(line);
+}
+
+int wait_until_stopped(const struct wait_ready *r)
+{
+    struct wait_event ev;
+    bool announced = false;
+
+    for (;;) {
+        wait_next(&ev);
+        if (ev.kind == WAIT_SIGNAL)
+            return 0;
+        if (ev.kind == WAIT_FAILED) {
+            fprintf(stderr, "tandem %s: the model could not be served: %s\n", r->command, ev.text);
+            return 1;
+        }
+        if (!announced)
+            ready_print(r, ev.text);
+        announced = true;
+    }
 }

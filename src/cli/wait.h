@@ -3,6 +3,9 @@
 #ifndef CLI_WAIT_H
 #define CLI_WAIT_H
 
+#include <stdbool.h>
+#include <stdint.h>
+
 #define WAIT_TEXT_BYTES 240
 
 enum wait_kind { WAIT_SIGNAL, WAIT_READY, WAIT_FAILED };
@@ -18,5 +21,18 @@ void wait_init(void);
 void wait_post(enum wait_kind kind, const char *text);
 // Blocks.
 void wait_next(struct wait_event *ev);
+
+// How a command says that it is ready: "tandem: WHAT SCHEME HOST:PORT (model NAME)" on stderr, and one
+// line of JSON on stdout where asked.
+struct wait_ready {
+    const char *command; // "serve", for its error line
+    const char *what;    // "listening on"
+    const char *scheme;  // "http://" or ""
+    const char *host;    // IPv6 addresses get their brackets here
+    uint16_t port;
+    bool json;
+};
+// Announces readiness once, then waits for a signal (0) or for word that the model cannot be served (1).
+int wait_until_stopped(const struct wait_ready *r);
 
 #endif

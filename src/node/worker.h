@@ -73,7 +73,6 @@ enum worker_event_kind {
     WORKER_EVENT_SENT,        // id, index, t0, t1: a bulk frame left
     WORKER_EVENT_DIALED,      // peer index; link or error
     WORKER_EVENT_WAKE,        // a buffer came back
-    WORKER_EVENT_STOP,
 };
 
 struct worker_event {
@@ -147,7 +146,7 @@ struct worker_job {
     // prefill role
     struct message_prefill prefill;
     struct worker_link *bulk; // who pulls; NULL until then
-    bool pulled, tiled;
+    bool pulled;
     uint32_t exported;
     struct kv_send send;
     struct kv_tokens_hasher *hasher;

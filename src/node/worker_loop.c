@@ -388,9 +388,6 @@ void worker_event_handle(struct worker *w, struct worker_event *ev)
         break;
     case WORKER_EVENT_WAKE:
         break;
-    case WORKER_EVENT_STOP:
-        w->stop = true;
-        break;
     }
 }
 

@@ -398,19 +398,21 @@ void worker_prefill_sent(struct worker *w, const struct worker_event *ev)
     worker_job_finish(w, j);
 }
 
+static void abort_send(struct worker_job *j, int code, const char *why)
+{
+    if (j->bulk != NULL)
+        worker_link_send(j->bulk, wire_frame_failed(WIRE_ABORT, j->prefill.transfer, code, why));
+    j->bulk = NULL;
+}
+
 void worker_prefill_end(struct worker_job *j)
 {
-    if (j->bulk != NULL && !j->end_queued)
-        worker_link_send(j->bulk, wire_frame_failed(WIRE_ABORT, j->prefill.transfer, ERR_CANCELLED,
-                                                    "the prefill node's job ended"));
-    j->bulk = NULL;
+    if (!j->end_queued)
+        abort_send(j, ERR_CANCELLED, "the prefill node's job ended");
 }
 
 void worker_prefill_lost(struct worker *w, struct worker_job *j, const char *why)
 {
-    if (j->bulk != NULL)
-        worker_link_send(j->bulk,
-                         wire_frame_failed(WIRE_ABORT, j->prefill.transfer, ERR_CLOSED, why));
-    j->bulk = NULL;
+    abort_send(j, ERR_CLOSED, why);
     worker_job_fail(w, j, ERR_CLOSED, why);
 }
