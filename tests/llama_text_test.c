@@ -98,7 +98,7 @@ static void a_chat_is_rendered(void **state)
                         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n"
                         "<|im_start|>assistant\n");
     assert_true(json_is_array(json_object_get(r, "stop")));
-    assert_true(json_is_null(json_object_get(r, "grammar")));
+    assert_true(json_is_null(json_object_get(r, "syntax")));
     json_decref(r);
 }
 
@@ -255,6 +255,11 @@ static void penalties_change_the_choice(void **state)
     assert_true(n > 4 && (m != n || memcmp(plain, penalised, n * sizeof *plain) != 0));
 }
 
+static json_t *grammar(const char *text)
+{
+    return json_pack("{s:s}", "grammar", text);
+}
+
 static void a_grammar_binds(void **state)
 {
     struct engine_sampling s;
@@ -264,14 +269,16 @@ static void a_grammar_binds(void **state)
     engine_sampling_default(&s);
     s.temperature = 1;
     s.seed = 3;
-    s.grammar = "root ::= \"yes\" | \"no\"";
+    s.syntax = grammar("root ::= \"yes\" | \"no\"");
     text_of(tokens, generate(sampler(&s), "Tell me a story.", tokens, 32), text, sizeof text);
+    json_decref((json_t *)(uintptr_t)s.syntax);
     assert_true(strcmp(text, "yes") == 0 || strcmp(text, "no") == 0);
     s.temperature = 0;
-    s.grammar = "root ::= [0-9] [0-9] \"-\" [0-9]";
+    s.syntax = grammar("root ::= [0-9] [0-9] \"-\" [0-9]");
     text_of(tokens, generate(sampler(&s), "Once upon a time", tokens, 32), text, sizeof text);
     assert_int_equal(strlen(text), 4);
     assert_int_equal(text[2], '-');
+    json_decref((json_t *)(uintptr_t)s.syntax);
 }
 
 static void a_schema_becomes_a_grammar(void **state)
@@ -292,8 +299,8 @@ static void a_schema_becomes_a_grammar(void **state)
         0);
     engine_sampling_default(&s);
     s.temperature = 0;
-    s.grammar = json_string_value(json_object_get(r, "grammar"));
-    assert_non_null(s.grammar);
+    s.syntax = json_object_get(r, "syntax");
+    assert_non_null(json_object_get(s.syntax, "grammar"));
     text_of(tokens, generate(sampler(&s), "<|im_start|>assistant\n", tokens, 64), text,
             sizeof text);
     json_t *answer = json_parse(text, strlen(text), &e);
@@ -314,10 +321,11 @@ static void bad_sampling_is_refused(void **state)
     (void)state;
     for (size_t i = 0; i < sizeof grammars / sizeof *grammars; i++) {
         engine_sampling_default(&s);
-        s.grammar = grammars[i];
+        s.syntax = grammar(grammars[i]);
         int rc = g->ops->sampler_new(g, &s, &out, &e);
         if (rc != ERR_INVALID)
             fail_msg("accepted: %s", grammars[i]);
+        json_decref((json_t *)(uintptr_t)s.syntax);
     }
     engine_sampling_default(&s);
     s.repeat_penalty = 0;

@@ -2,6 +2,7 @@
 #include "base/json.h"
 #include "node/message.h"
 
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -53,17 +54,27 @@ static void generate_round_trips(void **state)
     engine_sampling_default(&m.sampling);
     m.sampling.seed = UINT32_MAX;
     m.sampling.frequency_penalty = -0.25f;
-    m.sampling.grammar = "root ::= \"a\"";
+    m.syntax = json_pack("{s:s}", "grammar", "root ::= \"a\"");
+    m.biases = (struct engine_bias[]){{5, 1.5f}, {7, -INFINITY}};
+    m.sampling.biases = m.biases;
+    m.sampling.n_biases = 2;
+    m.logprobs = 3;
+    snprintf(m.owner, sizeof m.owner, "me");
     json_t *o = message_generate_json(&m);
     assert_int_equal(message_generate_parse(o, &back, &e), 0);
     json_t *again = message_generate_json(&back);
     assert_true(json_equal(o, again));
-    assert_string_equal(back.sampling.grammar, m.sampling.grammar);
+    assert_true(json_equal(back.sampling.syntax, m.syntax));
+    assert_true(back.sampling.n_biases == 2 && back.sampling.biases[0].bias == 1.5f);
+    assert_true(isinf(back.sampling.biases[1].bias) && back.sampling.biases[1].token == 7);
+    assert_true(back.logprobs == 3 && !back.keep && !back.reuse && !back.parse);
+    assert_string_equal(back.owner, "me");
     assert_string_equal(back.stops[1], "END");
     assert_int_equal(back.handoff.transfer, 99);
     assert_true(back.handoff.serial && back.ignore_eos && back.timeline);
     assert_false(back.handoff.same_weights);
     message_generate_fini(&back);
+    json_decref(m.syntax);
     json_decref(o);
     json_decref(again);
 }
@@ -90,7 +101,15 @@ static void weights_are_the_same_unless_told(void **state)
 
 static void prefill_round_trips(void **state)
 {
-    struct message_prefill m = {1, 5, TICKET, true, false, 512, 4095, 1.25e9}, back;
+    struct message_prefill m = {.epoch = 1,
+                                .transfer = 5,
+                                .ticket = TICKET,
+                                .serial = true,
+                                .keep = true,
+                                .owner = "me",
+                                .upto = 4095,
+                                .link_bytes_per_s = 1.25e9};
+    struct message_prefill back;
     (void)state;
     json_t *o = message_prefill_json(&m);
     assert_int_equal(message_prefill_parse(o, &back, NULL), 0);
@@ -98,7 +117,7 @@ static void prefill_round_trips(void **state)
     assert_true(json_equal(o, again));
     assert_string_equal(back.ticket, TICKET);
     assert_true(back.transfer == 5 && back.serial && !back.timeline);
-    assert_true(back.from == 512 && back.upto == 4095 && back.link_bytes_per_s == 1.25e9);
+    assert_true(back.keep && !back.reuse && back.upto == 4095 && back.link_bytes_per_s == 1.25e9);
     json_decref(again);
     json_decref(o);
 }
@@ -187,8 +206,12 @@ static void what_is_wrong_is_named(void **state)
         {GENERATE, "{\"max_tokens\":1,\"sampling\":3}", "sampling"},
         {GENERATE, "{\"max_tokens\":1,\"sampling\":{\"top_p\":1.01}}", "top_p"},
         {GENERATE, "{\"max_tokens\":1,\"sampling\":{\"top_k\":-1}}", "top_k"},
-        {GENERATE, "{\"max_tokens\":1,\"sampling\":{\"grammar\":[]}}", "grammar"},
-        {GENERATE, "{\"max_tokens\":1,\"sampling\":{\"grammar\":null}}", NULL},
+        {GENERATE, "{\"max_tokens\":1,\"syntax\":[]}", "syntax"},
+        {GENERATE, "{\"max_tokens\":1,\"syntax\":null}", NULL},
+        {GENERATE, "{\"max_tokens\":1,\"sampling\":{\"logit_bias\":[[1]]}}", "logit_bias"},
+        {GENERATE, "{\"max_tokens\":1,\"sampling\":{\"logit_bias\":[[-1,2]]}}", "logit_bias"},
+        {GENERATE, "{\"max_tokens\":1,\"sampling\":{\"logit_bias\":[[1,null]]}}", NULL},
+        {GENERATE, "{\"max_tokens\":1,\"logprobs\":21}", "logprobs"},
         {GENERATE, "{\"max_tokens\":1,\"stop\":\"x\"}", "stop"},
         {GENERATE, "{\"max_tokens\":1,\"stop\":[\"a\",\"\"]}", "\"stop\"[1]"},
         {GENERATE, "{\"max_tokens\":1,\"stop\":[\"a\",7]}", "\"stop\"[1]"},
@@ -201,7 +224,7 @@ static void what_is_wrong_is_named(void **state)
         {GENERATE, HANDOFF_PORT("65536"), "port"},
         {GENERATE, HANDOFF_PORT("\"7077\""), "port"},
         {PREFILL, "{\"transfer\":1,\"ticket\":\"" TICKET "\",\"upto\":9}", NULL},
-        {PREFILL, "{\"transfer\":1,\"ticket\":\"" TICKET "\",\"upto\":9,\"from\":9}", "from"},
+        {PREFILL, "{\"transfer\":1,\"ticket\":\"" TICKET "\",\"upto\":0}", "upto"},
         {PREFILL, "{\"transfer\":1,\"ticket\":\"" TICKET "\"}", "\"upto\" is missing"},
         {PREFILL, "{\"transfer\":1,\"ticket\":\"0011\",\"upto\":9}", "32 hex digits"},
         {PREFILL, "{\"transfer\":1,\"ticket\":\"zz112233445566778899aabbccddeeff\",\"upto\":9}",

@@ -63,7 +63,10 @@ struct engine_limits {
     enum engine_handoff handoff; // as configured or probed
     double kv_bytes_per_token;   // of an exported range
     uint64_t state_bytes;        // of the part that does not grow with tokens (0: none)
+    uint32_t n_embed_tokens;     // most tokens of one embedding (0: the model makes none)
     bool has_tokenizer, has_chat_template;
+    bool ranks; // a reranker: `embed` gives one score
+    bool cuts;  // `remove` can cut a sequence anywhere; else only checkpoints lead back
 };
 
 // One token to compute. Rows of a step may belong to several sequences; rows of one sequence have
@@ -75,22 +78,47 @@ struct engine_row {
     bool want_logits;
 };
 
+struct engine_bias {
+    int32_t token;
+    float bias; // added to the logit; -INFINITY: never
+};
+#define ENGINE_BIAS_MAX 1024
+
 struct engine_sampling {
     float temperature; // <= 0: greedy
     float top_p;       // 1: off
     int32_t top_k;     // 0: off
     float min_p;       // 0: off
+    float typical_p;   // 1: off
     uint32_t seed;
     float repeat_penalty;    // 1: off
+    int32_t repeat_last_n;   // how far back the penalties look; 0: off, -1: the whole context
     float frequency_penalty; // 0: off
     float presence_penalty;  // 0: off
-    const char *grammar;     // GBNF, NULL: none
+    const struct engine_bias *biases; // borrowed for the sampler_new call
+    size_t n_biases;
+    int32_t reasoning_budget; // tokens of reasoning before its end is forced; -1: as many as it likes
+    const json_t *syntax;     // what `render` said about the answer, with its grammar; NULL: none
 };
 void engine_sampling_default(
     struct engine_sampling *s); // temperature 0.8, top_p 0.95, top_k 40, min_p 0.05
 
+// One candidate of a step with the natural logarithm of its probability (softmax of the raw logits,
+// before any sampling parameter).
+struct engine_logprob {
+    int32_t token;
+    float logprob;
+};
+#define ENGINE_LOGPROBS_MAX 20
+#define ENGINE_LOGPROB_MIN -9999.0f // what is impossible: JSON has no infinity
+// The k most likely tokens, most likely first, and the logprob of `token`. k <= ENGINE_LOGPROBS_MAX and
+// <= n_vocab: an entry that no token fills has token -1.
+float engine_logprobs(const float *logits, uint32_t n_vocab, int32_t token, size_t k,
+                      struct engine_logprob *top);
+
 struct engine;
 struct engine_sampler;
+struct engine_parser;
 
 // What an export in progress looks like to the caller. One export per engine at a time.
 enum engine_export_state { ENGINE_EXPORT_BUSY = 0, ENGINE_EXPORT_DONE = 1 };
@@ -112,6 +140,22 @@ struct engine_ops {
     // ERR_UNSUPPORTED and changes nothing. With p0 = the end nothing is forgotten, and the answer says
     // whether seq can go on from there (ERR_UNSUPPORTED after half an import in late state).
     int (*remove)(struct engine *g, uint32_t seq, uint32_t p0, uint32_t p1, struct err *e);
+
+    // Makes the empty sequence dst hold what src holds at [0, p1), src unchanged (ERR_UNSUPPORTED where
+    // `remove` could not cut src at p1). Copies no KV where the cache is shared.
+    int (*fork)(struct engine *g, uint32_t src, uint32_t dst, uint32_t p1, struct err *e);
+
+    // ---- checkpoints: for models whose sequences cannot be cut (limits.cuts is false) ----
+    // What a sequence needs besides the KV that stays in place to go on from where it is now: the
+    // recurrent state, the sliding windows. Bytes that saving takes at most now (0: nothing is needed).
+    size_t (*checkpoint_bytes)(struct engine *g, uint32_t seq);
+    // Writes *len bytes; they are the caller's own and trusted, never a peer's.
+    int (*checkpoint_save)(struct engine *g, uint32_t seq, void *buf, size_t cap, size_t *len,
+                           struct err *e);
+    // Cuts seq, which held at least [0, p) when the checkpoint was made at p and has only grown since,
+    // back to [0, p). On an error the sequence is to be removed.
+    int (*checkpoint_restore)(struct engine *g, uint32_t seq, uint32_t p, const void *data, size_t len,
+                              struct err *e);
 
     // Bytes that exporting [p0, p1) now would take at most. `last` as in export_start.
     size_t (*export_bytes)(struct engine *g, uint32_t seq, uint32_t p0, uint32_t p1, bool last);
@@ -142,10 +186,36 @@ struct engine_ops {
     // length, which is at most cap (256 is always enough). Special tokens give 0 bytes.
     size_t (*piece)(struct engine *g, int32_t token, char *out, size_t cap);
     bool (*is_end)(struct engine *g, int32_t token); // end of generation
-    // OpenAI chat request object (messages, tools, ...) -> new reference to
-    // {"prompt": text, "stop": [text...], "grammar": text|null}. ERR_INVALID for a request the
-    // template cannot render, with its reason.
+    // OpenAI chat request object (messages, tools, tool_choice, parallel_tool_calls, response_format,
+    // grammar, json_schema, chat_template_kwargs, reasoning_effort, reasoning_format,
+    // add_generation_prompt, continue_final_message) -> new reference to {"prompt": text,
+    // "stop": [text...], "syntax": object|null}. The syntax is opaque to all but this engine (but for
+    // {"grammar": GBNF}, which anybody may write): it goes back into sampler_new (grammar) and parser_new
+    // (how reasoning and tool calls are told from content); null: the answer is all content,
+    // unconstrained. A request with "prompt" (text) in place of "messages" is not templated; of it
+    // only grammar, json_schema and response_format count. ERR_INVALID for a request the template
+    // cannot render, with its reason.
     int (*render)(struct engine *g, const json_t *request, json_t **rendered, struct err *e);
+
+    // ---- what an answer means ----
+    // ERR_INVALID for a syntax that no render of this engine made.
+    int (*parser_new)(struct engine *g, const json_t *syntax, struct engine_parser **out,
+                      struct err *e);
+    void (*parser_free)(struct engine *g, struct engine_parser *p);
+    // Appends n bytes of the answer (whole UTF-8 characters) and says what became certain since the last
+    // call: an array (new reference, may be empty) of
+    //   {"reasoning": text}  {"content": text}  {"tool": index, "id": text, "name": text, "arguments": text}
+    // where a tool's id and name come once, with its first delta, and arguments in pieces. `final`: no
+    // more text comes. What does not parse becomes content; this call never fails. Takes time in
+    // proportion to the answer so far.
+    json_t *(*parser_put)(struct engine *g, struct engine_parser *p, const char *text, size_t n,
+                          bool final);
+
+    // ---- embeddings ----
+    // The pooled (mean, unless the model says otherwise), L2-normalised embedding of 1 to
+    // limits.n_embed_tokens tokens: identity.n_embd floats (one, a score, where limits.ranks). Touches no
+    // sequence. ERR_CANCELLED after engine_interrupt; ERR_UNSUPPORTED: the model makes none.
+    int (*embed)(struct engine *g, const int32_t *tokens, size_t n, float *out, struct err *e);
 
     // ---- sampling ----
     int (*sampler_new)(struct engine *g, const struct engine_sampling *s,

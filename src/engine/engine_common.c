@@ -6,6 +6,7 @@
 #include "base/json.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -35,7 +36,10 @@ void engine_sampling_default(struct engine_sampling *s)
         .top_p = 0.95f,
         .top_k = 40,
         .min_p = 0.05f,
+        .typical_p = 1.0f,
         .repeat_penalty = 1.0f,
+        .repeat_last_n = 64,
+        .reasoning_budget = -1,
     };
 }
 
@@ -49,6 +53,47 @@ void engine_options_default(struct engine_options *o)
         .type_v = "f16",
         .handoff = ENGINE_HANDOFF_NONE,
     };
+}
+
+// ---- log probabilities ----------------------------------------------------------------------
+
+// Puts a candidate into the list of the k best, most likely first; equals stay in order of token id.
+static void best_insert(struct engine_logprob *top, size_t k, int32_t token, float logit)
+{
+    size_t at = k;
+    while (at > 0 && logit > top[at - 1].logprob)
+        at--;
+    if (at == k)
+        return;
+    memmove(&top[at + 1], &top[at], (k - at - 1) * sizeof *top);
+    top[at] = (struct engine_logprob){.token = token, .logprob = logit};
+}
+
+static float logprob_of(float logit, double log_sum)
+{
+    double p = (double)logit - log_sum;
+    return p > ENGINE_LOGPROB_MIN ? (float)p : ENGINE_LOGPROB_MIN; // NaN and -INFINITY as well
+}
+
+float engine_logprobs(const float *logits, uint32_t n_vocab, int32_t token, size_t k,
+                      struct engine_logprob *top)
+{
+    float max = -INFINITY;
+    double sum = 0;
+    for (size_t i = 0; i < k; i++)
+        top[i] = (struct engine_logprob){.token = -1, .logprob = -INFINITY};
+    for (uint32_t i = 0; i < n_vocab; i++) {
+        max = logits[i] > max ? logits[i] : max;
+        best_insert(top, k, (int32_t)i, logits[i]);
+    }
+    for (uint32_t i = 0; i < n_vocab; i++)
+        if (logits[i] > -INFINITY) // false for NaN
+            sum += (double)expf(logits[i] - max);
+    double log_sum = (double)max + log(sum);
+    for (size_t i = 0; i < k; i++)
+        top[i].logprob = logprob_of(top[i].logprob, log_sum);
+    return token >= 0 && (uint32_t)token < n_vocab ? logprob_of(logits[token], log_sum)
+                                                   : ENGINE_LOGPROB_MIN;
 }
 
 // ---- identity -------------------------------------------------------------------------------

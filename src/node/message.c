@@ -6,10 +6,9 @@
 #include "base/buf.h"
 #include "base/json.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define GRAMMAR_MAX_BYTES (1u << 20)
 
 // Reading one object: the first failure sticks, so that a list of members reads as a list.
 struct reader {
@@ -46,6 +45,15 @@ static void read_u32(struct reader *r, const char *member, uint32_t max, uint32_
         r->rc = json_get_i64(r->object, member, 0, max, &v, r->e);
     if (r->rc == 0)
         *out = (uint32_t)v;
+}
+
+static void read_i32(struct reader *r, const char *member, int32_t min, int32_t max, int32_t *out)
+{
+    int64_t v = *out;
+    if (r->rc == 0)
+        r->rc = json_get_i64(r->object, member, min, max, &v, r->e);
+    if (r->rc == 0)
+        *out = (int32_t)v;
 }
 
 static void read_u64(struct reader *r, const char *member, uint64_t *out)
@@ -122,33 +130,57 @@ static void sampling_read(struct reader *top, struct engine_sampling *s)
     struct reader r = read_object(top, "sampling");
     if (!present(&r))
         return;
-    int64_t top_k = s->top_k;
     read_f32(&r, "temperature", -1, 100, &s->temperature);
     read_f32(&r, "top_p", 0, 1, &s->top_p);
     read_f32(&r, "min_p", 0, 1, &s->min_p);
+    read_f32(&r, "typical_p", 0, 1, &s->typical_p);
+    read_i32(&r, "repeat_last_n", -1, INT32_MAX, &s->repeat_last_n);
+    read_i32(&r, "reasoning_budget", -1, INT32_MAX, &s->reasoning_budget);
     read_u32(&r, "seed", UINT32_MAX, &s->seed);
     read_f32(&r, "repeat_penalty", 0, 100, &s->repeat_penalty);
     read_f32(&r, "frequency_penalty", -100, 100, &s->frequency_penalty);
     read_f32(&r, "presence_penalty", -100, 100, &s->presence_penalty);
-    if (r.rc == 0)
-        r.rc = json_get_i64(r.object, "top_k", 0, INT32_MAX, &top_k, r.e);
-    s->top_k = (int32_t)top_k;
+    read_i32(&r, "top_k", 0, INT32_MAX, &s->top_k);
     fail_into(top, &r, "sampling");
 }
 
-static void grammar_read(struct reader *top, struct message_generate *m)
+// [[token, bias]...]; a null bias forbids the token.
+static void biases_read(struct reader *top, struct message_generate *m)
 {
-    const char *text = NULL;
+    json_t *list = NULL;
     struct reader r = read_object(top, "sampling");
     if (!present(&r))
         return;
-    r.rc = json_get_string(r.object, "grammar", &text, r.e);
-    if (r.rc == 0 && text != NULL && strlen(text) > GRAMMAR_MAX_BYTES)
-        r.rc = err_set(r.e, ERR_RANGE, "member \"grammar\" has %zu bytes, at most %u are taken",
-                       strlen(text), GRAMMAR_MAX_BYTES);
-    if (r.rc == 0 && text != NULL)
-        m->sampling.grammar = m->grammar = mem_strdup(text);
+    r.rc = json_get_array(r.object, "logit_bias", &list, r.e);
+    size_t n = r.rc == 0 && list != NULL ? json_array_size(list) : 0;
+    if (n > ENGINE_BIAS_MAX)
+        r.rc = err_set(r.e, ERR_RANGE, "member \"logit_bias\" has %zu entries, at most %d are taken",
+                       n, ENGINE_BIAS_MAX);
+    if (r.rc == 0 && n > 0)
+        m->biases = mem_alloc(n * sizeof *m->biases);
+    for (size_t i = 0; r.rc == 0 && i < n; i++) {
+        const json_t *pair = json_array_get(list, i);
+        const json_t *token = json_array_get(pair, 0), *bias = json_array_get(pair, 1);
+        if (!json_is_integer(token) || json_integer_value(token) < 0 ||
+            json_integer_value(token) > INT32_MAX || (!json_is_number(bias) && !json_is_null(bias)))
+            r.rc = err_set(r.e, ERR_INVALID,
+                           "member \"logit_bias\"[%zu] must be [token id, number or null]", i);
+        else
+            m->biases[m->sampling.n_biases++] = (struct engine_bias){
+                (int32_t)json_integer_value(token),
+                json_is_null(bias) ? -INFINITY : (float)json_number_value(bias)};
+    }
+    m->sampling.biases = m->biases;
     fail_into(top, &r, "sampling");
+}
+
+static void syntax_read(struct reader *r, struct message_generate *m)
+{
+    json_t *o = NULL;
+    if (r->rc == 0)
+        r->rc = json_get_object(r->object, "syntax", &o, r->e);
+    if (r->rc == 0 && o != NULL)
+        m->sampling.syntax = m->syntax = json_incref(o);
 }
 
 static void stops_read(struct reader *r, struct message_generate *m)
@@ -200,7 +232,7 @@ static void handoff_read(struct reader *top, struct message_handoff *h)
 
 int message_generate_parse(const json_t *head, struct message_generate *m, struct err *e)
 {
-    *m = (struct message_generate){0};
+    *m = (struct message_generate){.keep = true, .reuse = true, .logprobs = -1};
     engine_sampling_default(&m->sampling);
     struct reader r = reader_of(head, "GENERATE", e);
     read_u32(&r, "epoch", UINT32_MAX, &m->epoch);
@@ -208,8 +240,14 @@ int message_generate_parse(const json_t *head, struct message_generate *m, struc
     read_u32(&r, "max_tokens", MESSAGE_MAX_TOKENS, &m->max_tokens);
     read_bool(&r, "ignore_eos", &m->ignore_eos);
     read_bool(&r, "timeline", &m->timeline);
+    read_bool(&r, "parse", &m->parse);
+    read_bool(&r, "keep", &m->keep);
+    read_bool(&r, "reuse", &m->reuse);
+    read_i32(&r, "logprobs", -1, ENGINE_LOGPROBS_MAX, &m->logprobs);
+    read_text(&r, "owner", m->owner, sizeof m->owner);
     sampling_read(&r, &m->sampling);
-    grammar_read(&r, m);
+    biases_read(&r, m);
+    syntax_read(&r, m);
     stops_read(&r, m);
     handoff_read(&r, &m->handoff);
     if (r.rc != 0)
@@ -217,18 +255,35 @@ int message_generate_parse(const json_t *head, struct message_generate *m, struc
     return r.rc;
 }
 
-static json_t *sampling_json(const struct engine_sampling *s, const char *grammar)
+static json_t *biases_json(const struct engine_sampling *s)
+{
+    json_t *list = json_array();
+    for (size_t i = 0; i < s->n_biases; i++) {
+        json_t *pair = json_array();
+        json_array_append_new(pair, json_integer(s->biases[i].token));
+        json_array_append_new(pair, isinf(s->biases[i].bias) ? json_null()
+                                                             : json_real((double)s->biases[i].bias));
+        json_array_append_new(list, pair);
+    }
+    return list;
+}
+
+static json_t *sampling_json(const struct engine_sampling *s)
 {
     json_t *o = json_object();
     json_put(o, "temperature", json_real((double)s->temperature));
     json_put(o, "top_p", json_real((double)s->top_p));
     json_put(o, "top_k", json_integer(s->top_k));
     json_put(o, "min_p", json_real((double)s->min_p));
+    json_put(o, "typical_p", json_real((double)s->typical_p));
     json_put(o, "seed", json_integer(s->seed));
     json_put(o, "repeat_penalty", json_real((double)s->repeat_penalty));
+    json_put(o, "repeat_last_n", json_integer(s->repeat_last_n));
     json_put(o, "frequency_penalty", json_real((double)s->frequency_penalty));
     json_put(o, "presence_penalty", json_real((double)s->presence_penalty));
-    json_put(o, "grammar", grammar != NULL ? json_string(grammar) : json_null());
+    json_put(o, "reasoning_budget", json_integer(s->reasoning_budget));
+    if (s->n_biases > 0)
+        json_put(o, "logit_bias", biases_json(s));
     return o;
 }
 
@@ -249,8 +304,6 @@ static json_t *handoff_json(const struct message_handoff *h)
 
 json_t *message_generate_json(const struct message_generate *m)
 {
-    // The grammar may have been given either way by whoever filled the struct.
-    const char *grammar = m->grammar != NULL ? m->grammar : m->sampling.grammar;
     json_t *o = json_object(), *stops = json_array();
     for (size_t i = 0; i < m->n_stops; i++)
         json_array_append_new(stops, json_string(m->stops[i]));
@@ -258,7 +311,14 @@ json_t *message_generate_json(const struct message_generate *m)
     json_put(o, "max_tokens", json_integer(m->max_tokens));
     json_put(o, "ignore_eos", json_boolean(m->ignore_eos));
     json_put(o, "timeline", json_boolean(m->timeline));
-    json_put(o, "sampling", sampling_json(&m->sampling, grammar));
+    json_put(o, "parse", json_boolean(m->parse));
+    json_put(o, "keep", json_boolean(m->keep));
+    json_put(o, "reuse", json_boolean(m->reuse));
+    json_put(o, "logprobs", json_integer(m->logprobs));
+    json_put(o, "owner", json_string(m->owner));
+    json_put(o, "sampling", sampling_json(&m->sampling));
+    if (m->syntax != NULL)
+        json_put(o, "syntax", json_incref(m->syntax));
     json_put(o, "stop", stops);
     json_put(o, "handoff", handoff_json(&m->handoff));
     return o;
@@ -266,7 +326,8 @@ json_t *message_generate_json(const struct message_generate *m)
 
 void message_generate_fini(struct message_generate *m)
 {
-    free(m->grammar);
+    free(m->biases);
+    json_decref(m->syntax);
     for (size_t i = 0; i < m->n_stops; i++)
         free(m->stops[i]);
     *m = (struct message_generate){0};
@@ -276,7 +337,7 @@ void message_generate_fini(struct message_generate *m)
 
 int message_prefill_parse(const json_t *head, struct message_prefill *m, struct err *e)
 {
-    *m = (struct message_prefill){0};
+    *m = (struct message_prefill){.keep = true, .reuse = true};
     struct reader r = reader_of(head, "PREFILL", e);
     read_u32(&r, "epoch", UINT32_MAX, &m->epoch);
     need(&r, "transfer");
@@ -284,13 +345,14 @@ int message_prefill_parse(const json_t *head, struct message_prefill *m, struct 
     read_ticket(&r, m->ticket);
     read_bool(&r, "serial", &m->serial);
     read_bool(&r, "timeline", &m->timeline);
-    read_u32(&r, "from", MESSAGE_MAX_TOKENS, &m->from);
+    read_bool(&r, "keep", &m->keep);
+    read_bool(&r, "reuse", &m->reuse);
+    read_text(&r, "owner", m->owner, sizeof m->owner);
     need(&r, "upto");
     read_u32(&r, "upto", MESSAGE_MAX_TOKENS, &m->upto);
     read_f64(&r, "link_bytes_per_s", 0, 1e13, &m->link_bytes_per_s);
-    if (r.rc == 0 && m->from >= m->upto)
-        r.rc = err_set(e, ERR_INVALID, "member \"from\" is %u, which must be below \"upto\", %u",
-                       m->from, m->upto);
+    if (r.rc == 0 && m->upto == 0)
+        r.rc = err_set(e, ERR_INVALID, "member \"upto\" must be at least 1");
     return r.rc;
 }
 
@@ -302,7 +364,9 @@ json_t *message_prefill_json(const struct message_prefill *m)
     json_put(o, "ticket", json_string(m->ticket));
     json_put(o, "serial", json_boolean(m->serial));
     json_put(o, "timeline", json_boolean(m->timeline));
-    json_put(o, "from", json_integer(m->from));
+    json_put(o, "keep", json_boolean(m->keep));
+    json_put(o, "reuse", json_boolean(m->reuse));
+    json_put(o, "owner", json_string(m->owner));
     json_put(o, "upto", json_integer(m->upto));
     json_put(o, "link_bytes_per_s", json_real(m->link_bytes_per_s));
     return o;

@@ -16,34 +16,55 @@
 //
 // The gateway's requests (frame id = the gateway's request id, unique per link):
 //
-//   RENDER   {"chat":{..OpenAI request..}} or {"prompt":"text"} or {"tokens":[..]}
-//         -> RENDERED {"stop":[..],"grammar":text|null} + body: token ids
+//   RENDER   {"chat":{..OpenAI request..}} or {"prompt":"text"} or {"tokens":[..]} or
+//            {"text":"..","special":bool,"bos":bool} (as /tokenize has it) or {"detokenize":[..]}
+//         -> RENDERED {"stop":[..],"syntax":{..}|null,"prompt":"text" (chat, when "want_prompt":true
+//            stood beside it),"text":"..","pieces":[..] (of "text", when "want_pieces":true)}
+//            + body: token ids
+//   EMBED    {} + body: token ids -> EMBEDDED {"tokens":n} + body: floats, f32 little-endian, n_embd of
+//            them or one (a reranker's score)
 //   GENERATE {"epoch":1,"max_tokens":n,"stop":[..],"ignore_eos":bool,"sampling":{"temperature":..,
-//             "top_p":..,"top_k":..,"min_p":..,"seed":..,"repeat_penalty":..,
-//             "frequency_penalty":..,"presence_penalty":..,"grammar":..},
+//             "top_p":..,"top_k":..,"min_p":..,"typical_p":..,"seed":..,"repeat_penalty":..,
+//             "repeat_last_n":..,"frequency_penalty":..,"presence_penalty":..,
+//             "logit_bias":[[token,bias]..] (bias null: never),"reasoning_budget":-1},
+//             "syntax":{..}|null (as RENDERED had it), "parse":bool (deltas instead of text),
+//             "logprobs":-1 (none) or 0..20, "owner":"text" (prefixes are shared within one owner),
+//             "keep":bool (may stay in prefix memory when it ends; absent: true),
+//             "reuse":bool (may begin with what prefix memory holds; absent: true),
 //             "timeline":bool, "handoff":null or {"host":"..","port":7077,"ticket":"hex32",
 //             "transfer":id,"stall_s":3.0,"serial":bool,"same_weights":bool (absent: true)}}
 //             + body: token ids of the whole prompt
 //         -> PROGRESS {"phase":"prefill"|"handoff","done":tokens,"total":tokens}  (a few per second)
-//            TOKEN {"id":token,"text":"..","index":i}   text is valid UTF-8, may be "" while bytes are held back
-//            DONE {"finish":"stop"|"length","stop":".."|null,"prompt_tokens":n,"gen_tokens":n,"text":"rest held back",
+//            TOKEN {"id":token,"text":"..","index":i,"delta":[..] (with "parse"; then no text),
+//                  "logprob":x,"top":[[token,"text",logprob]..],"bytes":"hex of this token" (with
+//                  logprobs >= 0)}   text is valid UTF-8, may be "" while bytes are held back
+//            DONE {"finish":"stop"|"length"|"tool_calls","stop":".."|null,"prompt_tokens":n,"gen_tokens":n,
+//                  "text":"rest held back","delta":[..] (with "parse"),
+//                  "tokens_cached":tokens this worker's prefix memory had,
 //                  "tokens_read":tokens this worker computed of the prompt, "tokens_imported":n,
+//                  "queue_s":from receipt until it had a sequence,
 //                  "prefill_s":from receipt to the start of the first decode step,
 //                  "decode_s":from there to the last token, "handoff_end_s":..|null (end marker seen),
 //                  "kv_bytes":n,"fallback":null|"text","overruns":n,"worst_ratio":x,"timeline":[..]}
 //            FAILED {"code":"..","message":".."}
-//   PREFILL  {"epoch":1,"transfer":id,"ticket":"hex32","serial":bool,"upto":n-1,"from":p0,
+//   PREFILL  {"epoch":1,"transfer":id,"ticket":"hex32","serial":bool,"upto":n-1,
+//             "owner":"text","keep":bool,"reuse":bool,
 //             "link_bytes_per_s":guess|0,"timeline":bool} + body: token ids of the whole prompt
-//         -> ACCEPTED {} at once, then PROGRESS, then PREFILLED {"tokens":n,"compute_s":..,
+//         -> ACCEPTED {} at once, then PROGRESS, then PREFILLED {"tokens":computed here,
+//            "tokens_cached":n,"from":first token that was sent,"compute_s":..,
 //            "export_s":..,"wait_s":..,"done_s":when the last token was computed,
 //            "sent_s":when the end marker left,"link_bytes_per_s":measured|0,"kv_bytes":n,
 //            "segments":n,"overruns":n,"worst_ratio":x,"timeline":[..]} or FAILED
+//   FORGET   {"owner":"text"|null (all)} -> FORGOTTEN {"sequences":n}: erases prefix memory
 //   CANCEL {}, ABANDON {"reason":".."}, STATUS {} -> STATUS_IS {"requests":n,"transfers":n,
-//             "cells_used":n,"rates":{..},"memory":{..},"overruns":n,"worst_ratio":x}
+//             "cells_used":n,"cells_kept":n,"sequences_kept":n,"rates":{..},
+//             "memory":{..},"overruns":n,"worst_ratio":x}
 //
 // Timeline entries: {"what":"compute"|"export"|"send"|"import"|"decode","t0":s,"t1":s,"p0":n,"p1":n}
 //
-// Bulk link: PULL {"ticket":"hex32"} (id = transfer) answered by SEGMENT/BEAT/END or ABORT.
+// Bulk link: PULL {"ticket":"hex32","from":p0} (id = transfer) answered by SEGMENT/BEAT/END or ABORT. The
+// puller holds [0, from) already: only [from, upto) crosses. A prefill worker may have more or less
+// of the prompt in its own prefix memory; it begins computing at once and exporting when it knows `from`.
 #ifndef NODE_MESSAGE_H
 #define NODE_MESSAGE_H
 
@@ -59,6 +80,8 @@
 #define MESSAGE_MAX_TOKENS (1u << 20) // tokens of one prompt
 #define MESSAGE_STOPS_MAX 16
 #define MESSAGE_STOP_BYTES 256
+#define MESSAGE_OWNER_BYTES 65     // a hash of the API key in hex, or ""
+#define MESSAGE_SYNTAX_MAX (2u << 20) // bytes of a syntax as JSON
 
 struct message_handoff {
     bool present;
@@ -75,8 +98,13 @@ struct message_generate {
     uint32_t epoch;
     uint32_t max_tokens;
     bool ignore_eos, timeline;
-    struct engine_sampling sampling;
-    char *grammar;                  // owned
+    bool parse;       // deltas instead of text
+    bool keep, reuse; // prefix memory afterwards, and before
+    int32_t logprobs; // -1: none
+    char owner[MESSAGE_OWNER_BYTES];
+    struct engine_sampling sampling; // biases and syntax point to the two below
+    struct engine_bias *biases;      // owned
+    json_t *syntax;                  // owned reference
     char *stops[MESSAGE_STOPS_MAX]; // owned
     size_t n_stops;
     struct message_handoff handoff;
@@ -87,7 +115,9 @@ struct message_prefill {
     uint64_t transfer;
     char ticket[MESSAGE_TICKET_HEX + 1];
     bool serial, timeline;
-    uint32_t from, upto;
+    bool keep, reuse;
+    char owner[MESSAGE_OWNER_BYTES];
+    uint32_t upto;
     double link_bytes_per_s;
 };
 
