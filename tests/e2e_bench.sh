@@ -137,14 +137,17 @@ for _ in $(seq 100); do
     grep -q 'node reader is up' "$dir/serve.err" && break
     sleep 0.1
 done
-"$bin/tandem" bench --nodes "reader,$url" --prompt 400 --gen 3 --runs 1 --json >"$dir/nodes" \
-    2>"$dir/nodes.err" || fail "real nodes could not be measured"
+"$bin/tandem" bench --nodes "reader,$url" --prompt 400 --gen 3 --runs 1 --json --report "$dir/report" \
+    >"$dir/nodes" 2>"$dir/nodes.err" || fail "real nodes could not be measured"
 python3 - "$dir/nodes" <<'PYTHON' || fail "the result of real nodes"
 import json, sys
 r = json.load(open(sys.argv[1]))
 assert r["emulated"] is False and r["unpaced"] is None and r["output_identical"] is True
 assert [s["name"] for s in r["solo"]] == ["reader", "writer"], r["solo"]
+assert {n["name"]: n["role"] for n in r["nodes"]} == {"writer": "decode", "reader": "prefill"}
+assert all(n["cpu"] and n["engine_build"] and n["cores"] > 0 for n in r["nodes"]), r["nodes"]
 PYTHON
+grep -q '^node: reader, prefill, ' "$dir/report" || fail "the report does not say what the nodes are"
 refused 'is "reader", not "somebody"' --nodes "somebody,$url" --prompt 100 --gen 2 --runs 1
 kill "$pid" "$node"
 wait "$pid" "$node" || :

@@ -64,6 +64,8 @@ struct bench_answer {
 // answer measures something else. ERR_CANCELLED after a signal.
 int bench_request_run(const struct bench_request *q, struct bench_answer *a, struct err *e);
 void bench_answer_fini(struct bench_answer *a);
+// What the gateway says about its nodes: hardware, builds, model, weights. A new reference.
+int bench_nodes_get(const char *gateway, json_t **nodes, struct err *e);
 // SIGINT and SIGTERM end the running request, so that the caller can clean up.
 void bench_signals_catch(void);
 bool bench_signal_seen(void);
@@ -106,6 +108,7 @@ struct bench_series {
     double worst_ratio;   // real time / slot
     double floor_s[2][2]; // [node][prefill, decode]: slowest real seconds per token of any step
     json_t *timelines[BENCH_RUNS_MAX]; // of the hybrid runs
+    json_t *nodes;                     // as bench_nodes_get gives them
 };
 int bench_series_run(const struct bench_series_options *o, struct bench_series *s, struct err *e);
 void bench_series_fini(struct bench_series *s);

@@ -72,6 +72,7 @@ static int on_progress(void *ctx, curl_off_t a, curl_off_t b, curl_off_t c, curl
     return signal_seen;
 }
 
+// body NULL: a GET.
 static int transfer(const char *url, const char *body, struct buf *answer, long *status,
                     struct err *e)
 {
@@ -84,7 +85,8 @@ static int transfer(const char *url, const char *body, struct buf *answer, long 
         headers = curl_slist_append(headers, bearer);
     }
     curl_easy_setopt(c, CURLOPT_URL, url);
-    curl_easy_setopt(c, CURLOPT_POSTFIELDS, body);
+    if (body != NULL)
+        curl_easy_setopt(c, CURLOPT_POSTFIELDS, body);
     curl_easy_setopt(c, CURLOPT_HTTPHEADER, headers);
     curl_easy_setopt(c, CURLOPT_WRITEFUNCTION, on_data);
     curl_easy_setopt(c, CURLOPT_WRITEDATA, answer);
@@ -184,6 +186,26 @@ int bench_request_run(const struct bench_request *q, struct bench_answer *a, str
     json_decref(answer);
     json_decref(body);
     free(text);
+    buf_fini(&raw);
+    return rc;
+}
+
+int bench_nodes_get(const char *gateway, json_t **nodes, struct err *e)
+{
+    char url[512];
+    struct buf raw;
+    long status = 0;
+    json_t *answer = NULL;
+    buf_init(&raw, ANSWER_MAX_BYTES);
+    snprintf(url, sizeof url, "%s/v1/tandem/status", gateway);
+    int rc = transfer(url, NULL, &raw, &status, e);
+    if (rc == 0 && (answer = json_parse(raw.data, raw.len, e)) == NULL)
+        rc = err_set(e, ERR_IO, "the gateway answered %ld with something that is no JSON", status);
+    if (rc == 0)
+        rc = status_check(answer, status, e);
+    if (rc == 0)
+        *nodes = json_incref(json_object_get(answer, "nodes"));
+    json_decref(answer);
     buf_fini(&raw);
     return rc;
 }

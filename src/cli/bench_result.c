@@ -195,6 +195,7 @@ json_t *bench_result_json(const struct bench_outcome *o)
     json_put(r, "samples", samples_json(s));
     json_put(r, "timeline", timeline_json(s));
     json_put(r, "machine", machine_json());
+    json_put(r, "nodes", s->nodes != NULL ? json_incref(s->nodes) : json_array());
     json_put(r, "version", json_string("tandem " TANDEM_VERSION));
     json_put(r, "unix_time", json_integer(clock_unix_s()));
     return r;
@@ -277,6 +278,24 @@ int bench_json_write(const json_t *result, const char *path, struct err *e)
     return file_write(path, &b, e);
 }
 
+// One line per node: where it ran, on what, with which weights and engine.
+static void nodes_put(const json_t *nodes, struct buf *b)
+{
+    size_t i;
+    const json_t *n;
+    json_array_foreach(nodes, i, n)
+    {
+        static const char *const texts[] = {"name", "role",    "system", "cpu",   "model",
+                                            "weights", "build", "engine", "engine_build"};
+        for (size_t k = 0; k < sizeof texts / sizeof *texts; k++) {
+            const char *v = json_string_value(json_object_get(n, texts[k]));
+            buf_printf(b, "%s%s", k > 0 ? ", " : "node: ", v != NULL ? v : "?");
+        }
+        buf_printf(b, ", %.0f cores, %.1f GB, context %.0f\n", draw_number(n, "cores"),
+                   draw_number(n, "memory_bytes") / 1e9, draw_number(n, "n_ctx"));
+    }
+}
+
 int bench_report_write(const json_t *result, const char *path, struct err *e)
 {
     struct draw_style style = {.width = 100};
@@ -287,6 +306,8 @@ int bench_report_write(const json_t *result, const char *path, struct err *e)
     buf_printf(&b, "tandem %s bench report\nunix time %lld\n%s, %s, %d cores, %.1f GB\n\n",
                TANDEM_VERSION, (long long)clock_unix_s(), f.system, f.cpu, f.cores,
                (double)f.memory_bytes / 1e9);
+    nodes_put(json_object_get(result, "nodes"), &b);
+    buf_puts(&b, "\n");
     draw_table_text(result, &style, &b);
     buf_puts(&b, "\nTimeline of a hybrid run\n");
     draw_timeline_text(result, &style, &b);

@@ -133,6 +133,8 @@ int bench_series_run(const struct bench_series_options *o, struct bench_series *
         s->runs += rc == 0;
     }
     cli_progress_end();
+    if (rc == 0)
+        rc = bench_nodes_get(o->url, &s->nodes, e);
     if (rc != 0)
         bench_series_fini(s);
     return rc;
@@ -142,5 +144,6 @@ void bench_series_fini(struct bench_series *s)
 {
     for (size_t i = 0; i < BENCH_RUNS_MAX; i++)
         json_decref(s->timelines[i]);
+    json_decref(s->nodes);
     *s = (struct bench_series){0};
 }
