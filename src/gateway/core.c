@@ -5,16 +5,11 @@
 #include "base/log.h"
 #include "os/os.h"
 
-#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define MESSAGES_PER_TURN 256 // then timers and sockets get their turn
-
-// Linux tells by its own event that a peer shut its sending side down; elsewhere it is a hang-up.
-#ifndef POLLRDHUP
-#define POLLRDHUP POLLHUP
-#endif
+#define GONE_PER_TURN 64      // clients
 
 struct peer *core_local(struct core *c)
 {
@@ -56,7 +51,7 @@ static void on_frame(struct core *c, struct core_message *m)
     if (p->link != m->link || c->stopping)
         return;
     p->heard_ns = m->at_ns;
-    if (m->frame.type == WIRE_STATUS_IS)
+    if (m->frame.type == WIRE_STATUS_IS || status_asked(c, m->frame.id))
         status_on_frame(c, p, &m->frame);
     else
         request_on_frame(c, p, &m->frame, m->at_ns);
@@ -87,14 +82,21 @@ static void message_handle(struct core *c, struct core_message *m)
         on_stop(c);
         break;
     case CORE_REQUEST:
+        request_reap(c); // what is over does not count against the limits
+        os_watch_add(c->watch, reply_fd(m->request->reply), m->request);
         request_admit(c, m->request);
         m->request = NULL;
         break;
     case CORE_QUERY:
+        request_reap(c);
         status_on_query(c, m->query);
         m->query = NULL;
         break;
+    case CORE_DRAIN:
+        c->draining = true;
+        break;
     case CORE_UP:
+        c->metrics.worker_starts++;
         peer_on_up(c, m);
         break;
     case CORE_DOWN:
@@ -110,7 +112,6 @@ static void message_handle(struct core *c, struct core_message *m)
         peer_on_closed(c, m);
         break;
     }
-    request_reap(c);
     message_fini(m);
 }
 
@@ -128,6 +129,9 @@ static int64_t timers_run(struct core *c)
 
     if (c->stopping)
         return next_ns;
+    if (c->n_requests > CORE_TIMERS_FEW && now_ns < c->timers_ns + CORE_TIMERS_NS)
+        return c->timers_ns + CORE_TIMERS_NS;
+    c->timers_ns = now_ns;
     for (size_t i = 0; i < c->n_peers; i++)
         next_ns = earlier(next_ns, peer_tick(c, &c->peers[i], now_ns));
     for (struct request *r = c->requests; r; r = r->next)
@@ -136,19 +140,6 @@ static int64_t timers_run(struct core *c)
     next_ns = earlier(next_ns, status_tick(c, now_ns));
     request_reap(c);
     return next_ns;
-}
-
-// Clients' sockets are watched for hanging up only; libmicrohttpd reads and writes them.
-static size_t polls_fill(struct core *c)
-{
-    size_t n = 1;
-
-    c->polls[0] = (struct pollfd){.fd = chan_fd(c->inbox), .events = POLLIN};
-    for (struct request *r = c->requests; r; r = r->next) {
-        c->polled[n - 1] = r;
-        c->polls[n++] = (struct pollfd){.fd = reply_fd(r->reply), .events = POLLRDHUP};
-    }
-    return n;
 }
 
 static int timeout_ms(int64_t next_ns)
@@ -164,12 +155,28 @@ static int timeout_ms(int64_t next_ns)
     return (int)((left_ns + NS_PER_MS - 1) / NS_PER_MS);
 }
 
-static void hangups_find(struct core *c, size_t n)
+void core_unwatch(struct core *c, struct request *r)
 {
-    for (size_t i = 1; i < n; i++)
-        if (c->polls[i].revents & (POLLRDHUP | POLLHUP | POLLERR))
-            request_on_hangup(c, c->polled[i - 1]);
-    request_reap(c);
+    os_watch_remove(c->watch, reply_fd(r->reply));
+}
+
+// Requests are only marked here and freed at the end of a turn, so that what was told stays valid.
+static void hangups_wait(struct core *c, int timeout)
+{
+    void *gone[GONE_PER_TURN];
+    size_t n = os_watch_wait(c->watch, timeout, gone, GONE_PER_TURN);
+
+    for (size_t i = 0; i < n; i++)
+        request_on_hangup(c, gone[i]);
+}
+
+static void drained_check(struct core *c)
+{
+    if (!c->draining || c->drained || c->n_requests > 0)
+        return;
+    c->drained = true;
+    if (c->options.on_event)
+        c->options.on_event(c->options.on_event_ctx, GATEWAY_DRAINED, "");
 }
 
 static void *core_main(void *ctx)
@@ -179,13 +186,11 @@ static void *core_main(void *ctx)
 
     os_thread_name("core");
     while (c->stops < 2 || c->n_links > 0) {
-        int timeout = timeout_ms(timers_run(c));
-        size_t n = polls_fill(c);
-
-        if (poll(c->polls, (nfds_t)n, timeout) > 0)
-            hangups_find(c, n);
+        hangups_wait(c, timeout_ms(timers_run(c)));
         for (int i = 0; i < MESSAGES_PER_TURN && chan_recv(c->inbox, &m, 0) == 0; i++)
             message_handle(c, &m);
+        request_reap(c);
+        drained_check(c);
     }
     return NULL;
 }
@@ -222,11 +227,10 @@ static struct core *core_new(const struct gateway_options *o, const struct core_
     c->halted = chan_new(1, 1);
     c->started_ns = clock_now_ns();
     c->next_id = 1;
+    metrics_init(&c->metrics);
     c->n_peers = 1 + o->n_prefill;
     for (size_t i = 0; i < c->n_peers; i++)
         peer_init(&c->peers[i], i, i > 0 ? &o->prefill[i - 1] : NULL, c->started_ns);
-    c->polls = mem_alloc((o->max_requests + 2) * sizeof(*c->polls));
-    c->polled = mem_alloc((o->max_requests + 2) * sizeof(struct request *));
     return c;
 }
 
@@ -240,7 +244,7 @@ int core_start(const struct gateway_options *o, const struct core_source *source
                struct err *e)
 {
     struct core *c = core_new(o, source);
-    int rc = 0;
+    int rc = os_watch_open(chan_fd(c->inbox), &c->watch, e);
 
     for (size_t i = 0; rc == 0 && i < c->n_peers; i++)
         rc = peer_greeter_start(&c->peers[i].greeter, c, i, e);
@@ -265,6 +269,13 @@ int core_start(const struct gateway_options *o, const struct core_source *source
 static void stop_send(struct core *c)
 {
     struct core_message m = {.what = CORE_STOP};
+
+    core_send(c, &m, CHAN_FOREVER);
+}
+
+void core_drain(struct core *c)
+{
+    struct core_message m = {.what = CORE_DRAIN};
 
     core_send(c, &m, CHAN_FOREVER);
 }
@@ -306,7 +317,7 @@ void core_free(struct core *c)
         peer_fini(&c->peers[i]);
     chan_free(c->inbox);
     chan_free(c->halted);
-    free(c->polls);
-    free(c->polled);
+    if (c->watch)
+        os_watch_close(c->watch);
     free(c);
 }

@@ -8,21 +8,26 @@
 
 #include "base/chan.h"
 #include "gateway/gateway.h"
+#include "gateway/metrics.h"
 #include "gateway/peer.h"
 #include "gateway/request.h"
 #include "gateway/status.h"
+#include "os/watch.h"
 #include "wire/wire.h"
 
-#include <poll.h>
 #include <pthread.h>
 #include <stdint.h>
 
 #define CORE_INBOX 4096
+// With more requests than this, their timers are looked at only every so often: none is so exact.
+#define CORE_TIMERS_FEW 32
+#define CORE_TIMERS_NS (5 * NS_PER_MS)
 
 enum core_what {
     CORE_STOP,
     CORE_REQUEST, // request: parsed, from the HTTP thread
-    CORE_QUERY,   // query: models, health, status; from the HTTP thread
+    CORE_QUERY,   // query: models, health, status, ...; from the HTTP thread
+    CORE_DRAIN,   // no new requests; GATEWAY_DRAINED when the last one has ended
     CORE_UP,      // conn: a fresh local worker, from the supervisor
     CORE_DOWN,    // error, retry_ns: the local worker ended, from the supervisor
     CORE_GREETED, // peer, turn, conn and welcome or error; from a greeter
@@ -71,16 +76,21 @@ struct core {
     size_t n_requests;
     struct query *queries;
     uint64_t next_id;
+    bool draining, drained;
     bool stopping;
     int stops; // CORE_STOPs seen: after the first no request is left, after the second no link
     struct core_totals totals;
-    struct pollfd *polls;
-    struct request **polled; // whose socket polls[i + 1] is
+    struct metrics metrics;
+    double duration_s;      // of an answered request, a moving average; 0: none yet
+    struct os_watch *watch; // clients' sockets, and the inbox
+    int64_t timers_ns;      // when timers were last run
 };
 
 // Starts the thread, the greeters and the local worker. Any thread.
 int core_start(const struct gateway_options *o, const struct core_source *source, struct core **out,
                struct err *e);
+// New requests are refused from now on; running ones go on. Any thread.
+void core_drain(struct core *c);
 // Ends every request, closes every link and joins. Messages sent from now on are refused.
 void core_stop(struct core *c);
 // After core_stop, when no other thread can send to it any more.
@@ -89,5 +99,8 @@ void core_free(struct core *c);
 int core_send(struct core *c, struct core_message *m, int64_t timeout_ns);
 
 struct peer *core_local(struct core *c);
+
+// A request's client is no longer watched: before the request is freed. Core thread.
+void core_unwatch(struct core *c, struct request *r);
 
 #endif

@@ -2,6 +2,7 @@
 
 #include "base/buf.h"
 #include "base/clock.h"
+#include "gateway/access.h"
 #include "gateway/core.h"
 #include "gateway/http.h"
 #include "gateway/start.h"
@@ -15,6 +16,7 @@ struct gateway {
     // Written when the supervisor has started, while the core may already ask for its worker's pid:
     // release and acquire.
     _Atomic(struct node_supervisor *) supervisor;
+    struct access *access;
     struct core *core;
     struct http *http;
 };
@@ -63,11 +65,12 @@ static int64_t supervisor_pid(void *ctx)
 // ---- starting and stopping ------------------------------------------------------------------------------
 
 // The address is bound before anything is loaded, so that a second server on a port says so at once.
-static int http_listen(struct gateway_options *o, struct err *e)
+static int http_listen(struct gateway *g, struct err *e)
 {
+    struct gateway_options *o = &g->options;
     // HTTP has no encryption of its own yet. What makes a public address acceptable is the API key;
     // net_listen, which knows what a name resolves to, is told by any key that there is one.
-    struct net_key key = {{o->api_key != NULL}};
+    struct net_key key = {{access_demanded(g->access)}};
     int fd = net_listen(&o->listen, &key, e);
 
     if (fd == ERR_AUTH)
@@ -86,17 +89,18 @@ static int options_check(const struct gateway_options *o, struct err *e)
     if (o->max_requests == 0 || o->max_requests > 4096)
         return err_set(e, ERR_RANGE, "the most requests at one time is %u, must be 1 to 4096",
                        o->max_requests);
-    if (o->api_key && o->api_key[0] == '\0')
-        return err_set(e, ERR_INVALID, "the API key is empty");
     return 0;
 }
 
 static int gateway_run(struct gateway *g, const struct core_source *source, uint16_t *port,
                        struct err *e)
 {
-    int fd = http_listen(&g->options, e);
-    int rc;
+    struct http_parts parts = {.options = &g->options};
+    int fd, rc = access_open(&g->options, &g->access, e);
 
+    if (rc != 0)
+        return rc;
+    fd = http_listen(g, e);
     if (fd < 0)
         return fd;
     *port = g->options.listen.port;
@@ -105,7 +109,9 @@ static int gateway_run(struct gateway *g, const struct core_source *source, uint
         close(fd);
         return rc;
     }
-    rc = http_start(&g->options, g->core, fd, &g->http, e);
+    parts.access = g->access;
+    parts.core = g->core;
+    rc = http_start(&parts, fd, &g->http, e);
     if (rc != 0) {
         core_stop(g->core);
         core_free(g->core);
@@ -128,6 +134,7 @@ int gateway_start_on(const struct gateway_options *o, const struct core_source *
     own.ctx = g;
     rc = gateway_run(g, source ? source : &own, port, e);
     if (rc != 0) {
+        access_free(g->access);
         free(g);
         return rc;
     }
@@ -141,6 +148,11 @@ int gateway_start(const struct gateway_options *o, struct gateway **out, uint16_
     return gateway_start_on(o, NULL, out, port, e);
 }
 
+void gateway_drain(struct gateway *g)
+{
+    core_drain(g->core);
+}
+
 void gateway_free(struct gateway *g)
 {
     if (!g)
@@ -148,5 +160,6 @@ void gateway_free(struct gateway *g)
     core_stop(g->core);
     http_stop(g->http);
     core_free(g->core);
+    access_free(g->access);
     free(g);
 }

@@ -6,10 +6,10 @@
 // All of them send messages to the core through a bounded channel; bytes for a client go into that
 // request's outgoing buffer, whose lock is the one thing that HTTP and core share.
 //
-// Files: http.c routes and bodies, parse.c the OpenAI request, reply.c the outgoing buffer, core.c
+// Files: http.c connections and bodies, access.c who may ask, route.c and route_admin.c the routes, parse.c the OpenAI request, reply.c the outgoing buffer, core.c
 // the loop, greet.c and peer.c the workers' links, request.c one request's life, request_plan.c who is
-// asked for what, request_out.c, timing.c and answer.c what the client is told, status.c what an
-// operator is told.
+// asked for what, request_out.c, timing.c and answer.c what the client is told, admit.c who has to
+// wait, status.c and metrics.c what an operator is told.
 #ifndef GATEWAY_GATEWAY_H
 #define GATEWAY_GATEWAY_H
 
@@ -21,10 +21,12 @@
 #define GATEWAY_BODY_MAX (32u << 20) // bytes of one request body: 413 beyond
 #define GATEWAY_HYBRID_TOKENS 256 // more uncached tokens than this: hybrid, if a prefill node is up
 #define GATEWAY_PREFILL_MAX 16
+#define GATEWAY_HOSTS_MAX 16
 
 enum gateway_event {
-    GATEWAY_UP,     // the local worker has loaded: text is the model's name. Also after a restart
-    GATEWAY_FAILED, // the local worker stays down: text says why
+    GATEWAY_UP,      // the local worker has loaded: text is the model's name. Also after a restart
+    GATEWAY_FAILED,  // the local worker stays down: text says why
+    GATEWAY_DRAINED, // after gateway_drain: the last request has ended
 };
 
 struct gateway_options {
@@ -35,10 +37,17 @@ struct gateway_options {
     struct net_key key;
     bool same_weights;     // demand equal weights on both sides (default true)
     uint32_t max_requests; // beyond: 503 with Retry-After (default 64)
-    int64_t heartbeat_ns;  // comment lines while a prompt is read (default 5 s)
-    double stall_s;        // a prefill node that is silent for this long is given up (default 3)
-    const char *api_key;   // demanded as a bearer token when set; needed for a public address
-    bool cors;             // answer to web pages of other origins (default: they are refused)
+    uint32_t max_per_key; // of one API key; beyond: 429 with Retry-After (0, the default: no limit)
+    int64_t heartbeat_ns; // comment lines while a prompt is read (default 5 s)
+    double stall_s;       // a prefill node that is silent for this long is given up (default 3)
+    // Keys that clients must send, when any is given; needed for a public address (access.h).
+    const char *api_key;      // good for everything
+    const char *api_key_file; // of lines "NAME SCOPES KEY"
+    bool share_prefixes;      // between the owners of different keys (default: never)
+    bool cors;                // answer to web pages of other origins (default: they are refused)
+    // Names besides localhost by which a server on a loopback address may be called.
+    const char *allow_hosts[GATEWAY_HOSTS_MAX];
+    size_t n_allow_hosts;
     // Called on the core thread; must return at once. May be NULL.
     void (*on_event)(void *ctx, enum gateway_event event, const char *text);
     void *on_event_ctx;
@@ -50,6 +59,9 @@ struct gateway;
 // outlive the gateway.
 int gateway_start(const struct gateway_options *o, struct gateway **out, uint16_t *port,
                   struct err *e);
+// Refuses new requests, and is not ready any more (/readyz); running requests go on. GATEWAY_DRAINED tells
+// when none is left. Any thread.
+void gateway_drain(struct gateway *g);
 // Stops accepting, ends open streams with an error event, ends the worker, frees.
 void gateway_free(struct gateway *g);
 

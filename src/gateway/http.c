@@ -1,63 +1,54 @@
 #include "gateway/http.h"
 
-#include "base/buf.h"
 #include "base/clock.h"
 #include "base/log.h"
-#include "gateway/answer.h"
+#include "base/metrics.h"
+#include "gateway/access.h"
+#include "gateway/route.h"
+#include "os/os.h"
 
-#include <microhttpd.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 #include <unistd.h>
 
-struct http {
-    const struct gateway_options *options;
-    struct core *core;
-    struct MHD_Daemon *daemon;
-    size_t bodies_bytes; // libmicrohttpd's thread only
-    _Atomic int n_open;  // relaxed: only its reaching 0 counts, at the end
-};
+#define COUNTS_MAX 512
+#define ID_RANDOM_BYTES 12
 
-struct route;
+static const double seconds_bounds[] = {0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 60, 300};
 
-// One request as the HTTP thread sees it.
-struct exchange {
-    struct http *http;
-    struct MHD_Connection *connection;
-    const struct route *route;
-    const char *rest; // of the path, after a route that ends in '/'
-    struct buf body;
-    uint64_t drained_bytes;
-    struct reply *reply; // once the core has it
-    // Decided before the body was read; 0: nothing yet.
+// How often a route's requests ended with a status. A path that no route has counts as "".
+struct http_count {
+    const char *path;
     unsigned status;
-    char *refusal;
-    const char *allow;
+    uint64_t n;
 };
 
-typedef enum MHD_Result route_function(struct exchange *x);
-
-struct route {
-    const char *path; // after "/v1"; a last '/' takes the rest of the path along
-    bool post;
-    route_function *run;
+struct http {
+    struct http_parts parts;
+    struct MHD_Daemon *daemon;
+    // libmicrohttpd's thread only.
+    size_t bodies_bytes;
+    struct http_count counts[COUNTS_MAX];
+    size_t n_counts;
+    struct metric_histogram seconds;
+    unsigned connections_max; // immutable
+    _Atomic int n_open;       // relaxed: only its reaching 0 counts, at the end
 };
 
 // ---- answers that need no core ------------------------------------------------------------------------
 
 static void headers_add(void *ctx, struct MHD_Response *response)
 {
-    struct http *h = ctx;
+    struct exchange *x = ctx;
 
-    if (h->options->cors)
+    MHD_add_response_header(response, "X-Request-Id", x->request_id);
+    if (x->options->cors)
         MHD_add_response_header(response, "Access-Control-Allow-Origin", "*");
 }
 
-// Takes the body.
-static enum MHD_Result answer_now(struct exchange *x, unsigned status, char *body)
+enum MHD_Result http_answer(struct exchange *x, unsigned status, char *body)
 {
     struct MHD_Response *response =
         MHD_create_response_from_buffer(strlen(body), body, MHD_RESPMEM_MUST_FREE);
@@ -67,9 +58,10 @@ static enum MHD_Result answer_now(struct exchange *x, unsigned status, char *bod
         free(body);
         return MHD_NO;
     }
-    headers_add(x->http, response);
+    x->answered = status;
+    headers_add(x, response);
     MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, "application/json");
-    if (x->allow)
+    if (x->allow[0])
         MHD_add_response_header(response, MHD_HTTP_HEADER_ALLOW, x->allow);
     if (status == 401)
         MHD_add_response_header(response, MHD_HTTP_HEADER_WWW_AUTHENTICATE, "Bearer");
@@ -80,223 +72,24 @@ static enum MHD_Result answer_now(struct exchange *x, unsigned status, char *bod
     return result;
 }
 
-// Keeps what will be answered when the body has been read. The first refusal stays.
-static void refuse(struct exchange *x, unsigned status, const char *code, const char *message)
+void http_refuse(struct exchange *x, unsigned status, const char *code, const char *message)
 {
     if (x->status != 0)
         return;
     x->status = status;
-    x->refusal = answer_error(status, message, code, NULL);
+    x->refusal = route_error(x, status, code, NULL, message);
 }
 
-// ---- routes -------------------------------------------------------------------------------------------
-
-static enum MHD_Result wait_for_core(struct exchange *x, struct reply *reply, int sent)
+enum MHD_Result http_await(struct exchange *x, struct reply *reply, int sent)
 {
+    static const char busy[] = "the server is too busy or stopping; try again";
+
     if (sent != 0) {
         reply_drop(reply);
-        return answer_now(
-            x, 503,
-            answer_error(503, "the server is too busy or stopping; try again", "busy", NULL));
+        return http_answer(x, 503, route_error(x, 503, "busy", NULL, busy));
     }
     x->reply = reply;
-    return reply_serve(reply, headers_add, x->http);
-}
-
-static enum MHD_Result run_generate(struct exchange *x, enum parse_kind kind)
-{
-    struct core_message m = {.what = CORE_REQUEST};
-    struct parse_request in;
-    struct parse_fault fault;
-    struct reply *reply;
-    int rc = parse_request(kind, x->body.data ? (const char *)x->body.data : "", x->body.len, &in,
-                           &fault);
-
-    x->http->bodies_bytes -= x->body.len;
-    buf_fini(&x->body);
-    buf_init(&x->body, GATEWAY_BODY_MAX);
-    if (rc != 0) {
-        parse_request_fini(&in);
-        return answer_now(x, (unsigned)fault.status,
-                          answer_error((unsigned)fault.status, fault.e.message,
-                                       err_name(fault.e.code), fault.param));
-    }
-    reply = reply_new(x->connection);
-    m.request = request_new(&in, reply);
-    rc = core_send(x->http->core, &m, 0);
-    if (rc != 0)
-        request_free(m.request);
-    return wait_for_core(x, reply, rc);
-}
-
-static enum MHD_Result run_chat(struct exchange *x)
-{
-    return run_generate(x, PARSE_CHAT);
-}
-
-static enum MHD_Result run_text(struct exchange *x)
-{
-    return run_generate(x, PARSE_TEXT);
-}
-
-static enum MHD_Result run_query(struct exchange *x, enum query_kind kind)
-{
-    struct reply *reply = reply_new(x->connection);
-    struct core_message m = {.what = CORE_QUERY, .query = query_new(kind, reply, x->rest)};
-    int rc = core_send(x->http->core, &m, 0);
-
-    if (rc != 0)
-        query_free(m.query);
-    return wait_for_core(x, reply, rc);
-}
-
-static enum MHD_Result run_models(struct exchange *x)
-{
-    return run_query(x, QUERY_MODELS);
-}
-
-static enum MHD_Result run_model(struct exchange *x)
-{
-    return run_query(x, QUERY_MODEL);
-}
-
-static enum MHD_Result run_status(struct exchange *x)
-{
-    return run_query(x, QUERY_STATUS);
-}
-
-static enum MHD_Result run_health(struct exchange *x)
-{
-    const char *value;
-    size_t n;
-
-    // "?verbose", with or without a value.
-    if (MHD_lookup_connection_value_n(x->connection, MHD_GET_ARGUMENT_KIND, "verbose", 7, &value,
-                                      &n) == MHD_YES)
-        return run_query(x, QUERY_STATUS);
-    return run_query(x, QUERY_HEALTH);
-}
-
-static const struct route routes[] = {
-    {"/chat/completions", true, run_chat}, {"/completions", true, run_text},
-    {"/models", false, run_models},        {"/models/", false, run_model},
-    {"/health", false, run_health},        {"/tandem/status", false, run_status},
-};
-#define N_ROUTES (sizeof(routes) / sizeof(routes[0]))
-
-static const struct route *route_find(const char *url, const char **rest)
-{
-    const char *path = strncmp(url, "/v1/", 4) == 0 ? url + 3 : url;
-
-    for (size_t i = 0; i < N_ROUTES; i++) {
-        size_t n = strlen(routes[i].path);
-
-        *rest = path + n;
-        if (strcmp(path, routes[i].path) == 0 && routes[i].path[n - 1] != '/')
-            return &routes[i];
-        if (routes[i].path[n - 1] == '/' && strncmp(path, routes[i].path, n) == 0 && path[n])
-            return &routes[i];
-    }
-    return NULL;
-}
-
-static void refuse_route(struct exchange *x, const char *url)
-{
-    struct buf text;
-
-    buf_init(&text, 4096);
-    buf_printf(&text, "there is no route %.200s here; there are:", url);
-    for (size_t i = 0; i < N_ROUTES; i++)
-        buf_printf(&text, " %s /v1%s%s", routes[i].post ? "POST" : "GET", routes[i].path,
-                   routes[i].run == run_model ? "{id}" : "");
-    buf_puts(&text, "; each also without /v1");
-    refuse(x, 404, "no_such_route", (const char *)text.data);
-    buf_fini(&text);
-}
-
-static void route_check(struct exchange *x, const char *url, const char *method)
-{
-    bool get = strcmp(method, "GET") == 0 || strcmp(method, "HEAD") == 0;
-    char message[128];
-
-    if (!x->route) {
-        refuse_route(x, url);
-    } else if (x->route->post ? strcmp(method, "POST") != 0 : !get) {
-        x->allow = x->route->post ? "POST" : "GET, HEAD";
-        snprintf(message, sizeof(message), "%.20s is not a method of this route; use %s", method,
-                 x->allow);
-        refuse(x, 405, "method_not_allowed", message);
-    }
-}
-
-// ---- who may ask ----------------------------------------------------------------------------------------
-
-static const char *header(struct exchange *x, const char *name)
-{
-    return MHD_lookup_connection_value(x->connection, MHD_HEADER_KIND, name);
-}
-
-// Takes the same time wherever the first difference is.
-static bool same_secret(const char *a, const char *b)
-{
-    size_t n = strlen(b);
-    unsigned char difference = strlen(a) != n;
-
-    for (size_t i = 0; i < n && *a; i++, a++)
-        difference |= (unsigned char)(*a ^ b[i]);
-    return difference == 0;
-}
-
-static void key_check(struct exchange *x)
-{
-    const char *key = x->http->options->api_key;
-    const char *given = header(x, MHD_HTTP_HEADER_AUTHORIZATION);
-
-    if (!key || (x->route && x->route->run == run_health))
-        return;
-    if (!given || strncasecmp(given, "Bearer ", 7) != 0 || !same_secret(given + 7, key))
-        refuse(x, 401, "invalid_api_key",
-               "this server wants its API key as \"Authorization: Bearer KEY\"");
-}
-
-static bool is_loopback_host(const char *host)
-{
-    static const char *const names[] = {"localhost", "127.0.0.1", "[::1]"};
-
-    for (size_t i = 0; i < 3; i++) {
-        size_t n = strlen(names[i]);
-
-        if (strncasecmp(host, names[i], n) == 0 && (host[n] == ':' || host[n] == '\0'))
-            return true;
-    }
-    return false;
-}
-
-// A browser sends Origin for a page's requests. Without this, any page that the user looks at could
-// use a server on the same machine, also by a name that it lets point at 127.0.0.1.
-static void origin_check(struct exchange *x)
-{
-    const struct gateway_options *o = x->http->options;
-    const char *origin = header(x, MHD_HTTP_HEADER_ORIGIN), *host = header(x, MHD_HTTP_HEADER_HOST);
-    const char *origin_host = origin ? strstr(origin, "://") : NULL;
-
-    if (!origin || o->cors)
-        return;
-    if (origin_host && host && strcasecmp(origin_host + 3, host) == 0 &&
-        (o->api_key || is_loopback_host(host)))
-        return;
-    refuse(x, 403, "origin_refused",
-           "requests of web pages from other origins are refused; start the server with --cors to "
-           "allow them");
-}
-
-// What a browser asks before a page's request.
-static bool preflight(struct exchange *x, const char *method)
-{
-    if (strcmp(method, "OPTIONS") != 0 || !x->http->options->cors)
-        return false;
-    x->status = 204;
-    return true;
+    return reply_serve(reply, headers_add, x);
 }
 
 static enum MHD_Result answer_preflight(struct exchange *x)
@@ -305,14 +98,42 @@ static enum MHD_Result answer_preflight(struct exchange *x)
         MHD_create_response_from_buffer(0, (void *)(uintptr_t) "", MHD_RESPMEM_PERSISTENT);
     enum MHD_Result result;
 
-    headers_add(x->http, response);
+    headers_add(x, response);
     MHD_add_response_header(response, "Access-Control-Allow-Methods", "GET, POST, OPTIONS");
-    MHD_add_response_header(response, "Access-Control-Allow-Headers",
-                            "Authorization, Content-Type");
+    MHD_add_response_header(response, "Access-Control-Allow-Headers", "*, Authorization");
     MHD_add_response_header(response, "Access-Control-Max-Age", "86400");
     result = MHD_queue_response(x->connection, 204, response);
     MHD_destroy_response(response);
     return result;
+}
+
+// ---- what a request says --------------------------------------------------------------------------------
+
+const char *http_header(const struct exchange *x, const char *name)
+{
+    return MHD_lookup_connection_value(x->connection, MHD_HEADER_KIND, name);
+}
+
+bool http_has_argument(const struct exchange *x, const char *name)
+{
+    const char *value;
+    size_t n;
+
+    return MHD_lookup_connection_value_n(x->connection, MHD_GET_ARGUMENT_KIND, name, strlen(name),
+                                         &value, &n) == MHD_YES;
+}
+
+const char *http_body(const struct exchange *x, size_t *n)
+{
+    *n = x->body.len;
+    return x->body.data ? (const char *)x->body.data : "";
+}
+
+void http_body_drop(struct exchange *x)
+{
+    x->http->bodies_bytes -= x->body.len;
+    buf_fini(&x->body);
+    buf_init(&x->body, GATEWAY_BODY_MAX);
 }
 
 // ---- bodies -----------------------------------------------------------------------------------------------
@@ -323,13 +144,13 @@ static void refuse_size(struct exchange *x)
 
     snprintf(message, sizeof(message),
              "the body is larger than %u bytes, the most this server takes", GATEWAY_BODY_MAX);
-    refuse(x, 413, "body_too_large", message);
+    http_refuse(x, 413, "body_too_large", message);
 }
 
 // A client that asks before it sends a large body is told right away.
 static bool announced_too_large(struct exchange *x)
 {
-    const char *length = header(x, MHD_HTTP_HEADER_CONTENT_LENGTH);
+    const char *length = http_header(x, MHD_HTTP_HEADER_CONTENT_LENGTH);
 
     return length && strtoull(length, NULL, 10) > GATEWAY_BODY_MAX;
 }
@@ -342,11 +163,9 @@ static bool body_take(struct exchange *x, const char *data, size_t n)
     if (x->body.len + n > GATEWAY_BODY_MAX)
         refuse_size(x);
     else if (h->bodies_bytes + n > HTTP_BODIES_MAX)
-        refuse(x, 503, "busy", "too many large requests are being read; try again");
+        http_refuse(x, 503, "busy", "too many large requests are being read; try again");
     if (x->status != 0) {
-        h->bodies_bytes -= x->body.len;
-        buf_fini(&x->body);
-        buf_init(&x->body, GATEWAY_BODY_MAX);
+        http_body_drop(x);
         x->drained_bytes += n;
         return x->drained_bytes <= HTTP_DRAIN_MAX;
     }
@@ -356,12 +175,35 @@ static bool body_take(struct exchange *x, const char *data, size_t n)
 
 // ---- libmicrohttpd's callbacks ----------------------------------------------------------------------------
 
-static struct exchange *exchange_new(struct http *h, struct MHD_Connection *connection)
+// The client's own where it is harmless in a header and a log, else a random one.
+static void request_id_set(struct exchange *x)
+{
+    static const char good[] = "0123456789-_.:ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+    const char *given = http_header(x, "X-Request-Id");
+    size_t n = given ? strlen(given) : 0;
+    uint8_t random[ID_RANDOM_BYTES];
+
+    if (n > 0 && n < sizeof(x->request_id) && strspn(given, good) == n) {
+        memcpy(x->request_id, given, n + 1);
+        return;
+    }
+    os_random(random, sizeof(random));
+    hex_encode(random, sizeof(random), x->request_id);
+}
+
+static struct exchange *exchange_new(struct http *h, struct MHD_Connection *connection,
+                                     const char *url)
 {
     struct exchange *x = mem_alloc(sizeof(*x));
 
     x->http = h;
+    x->options = h->parts.options;
+    x->access = h->parts.access;
+    x->core = h->parts.core;
     x->connection = connection;
+    x->url = url;
+    x->begun_ns = clock_now_ns();
+    request_id_set(x);
     buf_init(&x->body, GATEWAY_BODY_MAX);
     atomic_fetch_add_explicit(&h->n_open, 1, memory_order_relaxed);
     return x;
@@ -374,23 +216,24 @@ static enum MHD_Result exchange_answer(struct exchange *x)
     if (x->status == 204)
         return answer_preflight(x);
     x->refusal = NULL;
-    return answer_now(x, x->status, body);
+    return http_answer(x, x->status, body);
 }
 
 // All that can be decided from the head of a request is decided before its body is kept.
-static enum MHD_Result exchange_begin(struct exchange *x, const char *url, const char *method)
+static enum MHD_Result exchange_begin(struct exchange *x, const char *method)
 {
-    const char *expect = header(x, MHD_HTTP_HEADER_EXPECT);
-
-    x->route = route_find(url, &x->rest);
-    if (!preflight(x, method)) {
-        key_check(x);
-        origin_check(x);
-        route_check(x, url, method);
+    snprintf(x->method, sizeof(x->method), "%s", method);
+    route_find(x, method);
+    if (access_preflight(x, method)) {
+        x->status = 204;
+    } else {
+        access_check(x->http->parts.access, x);
+        if (!x->route)
+            route_refuse(x, method);
     }
     if (announced_too_large(x))
         refuse_size(x);
-    if (expect && x->status != 0)
+    if (http_header(x, MHD_HTTP_HEADER_EXPECT) && x->status != 0)
         return exchange_answer(x);
     return MHD_YES;
 }
@@ -404,19 +247,57 @@ static enum MHD_Result on_access(void *ctx, struct MHD_Connection *connection, c
 
     (void)version;
     if (!x) {
-        x = exchange_new(ctx, connection);
+        x = exchange_new(ctx, connection, url);
         *request_ctx = x;
-        return exchange_begin(x, url, method);
+        return exchange_begin(x, method);
     }
     if (n > 0) {
         *data_bytes = 0;
         return body_take(x, data, n) ? MHD_YES : MHD_NO;
     }
     if (x->reply)
-        return reply_serve(x->reply, headers_add, x->http);
+        return reply_serve(x->reply, headers_add, x);
     if (x->status != 0)
         return exchange_answer(x);
     return x->route->run(x);
+}
+
+static void status_count(struct http *h, const struct exchange *x, unsigned status)
+{
+    const char *path = x->route ? x->route->path : "";
+    size_t i = 0;
+
+    while (i < h->n_counts && (h->counts[i].path != path || h->counts[i].status != status))
+        i++;
+    if (i == COUNTS_MAX)
+        return;
+    if (i == h->n_counts)
+        h->counts[h->n_counts++] = (struct http_count){path, status, 0};
+    h->counts[i].n++;
+}
+
+// One line per request, without its query string, body or key. Probes would only fill the log.
+static void exchange_log(const struct exchange *x, unsigned status, double seconds)
+{
+    bool quiet = x->route && x->route->scopes == ACCESS_FREE;
+
+    log_write(quiet ? LOG_LEVEL_DEBUG : LOG_LEVEL_INFO, "http",
+              "request: method=%s path=%.200s status=%u seconds=%.4f request_id=%s key=%s",
+              x->method, x->url, status, seconds, x->request_id, x->key ? x->key->name : "-");
+}
+
+static void exchange_end(struct exchange *x)
+{
+    unsigned status = x->answered;
+    double seconds = ns_to_s(clock_now_ns() - x->begun_ns);
+
+    if (x->reply) {
+        status = reply_detach(x->reply);
+        reply_drop(x->reply);
+    }
+    status_count(x->http, x, status);
+    metric_observe(&x->http->seconds, seconds);
+    exchange_log(x, status, seconds);
 }
 
 static void on_completed(void *ctx, struct MHD_Connection *connection, void **request_ctx,
@@ -429,10 +310,7 @@ static void on_completed(void *ctx, struct MHD_Connection *connection, void **re
     (void)how;
     if (!x)
         return;
-    if (x->reply) {
-        reply_detach(x->reply);
-        reply_drop(x->reply);
-    }
+    exchange_end(x);
     h->bodies_bytes -= x->body.len;
     buf_fini(&x->body);
     free(x->refusal);
@@ -456,18 +334,58 @@ static void on_log(void *ctx, const char *format, va_list args)
 
 // ---- starting and stopping ------------------------------------------------------------------------------------
 
-int http_start(const struct gateway_options *o, struct core *core, int listen_fd, struct http **out,
-               struct err *e)
+void http_metrics_put(const struct http *h, struct buf *out)
 {
-    struct http *h = mem_alloc(sizeof(*h));
+    static const char name[] = "tandem_http_requests_total";
+    const union MHD_DaemonInfo *info =
+        MHD_get_daemon_info(h->daemon, MHD_DAEMON_INFO_CURRENT_CONNECTIONS);
+    char status[16];
 
-    h->options = o;
-    h->core = core;
-    h->daemon = MHD_start_daemon(
+    metric_family(out, name, "counter",
+                  "HTTP requests by route and status; 0: the client left before it had one.");
+    for (size_t i = 0; i < h->n_counts; i++) {
+        struct metric_label labels[] = {{"route", h->counts[i].path}, {"status", status}};
+
+        snprintf(status, sizeof(status), "%u", h->counts[i].status);
+        metric_sample(out, name, labels, 2, (double)h->counts[i].n);
+    }
+    metric_histogram_put(out, "tandem_http_request_duration_seconds",
+                         "From a request's head to its answer's last byte.", &h->seconds);
+    metric_single(out, "tandem_http_connections", "gauge", "Open connections.",
+                  info ? info->num_connections : 0);
+}
+
+static struct MHD_Daemon *daemon_start(struct http *h, int listen_fd)
+{
+    return MHD_start_daemon(
+        // epoll where there is one: idle connections and sleeping streams then cost no time.
         MHD_USE_AUTO_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL,
         on_access, h, MHD_OPTION_EXTERNAL_LOGGER, on_log, NULL, MHD_OPTION_LISTEN_SOCKET, listen_fd,
         MHD_OPTION_NOTIFY_COMPLETED, on_completed, h, MHD_OPTION_CONNECTION_TIMEOUT, HTTP_IDLE_S,
-        MHD_OPTION_CONNECTION_LIMIT, HTTP_CONNECTIONS_MAX, MHD_OPTION_END);
+        MHD_OPTION_CONNECTION_LIMIT, h->connections_max, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
+        (size_t)HTTP_CONNECTION_BYTES, MHD_OPTION_END);
+}
+
+// Every connection takes a descriptor, and every request another one (reply.h).
+static unsigned connections_limit(const struct gateway_options *o)
+{
+    uint64_t other = (uint64_t)o->max_requests + HTTP_FILES_OTHER;
+    uint64_t files = os_files_raise(HTTP_CONNECTIONS_MAX + other);
+
+    if (files >= HTTP_CONNECTIONS_MAX + other)
+        return HTTP_CONNECTIONS_MAX;
+    return files > other + 64 ? (unsigned)(files - other) : 64;
+}
+
+int http_start(const struct http_parts *parts, int listen_fd, struct http **out, struct err *e)
+{
+    struct http *h = mem_alloc(sizeof(*h));
+
+    h->parts = *parts;
+    h->connections_max = connections_limit(parts->options);
+    metric_histogram_init(&h->seconds, seconds_bounds,
+                          sizeof(seconds_bounds) / sizeof(seconds_bounds[0]));
+    h->daemon = daemon_start(h, listen_fd);
     if (h->daemon) {
         *out = h;
         return 0;

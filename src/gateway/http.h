@@ -1,27 +1,89 @@
-// HTTP: routes, bodies, keys and origins. Private to gateway/.
+// HTTP: libmicrohttpd's callbacks, bodies, and what every answer carries. Private to gateway/.
 //
-// One thread, libmicrohttpd's own, runs everything here but http_start and http_stop. A request is
-// read whole, parsed, and sent to the core; its connection then sleeps until its reply has bytes.
+// One thread, libmicrohttpd's own, runs everything here but http_start and http_stop, and with it the
+// routes (route.h) and who may use them (access.h). A request is judged by its head, read whole, and
+// run by its route; most routes send a message to the core, and their connection then sleeps until
+// its reply has bytes.
 #ifndef GATEWAY_HTTP_H
 #define GATEWAY_HTTP_H
 
+#include "base/buf.h"
 #include "base/err.h"
 #include "gateway/core.h"
+#include "node/message.h"
+
+#include <microhttpd.h>
 
 #define HTTP_BODIES_MAX (256u << 20) // bytes of all bodies being read at one time
 // A body that is too large is read to here, so that the client gets to see the answer; then the
 // connection is cut.
 #define HTTP_DRAIN_MAX (1u << 30)
 #define HTTP_IDLE_S 60 // a client that moves no byte for this long is cut
-#define HTTP_CONNECTIONS_MAX 512
-#define HTTP_FLUSH_NS NS_PER_S // at the end: for last bytes to leave
+#define HTTP_CONNECTIONS_MAX 16384
+#define HTTP_CONNECTION_BYTES (16u << 10) // for a connection's head and its answer's
+#define HTTP_FILES_OTHER 128              // descriptors besides those of connections and requests
+#define HTTP_FLUSH_NS NS_PER_S            // at the end: for last bytes to leave
 
+struct access;
+struct access_key;
 struct http;
+struct route;
 
-// Takes the listening socket, also on failure. `core` must outlive it.
-int http_start(const struct gateway_options *o, struct core *core, int listen_fd, struct http **out,
-               struct err *e);
+// One request as the HTTP thread sees it.
+struct exchange {
+    struct http *http;
+    const struct gateway_options *options;
+    const struct access *access;
+    struct core *core;
+    struct MHD_Connection *connection;
+    const struct route *route;    // NULL: there is none for its path and method
+    const char *url;              // its path
+    const char *rest;             // of the path, after a route that ends in '/'
+    const struct access_key *key; // NULL: none given, or none demanded
+    bool admin;                   // its key, or that there is none, lets it see and do everything
+    char owner[MESSAGE_OWNER_BYTES];   // whose prefixes it may share
+    char request_id[REQUEST_ID_BYTES]; // the client's, or one made here
+    int64_t begun_ns;
+    char method[8];
+    unsigned answered; // the status that was sent without the core
+    struct buf body;
+    uint64_t drained_bytes;
+    struct reply *reply; // once the core has it
+    // Decided before the body was read; status 0: nothing yet.
+    unsigned status;
+    char *refusal;  // owned
+    char allow[48]; // the Allow header, "": none
+};
+
+// What it works with; all of it must outlive it.
+struct http_parts {
+    const struct gateway_options *options;
+    const struct access *access;
+    struct core *core;
+};
+
+// Takes the listening socket, also on failure.
+int http_start(const struct http_parts *parts, int listen_fd, struct http **out, struct err *e);
 // After core_stop: every reply has its end by then. Waits a moment for last bytes to leave.
 void http_stop(struct http *h);
+
+// ---- for routes -------------------------------------------------------------------------------------
+
+// A header of the request, or NULL.
+const char *http_header(const struct exchange *x, const char *name);
+// True for "?name" and "?name=value".
+bool http_has_argument(const struct exchange *x, const char *name);
+// The body, never NULL; it lives until http_body_drop.
+const char *http_body(const struct exchange *x, size_t *n);
+void http_body_drop(struct exchange *x);
+// Answers at once, as application/json. Takes the text.
+enum MHD_Result http_answer(struct exchange *x, unsigned status, char *body);
+// The end of a route that sent a message to the core with the reply's one reference; `sent` is what
+// core_send said. Sleeps until the core answers, or tells the client that the server is busy.
+enum MHD_Result http_await(struct exchange *x, struct reply *reply, int sent);
+// Begins the page of metrics with what HTTP knows.
+void http_metrics_put(const struct http *h, struct buf *out);
+// Keeps what will be answered when the body has been read. The first refusal stays.
+void http_refuse(struct exchange *x, unsigned status, const char *code, const char *message);
 
 #endif

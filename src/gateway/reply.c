@@ -15,7 +15,9 @@
 enum reply_state { REPLY_UNDECIDED, REPLY_STREAM, REPLY_WHOLE };
 
 struct reply {
-    int fd; // set once, before the core knows of the reply
+    // Set once, before the core knows of the reply.
+    int fd;
+    const char *type; // NULL: the usual one
     pthread_mutex_t lock;
     // All below is guarded by the lock.
     int refs;
@@ -45,6 +47,11 @@ struct reply *reply_new(struct MHD_Connection *connection)
     r->fd = socket_copy(connection);
     buf_init(&r->out, REPLY_WAITING_MAX);
     return r;
+}
+
+void reply_type_set(struct reply *r, const char *type)
+{
+    r->type = type;
 }
 
 static void reply_free(struct reply *r)
@@ -150,12 +157,16 @@ void reply_finish(struct reply *r, unsigned status, char *body, unsigned retry_a
     free(body);
 }
 
-void reply_detach(struct reply *r)
+unsigned reply_detach(struct reply *r)
 {
+    unsigned status;
+
     pthread_mutex_lock(&r->lock);
     r->connection = NULL;
     r->suspended = false;
+    status = r->broken ? 0 : r->status;
     pthread_mutex_unlock(&r->lock);
+    return status;
 }
 
 // ---- libmicrohttpd's callbacks ------------------------------------------------------------------------
@@ -203,7 +214,8 @@ static struct MHD_Response *response_stream(struct reply *r)
         r->refs--;
         return NULL;
     }
-    MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, "text/event-stream");
+    MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE,
+                            r->type ? r->type : "text/event-stream");
     MHD_add_response_header(response, MHD_HTTP_HEADER_CACHE_CONTROL, "no-cache");
     return response;
 }
@@ -219,7 +231,8 @@ static struct MHD_Response *response_whole(struct reply *r)
         free(body);
         return NULL;
     }
-    MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, "application/json");
+    MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE,
+                            r->type ? r->type : "application/json");
     if (r->retry_after_s > 0) {
         snprintf(seconds, sizeof(seconds), "%u", r->retry_after_s);
         MHD_add_response_header(response, MHD_HTTP_HEADER_RETRY_AFTER, seconds);

@@ -21,6 +21,10 @@ struct reply;
 struct reply *reply_new(struct MHD_Connection *connection);
 void reply_drop(struct reply *r);
 
+// The type of a whole answer or a stream, static text, before the core knows of the reply. By default
+// application/json for the one and text/event-stream for the other.
+void reply_type_set(struct reply *r, const char *type);
+
 // ---- the core's side -------------------------------------------------------------------------------
 
 // A copy of the client's socket, for noticing that it left: libmicrohttpd does not watch suspended
@@ -42,7 +46,8 @@ void reply_finish(struct reply *r, unsigned status, char *body, unsigned retry_a
 // decorate adds headers that every answer carries.
 enum MHD_Result reply_serve(struct reply *r, void (*decorate)(void *ctx, struct MHD_Response *),
                             void *ctx);
-// The connection is done with the request; the core's writes fail from here on.
-void reply_detach(struct reply *r);
+// The connection is done with the request; the core's writes fail from here on. Returns the status that
+// the client got, 0: none.
+unsigned reply_detach(struct reply *r);
 
 #endif

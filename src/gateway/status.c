@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "base/json.h"
 #include "gateway/core.h"
+#include "gateway/metrics.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,12 +19,14 @@ struct query *query_new(enum query_kind kind, struct reply *reply, const char *m
     q->kind = kind;
     q->reply = reply;
     snprintf(q->model, sizeof(q->model), "%s", model ? model : "");
+    buf_init(&q->page, METRICS_PAGE_MAX);
     return q;
 }
 
 void query_free(struct query *q)
 {
     reply_drop(q->reply);
+    buf_fini(&q->page);
     free(q);
 }
 
@@ -128,13 +131,15 @@ static const char *health_word(const struct peer *local)
 static void tell_health(struct core *c, struct query *q)
 {
     struct peer *local = core_local(c);
-    bool up = local->state == PEER_UP;
+    bool up = local->state == PEER_UP, draining = q->kind == QUERY_READY && c->draining;
     json_t *o = json_object();
 
-    json_put(o, "status", json_string(health_word(local)));
-    if (!up)
+    json_put(o, "status", json_string(draining ? "draining" : health_word(local)));
+    if (draining)
+        json_put(o, "reason", json_string("the server is stopping; running requests end first"));
+    else if (!up)
         json_put(o, "reason", answer_string(local->why));
-    tell(q, up ? 200 : 503, o);
+    tell(q, up && !draining ? 200 : 503, o);
 }
 
 // ---- status -----------------------------------------------------------------------------------------
@@ -207,7 +212,7 @@ static json_t *totals_json(const struct core_totals *t)
     } rows[] = {
         {"requests", t->requests}, {"local", t->local},         {"remote", t->remote},
         {"serial", t->serial},     {"hybrid", t->hybrid},       {"fallbacks", t->fallbacks},
-        {"failed", t->failed},     {"cancelled", t->cancelled},
+        {"failed", t->failed},     {"cancelled", t->cancelled}, {"refused", t->refused},
     };
     json_t *o = json_object();
 
@@ -226,7 +231,7 @@ static void tell_status(struct core *c, struct query *q)
         json_array_append_new(nodes, peer_json(c, &c->peers[i], now_ns));
     for (const struct request *r = c->requests; r; r = r->next)
         json_array_append_new(requests, request_json(r, now_ns));
-    json_put(o, "status", json_string(health_word(local)));
+    json_put(o, "status", json_string(c->draining ? "draining" : health_word(local)));
     json_put(o, "build", json_string("tandem " TANDEM_VERSION));
     json_put(o, "uptime_s", json_real(ns_to_s(now_ns - c->started_ns)));
     json_put(o, "model", local->known ? answer_string(local->welcome.model) : json_null());
@@ -236,6 +241,25 @@ static void tell_status(struct core *c, struct query *q)
     json_put(o, "requests", requests);
     json_put(o, "totals", totals_json(&c->totals));
     tell(q, 200, o);
+}
+
+// ---- metrics and orders ---------------------------------------------------------------------------------
+
+static void tell_metrics(struct core *c, struct query *q)
+{
+    metrics_put(c, &q->page);
+    reply_finish(q->reply, 200, buf_take(&q->page), 0);
+}
+
+static void tell_forgotten(struct query *q)
+{
+    json_t *o = json_object();
+
+    json_put(o, "sequences", json_integer((json_int_t)q->sequences));
+    json_put(o, "nodes", json_integer((json_int_t)q->nodes));
+    json_put(o, "nodes_asked", json_integer((json_int_t)q->asked));
+    // A node that did not answer may still hold something: that is no success.
+    tell(q, q->nodes == q->asked ? 200 : 504, o);
 }
 
 // ---- queries ------------------------------------------------------------------------------------------
@@ -248,14 +272,30 @@ static void query_finish(struct core *c, struct query *q)
         at = &(*at)->next;
     if (*at)
         *at = q->next;
-    tell_status(c, q);
+    if (q->kind == QUERY_STATUS)
+        tell_status(c, q);
+    else if (q->kind == QUERY_METRICS)
+        tell_metrics(c, q);
+    else
+        tell_forgotten(q);
     query_free(q);
 }
 
-static void status_ask(struct core *c, struct query *q)
+static struct wire_frame question(const struct query *q)
+{
+    json_t *head;
+
+    if (q->kind != QUERY_FORGET)
+        return wire_frame_json(WIRE_STATUS, q->id, NULL);
+    head = json_object();
+    json_put(head, "owner", q->all ? json_null() : json_string(q->owner));
+    return wire_frame_json(WIRE_FORGET, q->id, head);
+}
+
+static void workers_ask(struct core *c, struct query *q)
 {
     q->id = c->next_id++;
-    q->deadline_ns = clock_now_ns() + STATUS_WAIT_NS;
+    q->deadline_ns = clock_now_ns() + (q->kind == QUERY_FORGET ? STATUS_FORGET_NS : STATUS_WAIT_NS);
     q->next = c->queries;
     c->queries = q;
     for (size_t i = 0; i < c->n_peers; i++) {
@@ -263,9 +303,10 @@ static void status_ask(struct core *c, struct query *q)
 
         if (p->state != PEER_UP)
             continue;
-        peer_send(p, wire_frame_json(WIRE_STATUS, q->id, NULL));
+        peer_send(p, question(q));
         q->waiting++;
     }
+    q->asked = q->waiting;
     if (q->waiting == 0 || c->stopping)
         query_finish(c, q);
 }
@@ -274,9 +315,12 @@ void status_on_query(struct core *c, struct query *q)
 {
     switch (q->kind) {
     case QUERY_STATUS:
-        status_ask(c, q);
+    case QUERY_METRICS:
+    case QUERY_FORGET:
+        workers_ask(c, q);
         return;
     case QUERY_HEALTH:
+    case QUERY_READY:
         tell_health(c, q);
         break;
     case QUERY_MODELS:
@@ -289,6 +333,14 @@ void status_on_query(struct core *c, struct query *q)
     query_free(q);
 }
 
+static void forgotten_count(struct query *q, const json_t *head)
+{
+    json_int_t n = json_integer_value(json_object_get(head, "sequences"));
+
+    q->nodes++;
+    q->sequences += n > 0 ? (uint64_t)n : 0;
+}
+
 void status_on_frame(struct core *c, struct peer *p, const struct wire_frame *f)
 {
     struct err e = {0};
@@ -297,12 +349,26 @@ void status_on_frame(struct core *c, struct peer *p, const struct wire_frame *f)
 
     if (!head)
         return;
-    json_decref(p->status);
-    p->status = head;
     while (q && q->id != f->id)
         q = q->next;
+    if (f->type == WIRE_STATUS_IS) {
+        json_decref(p->status);
+        p->status = json_incref(head);
+    } else if (q && f->type == WIRE_FORGOTTEN) {
+        forgotten_count(q, head);
+    }
+    json_decref(head);
     if (q && --q->waiting == 0)
         query_finish(c, q);
+}
+
+bool status_asked(const struct core *c, uint64_t id)
+{
+    const struct query *q = c->queries;
+
+    while (q && q->id != id)
+        q = q->next;
+    return q != NULL;
 }
 
 int64_t status_tick(struct core *c, int64_t now_ns)

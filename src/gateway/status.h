@@ -1,26 +1,42 @@
-// What an operator is told: health, the models, and the status of nodes and requests. Private to
-// gateway/.
+// What an operator is told: health, the models, the status of nodes and requests, metrics; and what an
+// operator orders of workers: to forget. Private to gateway/.
 //
-// A status query asks every worker for its own figures and is answered when all have told, or
-// after STATUS_WAIT_NS with what is there.
+// A query that needs workers asks every one of them and is answered when all have told, or after
+// STATUS_WAIT_NS (STATUS_FORGET_NS for an order) with what is there.
 #ifndef GATEWAY_STATUS_H
 #define GATEWAY_STATUS_H
 
+#include "base/buf.h"
 #include "gateway/parse.h"
 #include "gateway/peer.h"
 #include "gateway/reply.h"
+#include "node/message.h"
 
 #define STATUS_WAIT_NS (300 * NS_PER_MS)
+#define STATUS_FORGET_NS (10 * NS_PER_S)
 
 struct core;
 
-enum query_kind { QUERY_HEALTH, QUERY_MODELS, QUERY_MODEL, QUERY_STATUS };
+enum query_kind {
+    QUERY_HEALTH, // 200 when the local worker is up
+    QUERY_READY,  // the same, and the server is not draining
+    QUERY_MODELS,
+    QUERY_MODEL,
+    QUERY_STATUS,
+    QUERY_METRICS,
+    QUERY_FORGET,
+};
 
 struct query {
     struct query *next;
     enum query_kind kind;
     struct reply *reply;
-    char model[PARSE_MODEL_BYTES]; // of QUERY_MODEL
+    char model[PARSE_MODEL_BYTES];   // of QUERY_MODEL
+    struct buf page;                 // of QUERY_METRICS: its head, by the HTTP thread
+    char owner[MESSAGE_OWNER_BYTES]; // of QUERY_FORGET, with `all` false
+    bool all;
+    uint64_t sequences, nodes; // forgotten, by so many workers
+    size_t asked;
     uint64_t id;
     size_t waiting; // workers that have not told yet
     int64_t deadline_ns;
@@ -33,6 +49,7 @@ void query_free(struct query *q);
 // Core thread.
 void status_on_query(struct core *c, struct query *q); // takes it
 void status_on_frame(struct core *c, struct peer *p, const struct wire_frame *f);
+bool status_asked(const struct core *c, uint64_t id); // by a query that still waits
 int64_t status_tick(struct core *c, int64_t now_ns);
 void status_stop(struct core *c); // answers what waits
 // True when `name` is one the local worker's model goes by; known: its list, for messages.

@@ -75,11 +75,17 @@ struct os_memory {
 };
 int os_memory_get(pid_t pid, struct os_memory *m);
 
+// Raises this process's limit of open descriptors to `wanted`, or as near as is allowed. Returns the limit
+// as it is then. Children inherit it.
+uint64_t os_files_raise(uint64_t wanted);
+
 // ---- paths ------------------------------------------------------------------------------------
 
-// XDG folders with /tandem appended; TANDEM_CACHE, TANDEM_CONFIG and TANDEM_STATE override whole.
+// XDG folders with /tandem appended; TANDEM_CACHE, TANDEM_CONFIG, TANDEM_DATA and TANDEM_STATE override
+// whole.
 int os_cache_dir(char *out, size_t out_bytes, struct err *e);
 int os_config_dir(char *out, size_t out_bytes, struct err *e);
+int os_data_dir(char *out, size_t out_bytes, struct err *e);
 int os_state_dir(char *out, size_t out_bytes, struct err *e);
 // mkdir -p with mode 0700.
 int os_mkdirs(const char *path, struct err *e);

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -27,6 +28,21 @@ void os_random(void *out, size_t n)
         p += part;
         n -= part;
     }
+}
+
+uint64_t os_files_raise(uint64_t wanted)
+{
+    struct rlimit l;
+    rlim_t had;
+    if (getrlimit(RLIMIT_NOFILE, &l))
+        return 0;
+    had = l.rlim_cur;
+    if (l.rlim_cur < wanted)
+        l.rlim_cur = l.rlim_max == RLIM_INFINITY || l.rlim_max > wanted ? wanted : l.rlim_max;
+    // Some systems refuse more than a limit of their own, whatever the hard one says.
+    if (l.rlim_cur != had && setrlimit(RLIMIT_NOFILE, &l))
+        return had;
+    return l.rlim_cur;
 }
 
 int os_self_dir(char *out, size_t out_bytes, struct err *e)
@@ -89,6 +105,11 @@ int os_cache_dir(char *out, size_t out_bytes, struct err *e)
 int os_config_dir(char *out, size_t out_bytes, struct err *e)
 {
     return xdg_dir("TANDEM_CONFIG", "XDG_CONFIG_HOME", "/.config/tandem", out, out_bytes, e);
+}
+
+int os_data_dir(char *out, size_t out_bytes, struct err *e)
+{
+    return xdg_dir("TANDEM_DATA", "XDG_DATA_HOME", "/.local/share/tandem", out, out_bytes, e);
 }
 
 int os_state_dir(char *out, size_t out_bytes, struct err *e)

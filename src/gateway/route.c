@@ -1,0 +1,141 @@
+#include "gateway/route.h"
+
+#include "base/buf.h"
+#include "gateway/answer.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+// ---- the APIs -----------------------------------------------------------------------------------------
+
+static enum MHD_Result run_generate(struct exchange *x, enum parse_kind kind)
+{
+    struct core_message m = {.what = CORE_REQUEST};
+    struct parse_request in;
+    struct parse_fault fault;
+    struct reply *reply;
+    size_t n;
+    const char *body = http_body(x, &n);
+    int rc = parse_request(kind, body, n, &in, &fault);
+
+    http_body_drop(x);
+    if (rc != 0) {
+        parse_request_fini(&in);
+        return http_answer(x, (unsigned)fault.status,
+                           route_error(x, (unsigned)fault.status, err_name(fault.e.code),
+                                       fault.param, fault.e.message));
+    }
+    memcpy(in.generate.owner, x->owner, sizeof(x->owner));
+    reply = reply_new(x->connection);
+    m.request = request_new(&in, reply);
+    memcpy(m.request->key, x->key ? x->key->owner : "", x->key ? sizeof(x->key->owner) : 1);
+    memcpy(m.request->request_id, x->request_id, sizeof(x->request_id));
+    rc = core_send(x->core, &m, 0);
+    if (rc != 0)
+        request_free(m.request);
+    return http_await(x, reply, rc);
+}
+
+static enum MHD_Result run_chat(struct exchange *x)
+{
+    return run_generate(x, PARSE_CHAT);
+}
+
+static enum MHD_Result run_text(struct exchange *x)
+{
+    return run_generate(x, PARSE_TEXT);
+}
+
+// ---- the table ----------------------------------------------------------------------------------------
+
+static const struct route routes[] = {
+    {"/chat/completions", "POST", ACCESS_INFERENCE, run_chat, false, NULL},
+    {"/completions", "POST", ACCESS_INFERENCE, run_text, false, NULL},
+    {"/models", "GET", ACCESS_ANY, run_models, false, NULL},
+    {"/models/", "GET", ACCESS_ANY, run_model, false, NULL},
+    {"/health", "GET", ACCESS_FREE, run_health, false, NULL},
+    {"/livez", "GET", ACCESS_FREE, run_live, false, NULL},
+    {"/readyz", "GET", ACCESS_FREE, run_ready, false, NULL},
+    {"/metrics", "GET", ACCESS_ADMIN, run_metrics, true, NULL},
+    {"/tandem/status", "GET", ACCESS_ADMIN, run_status, false, NULL},
+    {"/tandem/forget", "POST", ACCESS_ADMIN, run_forget, false, NULL},
+};
+#define N_ROUTES (sizeof(routes) / sizeof(routes[0]))
+
+static bool path_matches(const struct route *r, const char *url, const char **rest)
+{
+    const char *path = !r->bare && strncmp(url, "/v1/", 4) == 0 ? url + 3 : url;
+    size_t n = strlen(r->path);
+
+    *rest = path + n;
+    if (r->path[n - 1] == '/')
+        return strncmp(path, r->path, n) == 0 && path[n];
+    return strcmp(path, r->path) == 0;
+}
+
+static bool method_matches(const struct route *r, const char *method)
+{
+    return strcmp(r->method, method) == 0 ||
+           (strcmp(r->method, "GET") == 0 && strcmp(method, "HEAD") == 0);
+}
+
+static void refuse_path(struct exchange *x)
+{
+    struct buf text;
+
+    buf_init(&text, 8192);
+    buf_printf(&text, "there is no route %.200s here; there are:", x->url);
+    for (size_t i = 0; i < N_ROUTES; i++)
+        buf_printf(&text, " %s %s%s%s", routes[i].method, routes[i].bare ? "" : "/v1",
+                   routes[i].path, routes[i].path[strlen(routes[i].path) - 1] == '/' ? "{id}" : "");
+    buf_puts(&text, "; those of /v1 also without it");
+    http_refuse(x, 404, "no_such_route", (const char *)text.data);
+    buf_fini(&text);
+}
+
+static void allow_add(struct exchange *x, const struct route *r)
+{
+    size_t n = strlen(x->allow);
+
+    snprintf(x->allow + n, sizeof(x->allow) - n, "%s%s", n > 0 ? ", " : "",
+             strcmp(r->method, "GET") == 0 ? "GET, HEAD" : r->method);
+}
+
+void route_find(struct exchange *x, const char *method)
+{
+    const char *rest;
+
+    for (size_t i = 0; i < N_ROUTES && !x->route; i++) {
+        if (!path_matches(&routes[i], x->url, &rest))
+            continue;
+        if (method_matches(&routes[i], method)) {
+            x->route = &routes[i];
+            x->rest = rest;
+        } else {
+            allow_add(x, &routes[i]);
+        }
+    }
+    if (x->route)
+        x->allow[0] = '\0';
+}
+
+void route_refuse(struct exchange *x, const char *method)
+{
+    char message[160];
+
+    if (x->allow[0]) {
+        snprintf(message, sizeof(message), "%.20s is not a method of this route; use %s", method,
+                 x->allow);
+        http_refuse(x, 405, "method_not_allowed", message);
+    } else {
+        refuse_path(x);
+    }
+}
+
+char *route_error(const struct exchange *x, unsigned status, const char *code, const char *param,
+                  const char *message)
+{
+    (void)x;
+    return answer_error(status, message, code, param && param[0] ? param : NULL);
+}

@@ -1,0 +1,109 @@
+// Routes for whoever runs the server, and those that need nothing but the core's word.
+#include "gateway/route.h"
+
+#include "base/buf.h"
+#include "base/json.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static enum MHD_Result query_send(struct exchange *x, struct query *q)
+{
+    struct core_message m = {.what = CORE_QUERY, .query = q};
+    struct reply *reply = q->reply;
+    int rc = core_send(x->core, &m, 0);
+
+    if (rc != 0)
+        query_free(q);
+    return http_await(x, reply, rc);
+}
+
+static enum MHD_Result run_query(struct exchange *x, enum query_kind kind)
+{
+    return query_send(x, query_new(kind, reply_new(x->connection), x->rest));
+}
+
+enum MHD_Result run_models(struct exchange *x)
+{
+    return run_query(x, QUERY_MODELS);
+}
+
+enum MHD_Result run_model(struct exchange *x)
+{
+    return run_query(x, QUERY_MODEL);
+}
+
+enum MHD_Result run_status(struct exchange *x)
+{
+    return run_query(x, QUERY_STATUS);
+}
+
+// Anybody may ask how the server is; what it does is for those who may see the status.
+enum MHD_Result run_health(struct exchange *x)
+{
+    bool all = x->admin && http_has_argument(x, "verbose");
+
+    return run_query(x, all ? QUERY_STATUS : QUERY_HEALTH);
+}
+
+// The process answers: nothing more is said, and the core is not asked.
+enum MHD_Result run_live(struct exchange *x)
+{
+    return http_answer(x, 200, mem_strdup("{\"status\":\"ok\"}"));
+}
+
+enum MHD_Result run_ready(struct exchange *x)
+{
+    return run_query(x, QUERY_READY);
+}
+
+// What HTTP alone knows stands at the head of the page; the core adds the rest.
+enum MHD_Result run_metrics(struct exchange *x)
+{
+    struct query *q = query_new(QUERY_METRICS, reply_new(x->connection), NULL);
+
+    reply_type_set(q->reply, METRICS_TYPE);
+    http_metrics_put(x->http, &q->page);
+    return query_send(x, q);
+}
+
+// ---- forgetting -----------------------------------------------------------------------------------------
+
+// {"key": NAME} forgets what this key's requests left; {} or no body everything.
+static int forget_parse(const struct exchange *x, struct query *q, struct err *e)
+{
+    size_t n;
+    const char *body = http_body(x, &n), *name = NULL;
+    json_t *o = n > 0 ? json_parse(body, n, e) : NULL;
+    const struct access_key *k;
+    int rc = n > 0 && !o ? e->code : 0;
+
+    if (o && !json_is_object(o))
+        rc = err_set(e, ERR_INVALID, "the body must be a JSON object");
+    else if (o)
+        rc = json_get_string(o, "key", &name, e);
+    q->all = name == NULL;
+    k = rc == 0 && name ? access_named(x->access, name) : NULL;
+    if (rc == 0 && name && !k)
+        rc = err_set(e, ERR_NOT_FOUND, "there is no API key named \"%.60s\"", name);
+    else if (k)
+        memcpy(q->owner, k->owner, sizeof(q->owner));
+    json_decref(o);
+    return rc;
+}
+
+enum MHD_Result run_forget(struct exchange *x)
+{
+    struct query *q = query_new(QUERY_FORGET, reply_new(x->connection), NULL);
+    struct reply *reply = q->reply;
+    struct err e = {0};
+    int rc = forget_parse(x, q, &e);
+    unsigned status = rc == ERR_NOT_FOUND ? 404 : 400;
+
+    http_body_drop(x);
+    if (rc == 0)
+        return query_send(x, q);
+    query_free(q);
+    reply_drop(reply);
+    return http_answer(x, status, route_error(x, status, err_name(rc), "key", e.message));
+}
