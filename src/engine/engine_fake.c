@@ -1,10 +1,13 @@
 // See fake.h for what it is. Layout: keyed functions, sequences, steps, opening. Handing over lives
-// in engine_fake_range.c, text and sampling in engine_fake_text.c.
+// in engine_fake_range.c, forks, checkpoints and embeddings in engine_fake_keep.c, text in
+// engine_fake_text.c, scripts in engine_fake_script.c, parsing in engine_fake_parse.c, sampling in
+// engine_fake_sample.c.
 #include "engine/fake.h"
 
 #include "base/buf.h"
 #include "base/clock.h"
 #include "engine/engine_fake_impl.h"
+#include "engine/engine_fake_script.h"
 #include "engine/engine_fake_text.h"
 
 #include <stdio.h>
@@ -19,7 +22,7 @@ static struct fake *fake_of(struct engine *g)
 
 // ---- keyed functions --------------------------------------------------------------------------
 
-static uint64_t mix(uint64_t x)
+uint64_t fake_mix(uint64_t x)
 {
     // splitmix64's finaliser (Steele, Lea, Flood 2014)
     x += 0x9e3779b97f4a7c15u;
@@ -32,18 +35,18 @@ static void fill(uint8_t *out, size_t n, uint64_t key)
 {
     uint8_t word[8];
     for (size_t i = 0; i < n; i += 8) {
-        le_put64(word, mix(key + i));
+        le_put64(word, fake_mix(key + i));
         memcpy(out + i, word, n - i < 8 ? n - i : 8);
     }
 }
 
-static uint64_t fold(uint64_t hash, const uint8_t *data, size_t n)
+uint64_t fake_fold(uint64_t hash, const uint8_t *data, size_t n)
 {
     size_t i = 0;
     for (; i + 8 <= n; i += 8)
-        hash = mix(hash ^ le_get64(data + i));
+        hash = fake_mix(hash ^ le_get64(data + i));
     for (; i < n; i++)
-        hash = mix(hash ^ data[i]);
+        hash = fake_mix(hash ^ data[i]);
     return hash;
 }
 
@@ -93,13 +96,13 @@ int fake_cells_check(const struct fake *f, uint64_t more, struct err *e)
 
 static uint64_t running_before(const struct fake *f, const struct fake_seq *s, uint32_t pos)
 {
-    return pos == 0 ? mix((uint64_t)f->o.seed) : s->running[pos - 1];
+    return pos == 0 ? fake_mix((uint64_t)f->o.seed) : s->running[pos - 1];
 }
 
 void fake_running_update(const struct fake *f, struct fake_seq *s, uint32_t pos)
 {
     s->running[pos] =
-        fold(running_before(f, s, pos), fake_kv_at(f, s, pos, 0), fake_token_bytes(f));
+        fake_fold(running_before(f, s, pos), fake_kv_at(f, s, pos, 0), fake_token_bytes(f));
 }
 
 static void seq_append(struct fake *f, struct fake_seq *s, int32_t token)
@@ -108,14 +111,15 @@ static void seq_append(struct fake *f, struct fake_seq *s, int32_t token)
     fake_seq_reserve(f, s, pos + 1);
     uint64_t below = running_before(f, s, pos);
     for (int64_t l = 0; l < f->o.layers; l++) {
-        uint64_t key = mix(mix(mix(below ^ (uint64_t)f->o.seed) ^ (uint64_t)(uint32_t)token) ^
-                           ((uint64_t)pos << 16) ^ (uint64_t)l);
+        uint64_t key =
+            fake_mix(fake_mix(fake_mix(below ^ (uint64_t)f->o.seed) ^ (uint64_t)(uint32_t)token) ^
+                     ((uint64_t)pos << 16) ^ (uint64_t)l);
         fill(fake_kv_at(f, s, pos, l), (size_t)f->o.kv_bytes, key);
     }
     fake_running_update(f, s, pos);
     if (f->o.state != 0)
         fill(s->state, fake_state_bytes(f),
-             fold(mix((uint64_t)(uint32_t)token), s->state, fake_state_bytes(f)));
+             fake_fold(fake_mix((uint64_t)(uint32_t)token), s->state, fake_state_bytes(f)));
     s->n = pos + 1;
 }
 
@@ -128,8 +132,7 @@ static void seq_clear(const struct fake *f, struct fake_seq *s)
 
 // ---- steps --------------------------------------------------------------------------------------
 
-// Waits like a machine at work; ERR_CANCELLED within a millisecond of an interrupt.
-static int work(struct fake *f, int64_t us, struct err *e)
+int fake_work(struct fake *f, int64_t us, struct err *e)
 {
     int64_t until = clock_now_ns() + us * NS_PER_US;
     for (;;) {
@@ -178,9 +181,9 @@ static void misbehave(struct fake *f, size_t n)
 
 static void logits_make(const struct fake *f, const struct fake_seq *s, float *out)
 {
-    uint64_t h = fold(running_before(f, s, s->n), s->state, fake_state_bytes(f));
+    uint64_t h = fake_fold(running_before(f, s, s->n), s->state, fake_state_bytes(f));
     for (int64_t t = 0; t < f->o.vocab; t++) {
-        float unit = (float)(mix(h + (uint64_t)t) >> 40) / 16777216.0f;
+        float unit = (float)(fake_mix(h + (uint64_t)t) >> 40) / 16777216.0f;
         // Letters and blanks are likely, the end is a little less so (it wins about 1 in 200),
         // the rest never wins but at a high temperature.
         if ((t >= 'a' && t <= 'z') || t == ' ')
@@ -209,9 +212,9 @@ static int step_wait(struct fake *f, const struct engine_row *rows, size_t n, st
     for (size_t i = 0; i < n; i++)
         us += rows[i].want_logits ? f->o.decode_us : f->o.prefill_us;
     if (f->tile == NULL)
-        return work(f, us, e);
+        return fake_work(f, us, e);
     for (int64_t l = 0; l < f->o.layers; l++) {
-        int rc = work(f, us / f->o.layers, e);
+        int rc = fake_work(f, us / f->o.layers, e);
         if (rc != 0)
             return rc;
         tile_send(f, rows, n, l);
@@ -346,6 +349,7 @@ static void fake_free(struct engine *g)
     free(f->logits);
     free(f->logits_row);
     free(f->tile_buf);
+    json_decref(f->script);
     free(f);
 }
 
@@ -355,6 +359,10 @@ static const struct engine_ops fake_ops = {
     .step = fake_step,
     .logits = fake_logits,
     .remove = fake_remove,
+    .fork = fake_fork,
+    .checkpoint_bytes = fake_checkpoint_bytes,
+    .checkpoint_save = fake_checkpoint_save,
+    .checkpoint_restore = fake_checkpoint_restore,
     .export_bytes = fake_export_bytes,
     .export_start = fake_export_start,
     .export_poll = fake_export_poll,
@@ -365,6 +373,10 @@ static const struct engine_ops fake_ops = {
     .piece = fake_piece,
     .is_end = fake_is_end,
     .render = fake_render,
+    .parser_new = fake_parser_new,
+    .parser_free = fake_parser_free,
+    .parser_put = fake_parser_put,
+    .embed = fake_embed,
     .sampler_new = fake_sampler_new,
     .sampler_free = fake_sampler_free,
     .sampler_accept = fake_sampler_accept,
@@ -387,13 +399,13 @@ static void identity_fill(const struct fake *f, const struct engine_options *o,
         .n_head = 1,
         .n_head_kv = 1,
         .n_ctx_train = 1u << 20,
-        .tokenizer_hash = mix((uint64_t)f->o.vocab),
+        .tokenizer_hash = fake_mix((uint64_t)f->o.vocab),
         .attention_layout = f->o.state != 0 ? 1u | 2u : 1u,
     };
     snprintf(id->model, sizeof id->model, "%s", f->o.name);
     snprintf(id->weights, sizeof id->weights, "seed-%lld", (long long)f->o.seed);
     id->weights_hash =
-        fold(mix((uint64_t)f->o.seed), (const uint8_t *)id->model, strlen(id->model));
+        fake_fold(fake_mix((uint64_t)f->o.seed), (const uint8_t *)id->model, strlen(id->model));
     snprintf(id->type_k, sizeof id->type_k, "%s", o->type_k != NULL ? o->type_k : "f16");
     snprintf(id->type_v, sizeof id->type_v, "%s", o->type_v != NULL ? o->type_v : "f16");
 }
@@ -408,6 +420,9 @@ static void limits_fill(const struct fake *f, const struct engine_options *o,
         .handoff = o->handoff,
         .kv_bytes_per_token = (double)fake_token_bytes(f),
         .state_bytes = fake_state_bytes(f),
+        .n_embed_tokens = (uint32_t)f->o.embed,
+        .ranks = f->o.ranks != 0,
+        .cuts = f->o.state == 0,
         .has_tokenizer = true,
         .has_chat_template = true,
     };
@@ -417,6 +432,8 @@ int engine_fake_open(const struct engine_options *o, struct engine **out, struct
 {
     struct fake *f = mem_alloc(sizeof *f);
     int rc = fake_model_parse(o->model, &f->o, e);
+    if (rc == 0 && f->o.script[0] != '\0')
+        rc = fake_script_load(f->o.script, &f->script, e);
     if (rc != 0) {
         free(f);
         return rc;

@@ -38,6 +38,8 @@ struct fake {
         size_t len;
         int64_t ready_ns;
     } export;
+    json_t *script;          // list of rules; NULL: none. Immutable after opening
+    uint64_t n_parsers;      // since loading: names the calls that their answers make
     atomic_bool interrupted; // a flag alone: orders nothing, relaxed is enough
 };
 
@@ -51,6 +53,21 @@ void fake_seq_reserve(const struct fake *f, struct fake_seq *s, uint32_t n);
 int fake_cells_check(const struct fake *f, uint64_t more, struct err *e);
 // Brings the running hash up to date after the KV bytes of position pos were written.
 void fake_running_update(const struct fake *f, struct fake_seq *s, uint32_t pos);
+
+// A well-mixed function of 64 bits, and one of bytes on top of it.
+uint64_t fake_mix(uint64_t x);
+uint64_t fake_fold(uint64_t hash, const uint8_t *data, size_t n);
+// Waits like a machine at work; ERR_CANCELLED within a millisecond of an interrupt.
+int fake_work(struct fake *f, int64_t us, struct err *e);
+
+// engine_fake_keep.c: what else can be done with a sequence, and embeddings, as in engine.h.
+int fake_fork(struct engine *g, uint32_t src, uint32_t dst, uint32_t p1, struct err *e);
+size_t fake_checkpoint_bytes(struct engine *g, uint32_t seq);
+int fake_checkpoint_save(struct engine *g, uint32_t seq, void *buf, size_t cap, size_t *len,
+                         struct err *e);
+int fake_checkpoint_restore(struct engine *g, uint32_t seq, uint32_t p, const void *data,
+                            size_t len, struct err *e);
+int fake_embed(struct engine *g, const int32_t *tokens, size_t n, float *out, struct err *e);
 
 // engine_fake_range.c: hand-off, as in engine.h.
 size_t fake_export_bytes(struct engine *g, uint32_t seq, uint32_t p0, uint32_t p1, bool last);

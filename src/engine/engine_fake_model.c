@@ -27,19 +27,27 @@ static const struct fake_key keys[] = {
     KEY(prefill_us, 0, 60000000),
     KEY(decode_us, 0, 60000000),
     KEY(export_us, 0, 60000000),
+    KEY(embed, 0, 1 << 20),
+    KEY(ranks, 0, 1),
     KEY(crash_after, 0, INT64_MAX),
     KEY(hang_after, 0, INT64_MAX),
 };
 
+static int text_set(char *out, size_t out_bytes, const char *key, const char *value, struct err *e)
+{
+    int n = snprintf(out, out_bytes, "%s", value);
+    if (n <= 0 || (size_t)n >= out_bytes)
+        return err_set(e, ERR_INVALID, "fake model: %s must have 1 to %zu bytes", key,
+                       out_bytes - 1);
+    return 0;
+}
+
 static int key_set(struct fake_options *o, const char *key, const char *value, struct err *e)
 {
-    if (strcmp(key, "name") == 0) {
-        int n = snprintf(o->name, sizeof o->name, "%s", value);
-        if (n <= 0 || (size_t)n >= sizeof o->name)
-            return err_set(e, ERR_INVALID, "fake model: name must have 1 to %zu bytes",
-                           sizeof o->name - 1);
-        return 0;
-    }
+    if (strcmp(key, "name") == 0)
+        return text_set(o->name, sizeof o->name, key, value, e);
+    if (strcmp(key, "script") == 0)
+        return text_set(o->script, sizeof o->script, key, value, e);
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         if (strcmp(key, keys[i].name) != 0)
             continue;
@@ -62,6 +70,7 @@ int fake_model_parse(const char *model, struct fake_options *o, struct err *e)
         .layers = 4,
         .kv_bytes = 64,
         .vocab = 258,
+        .embed = 2048,
         .name = "fake",
     };
     if (strncmp(model, "fake", 4) != 0 || (model[4] != '\0' && model[4] != ':'))

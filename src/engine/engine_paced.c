@@ -152,12 +152,49 @@ static void paced_free(struct engine *g)
     free(p);
 }
 
+// An embedding reads its tokens as a prompt is read.
+static int paced_embed(struct engine *g, const int32_t *tokens, size_t n, float *out, struct err *e)
+{
+    struct paced *p = paced_of(g);
+    int64_t until = clock_now_ns() + (int64_t)(p->prefill_row_ns * (double)n);
+    int rc = p->inner->ops->embed(p->inner, tokens, n, out, e);
+    if (rc != 0 || wait_until(p, until))
+        return rc;
+    return err_set(e, ERR_CANCELLED, "the embedding was interrupted");
+}
+
 // ---- passed through -----------------------------------------------------------------------------
 
 static const float *paced_logits(struct engine *g, size_t row)
 {
     struct engine *i = paced_of(g)->inner;
     return i->ops->logits(i, row);
+}
+
+static int paced_fork(struct engine *g, uint32_t src, uint32_t dst, uint32_t p1, struct err *e)
+{
+    struct engine *i = paced_of(g)->inner;
+    return i->ops->fork(i, src, dst, p1, e);
+}
+
+static size_t paced_checkpoint_bytes(struct engine *g, uint32_t seq)
+{
+    struct engine *i = paced_of(g)->inner;
+    return i->ops->checkpoint_bytes(i, seq);
+}
+
+static int paced_checkpoint_save(struct engine *g, uint32_t seq, void *buf, size_t cap, size_t *len,
+                                 struct err *e)
+{
+    struct engine *i = paced_of(g)->inner;
+    return i->ops->checkpoint_save(i, seq, buf, cap, len, e);
+}
+
+static int paced_checkpoint_restore(struct engine *g, uint32_t seq, uint32_t p, const void *data,
+                                    size_t len, struct err *e)
+{
+    struct engine *i = paced_of(g)->inner;
+    return i->ops->checkpoint_restore(i, seq, p, data, len, e);
 }
 
 static size_t paced_export_bytes(struct engine *g, uint32_t seq, uint32_t p0, uint32_t p1,
@@ -219,6 +256,26 @@ static int paced_render(struct engine *g, const json_t *request, json_t **render
     return i->ops->render(i, request, rendered, e);
 }
 
+static int paced_parser_new(struct engine *g, const json_t *syntax, struct engine_parser **out,
+                            struct err *e)
+{
+    struct engine *i = paced_of(g)->inner;
+    return i->ops->parser_new(i, syntax, out, e);
+}
+
+static void paced_parser_free(struct engine *g, struct engine_parser *parser)
+{
+    struct engine *i = paced_of(g)->inner;
+    i->ops->parser_free(i, parser);
+}
+
+static json_t *paced_parser_put(struct engine *g, struct engine_parser *parser, const char *text,
+                                size_t n, bool final)
+{
+    struct engine *i = paced_of(g)->inner;
+    return i->ops->parser_put(i, parser, text, n, final);
+}
+
 static int paced_sampler_new(struct engine *g, const struct engine_sampling *s,
                              struct engine_sampler **out, struct err *e)
 {
@@ -250,6 +307,10 @@ static const struct engine_ops paced_ops = {
     .step = paced_step,
     .logits = paced_logits,
     .remove = paced_remove,
+    .fork = paced_fork,
+    .checkpoint_bytes = paced_checkpoint_bytes,
+    .checkpoint_save = paced_checkpoint_save,
+    .checkpoint_restore = paced_checkpoint_restore,
     .export_bytes = paced_export_bytes,
     .export_start = paced_export_start,
     .export_poll = paced_export_poll,
@@ -260,6 +321,10 @@ static const struct engine_ops paced_ops = {
     .piece = paced_piece,
     .is_end = paced_is_end,
     .render = paced_render,
+    .parser_new = paced_parser_new,
+    .parser_free = paced_parser_free,
+    .parser_put = paced_parser_put,
+    .embed = paced_embed,
     .sampler_new = paced_sampler_new,
     .sampler_free = paced_sampler_free,
     .sampler_accept = paced_sampler_accept,

@@ -17,11 +17,29 @@
 //   prefill_us=N    time per row without logits
 //   decode_us=N     time per row with logits
 //   export_us=N     time from export_start until poll says DONE
+//   embed=N         most tokens of one embedding (default 2048; 0: makes none)
+//   ranks=1         is a reranker: an embedding is one score
+//   script=FILE     answers by rules, see below (no comma in the path)
 //   crash_after=N   abort() when the N-th token since loading is stepped
 //   hang_after=N    sleep for ever then, deaf to interrupts
 //
-// limits.handoff is what the options ask for. Text: a token is a byte; render joins messages as
-// "role: content\n" and ends in "assistant: ". Grammars are not supported.
+// limits.handoff is what the options ask for; limits.cuts is false with state=1. Text: a token is a byte;
+// render joins messages as "role: content\n" and ends in "assistant: ". Grammars are refused, typical_p
+// and the formats json_object and json_schema change nothing. A fork takes cells of its own.
+//
+// The script is a JSON list of rules, of which the first that fits a rendered request decides the answer,
+// byte for byte, whatever the sampling parameters are:
+//
+//   {"tool": NAME,       one of the tools that the request offers (tool_choice counts); absent: any request
+//    "last_role": ROLE,  of the last message; absent: any
+//    "contains": TEXT,   in the last message, or in the prompt of a request without messages; absent: any
+//    "answer": TEXT}
+//
+// An answer may think and call tools: "<think>why</think>so<tool>{"name":"f","arguments":{"x":1}}</tool>".
+// The parser tells these from content where render was asked for a chat that a rule fits: reasoning unless
+// reasoning_format is "none", calls where tools are offered. A call whose beginning is not of this form is
+// content. A reasoning budget cuts the reasoning after so many bytes. Without a rule that fits, the answer
+// is letters and blanks as ever.
 #ifndef ENGINE_FAKE_H
 #define ENGINE_FAKE_H
 
