@@ -103,9 +103,9 @@ common_json answer_of(const common_chat_params &out, const common_chat_templates
     for (const std::string &stop : out.additional_stops)
         answer["stop"].push_back(stop);
     if (grammar.empty())
-        answer["grammar"] = nullptr;
+        answer["syntax"] = nullptr;
     else
-        answer["grammar"] = grammar;
+        answer["syntax"] = {{"grammar", grammar}};
     return answer;
 }
 

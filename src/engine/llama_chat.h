@@ -23,7 +23,7 @@ struct llama_chat *llama_chat_new(const struct llama_model *model, struct err *e
 void llama_chat_free(struct llama_chat *chat);
 
 // `request`: an OpenAI chat request as JSON text. Returns the JSON text of
-// {"prompt", "stop": [], "grammar": text or null}, which the caller frees; NULL with e set.
+// {"prompt", "stop": [], "syntax": object or null}, which the caller frees; NULL with e set.
 char *llama_chat_render(const struct llama_chat *chat, const char *request, struct err *e);
 
 // NULL with e set: the grammar does not parse.

@@ -72,7 +72,8 @@ int llama_sample_new(struct engine *base, const struct engine_sampling *s,
                      struct engine_sampler **out, struct err *e)
 {
     struct llama_engine *g = llama_of(base);
-    bool constrained = s->grammar && s->grammar[0];
+    const char *text = json_string_value(json_object_get(s->syntax, "grammar"));
+    bool constrained = text && text[0];
     int rc = sampling_check(s, e);
     if (rc != 0)
         return rc;
@@ -80,7 +81,7 @@ int llama_sample_new(struct engine *base, const struct engine_sampling *s,
     if (constrained) {
         if (!base->limits.has_tokenizer)
             return err_set(e, ERR_UNSUPPORTED, "a grammar needs a model with a tokenizer");
-        grammar = llama_chat_grammar_new(g->vocab, s->grammar, e);
+        grammar = llama_chat_grammar_new(g->vocab, text, e);
         if (!grammar)
             return ERR_INVALID;
     }
