@@ -132,7 +132,16 @@ static void hello_and_welcome_round_trip(void **state)
         .build = "tandem 0.1.0",
         .model = "smollm2-135m",
         .identity = sample_identity(),
-        .limits = {8192, 4, 512, ENGINE_HANDOFF_LATE_STATE, 23040, 12, true, false},
+        .limits = {.n_ctx = 8192,
+                   .n_seq = 4,
+                   .n_batch = 512,
+                   .handoff = ENGINE_HANDOFF_LATE_STATE,
+                   .kv_bytes_per_token = 23040,
+                   .state_bytes = 12,
+                   .n_embed_tokens = 2048,
+                   .ranks = true,
+                   .cuts = true,
+                   .has_chat_template = true},
         .prefill_tokens_per_s = 312.5,
         .system = "Linux",
         .cpu = "some cpu",
@@ -154,6 +163,7 @@ static void hello_and_welcome_round_trip(void **state)
     json_t *again = message_welcome_json(&w2);
     assert_true(json_equal(o, again));
     assert_int_equal(w2.limits.handoff, ENGINE_HANDOFF_LATE_STATE);
+    assert_true(w2.limits.n_embed_tokens == 2048 && w2.limits.ranks && w2.limits.cuts);
     json_decref(o);
     json_decref(again);
 }

@@ -431,6 +431,9 @@ static void limits_read(struct reader *top, struct engine_limits *l)
         read_u32(&r, "n_ctx", INT32_MAX, &l->n_ctx);
         read_u32(&r, "n_seq", INT32_MAX, &l->n_seq);
         read_u32(&r, "n_batch", INT32_MAX, &l->n_batch);
+        read_u32(&r, "n_embed_tokens", INT32_MAX, &l->n_embed_tokens);
+        read_bool(&r, "ranks", &l->ranks);
+        read_bool(&r, "cuts", &l->cuts);
         fail_into(top, &r, "limits");
     }
     need(top, "handoff");
@@ -492,6 +495,9 @@ static json_t *limits_json(const struct engine_limits *l)
     json_put(o, "n_ctx", json_integer(l->n_ctx));
     json_put(o, "n_seq", json_integer(l->n_seq));
     json_put(o, "n_batch", json_integer(l->n_batch));
+    json_put(o, "n_embed_tokens", json_integer(l->n_embed_tokens));
+    json_put(o, "ranks", json_boolean(l->ranks));
+    json_put(o, "cuts", json_boolean(l->cuts));
     return o;
 }
 

@@ -8,7 +8,8 @@
 //   HELLO   {"version":1, "role":"gateway"|"bulk"|"tool", "name":"..", "build":"tandem 0.1.0",
 //            "identity":{..engine_identity..} (role bulk), "same_weights":bool}
 //   WELCOME {"version":1, "name":"..", "build":"..", "identity":{..}, "limits":{"n_ctx":8192,
-//            "n_seq":4,"n_batch":512}, "handoff":"ranges", "kv_bytes_per_token":23040,
+//            "n_seq":4,"n_batch":512,"n_embed_tokens":0,"ranks":false,"cuts":true},
+//            "handoff":"ranges", "kv_bytes_per_token":23040,
 //            "state_bytes":0, "rates":{"prefill_tokens_per_s":300,"decode_tokens_per_s":60},
 //            "facts":{"system":"..","cpu":"..","cores":2,"memory_bytes":..}, "paced":bool,
 //            "model":"smollm2-135m", "has_chat_template":true, "pid":123}
@@ -39,6 +40,7 @@
 //                  "logprob":x,"top":[[token,"text",logprob]..],"bytes":"hex of this token" (with
 //                  logprobs >= 0)}   text is valid UTF-8, may be "" while bytes are held back
 //            DONE {"finish":"stop"|"length"|"tool_calls","stop":".."|null,"prompt_tokens":n,"gen_tokens":n,
+//                  "reasoning_tokens":of gen_tokens (with "parse"),
 //                  "text":"rest held back","delta":[..] (with "parse"),
 //                  "tokens_cached":tokens this worker's prefix memory had,
 //                  "tokens_read":tokens this worker computed of the prompt, "tokens_imported":n,

@@ -124,20 +124,24 @@ enum worker_phase {
     WORKER_READ,    // reading the prompt itself
     WORKER_DECODE,
     WORKER_DRAIN, // prefill role: computed, not yet all sent
+    WORKER_EMBED, // waits for its turn; has no sequence
 };
+
+enum worker_job_kind { WORKER_JOB_GENERATE, WORKER_JOB_PREFILL, WORKER_JOB_EMBED };
 
 // What both roles have in common: a prompt, a sequence, a requester.
 struct worker_job {
     struct worker_job *next;
-    bool is_prefill;          // else: generate
+    enum worker_job_kind kind;
     struct worker_link *link; // the requester; NULL when it left
     uint64_t id;
     enum worker_phase phase;
     int32_t *tokens; // the prompt, n_tokens ids
     uint32_t n_tokens;
-    uint32_t seq, cells; // valid unless QUEUED
+    uint32_t seq, cells; // valid unless QUEUED or EMBED
+    uint32_t cached;     // tokens that prefix memory had
     uint32_t computed;   // tokens [0, computed) are in the engine
-    int64_t received_ns, progress_ns;
+    int64_t received_ns, admitted_ns, progress_ns;
     struct worker_timeline timeline;
     int64_t compute_ns;
     uint32_t ends[WORKER_CHUNKS_MAX]; // chunk schedule
@@ -162,8 +166,11 @@ struct worker_job {
     struct message_generate generate;
     struct engine_sampler *sampler;
     struct text_stream text;
+    struct engine_parser *parser; // NULL: the answer is all content
+    bool called;                  // a tool's delta was given
+    uint32_t pending_tokens;      // since the last delta that said something
     int32_t next_token;
-    uint32_t pos, generated;
+    uint32_t pos, generated, reasoning_tokens;
     uint32_t imported, tokens_read;
     int64_t decode_start_ns, last_token_ns, handoff_end_ns;
     char fallback[ERR_MESSAGE_BYTES]; // "" = none
@@ -213,6 +220,7 @@ struct worker {
     double prefill_rate, decode_rate, link_rate; // measured, per second; 0: not yet
     double floor_s;  // what a small chunk takes where that is more than its share of the rate
     int64_t beat_ns; // when the last BEATs went out
+    int64_t embed_after_ns;       // while answers run, no embedding before this
     struct engine_row *rows;      // scratch, n_batch
     struct worker_job *exporting; // whose export the engine is busy with, NULL: none
     struct worker_block *export_block;
@@ -229,6 +237,8 @@ void worker_dial_start(struct worker *w, uint32_t peer, int64_t idle_ns, bool sa
 void worker_post(struct worker *w, const struct worker_event *ev);
 // Engine and text thread; never blocks. 0, or why the frame will not arrive.
 int worker_link_send(struct worker_link *l, struct wire_frame f);
+
+// ---- worker_render.c: the text thread ----
 int worker_text_start(struct worker *w, struct err *e);
 
 // ---- worker_start.c: making and unmaking ----
@@ -248,6 +258,9 @@ void worker_job_fail(struct worker *w, struct worker_job *j, int code, const cha
 // A job for the tokens in the frame, queued; ids are checked against the vocabulary.
 struct worker_job *worker_job_new(struct worker *w, struct worker_link *l,
                                   const struct wire_frame *f, struct err *e);
+// Publishes what is about to run. False: something came in meanwhile, look at that first.
+bool worker_running_set(struct worker *w, const struct worker_job *j);
+void worker_running_clear(struct worker *w);
 uint32_t worker_chunk_end(const struct worker *w, const struct worker_job *j);
 // Computes tokens [j->computed, end) of the prompt. 0; ERR_CANCELLED: an interrupt came, nothing
 // changed; any other error: the job has failed and is gone.
@@ -273,6 +286,18 @@ void worker_generate_plan(struct worker *w, struct worker_job *j);
 void worker_generate_chunk(struct worker *w, struct worker_job *j);
 void worker_decode_ready(struct worker *w, struct worker_job *j);
 void worker_decode_step(struct worker *w);
+
+// ---- worker_answer.c: what an answer says ----
+int worker_answer_begin(struct worker *w, struct worker_job *j, struct err *e);
+void worker_answer_fini(struct worker *w, struct worker_job *j);
+// One token that was sampled from `row` of the last step: its frame goes out, and perhaps the answer
+// ends, and with it the job.
+void worker_answer_token(struct worker *w, struct worker_job *j, int32_t token, size_t row);
+
+// ---- worker_embed.c ----
+void worker_embed_begin(struct worker *w, struct worker_link *l, struct wire_frame *f);
+bool worker_embed_waits(const struct worker *w);
+void worker_embed_run(struct worker *w, bool others_run); // one, if it is time for one
 
 // ---- worker_handoff.c: the receiving side ----
 void worker_handoff_begin(struct worker *w, struct worker_job *j);

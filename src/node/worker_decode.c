@@ -33,9 +33,7 @@ void worker_generate_begin(struct worker *w, struct worker_link *l, struct wire_
         j->generate.max_tokens = room;
     j->cells = j->n_tokens + j->generate.max_tokens;
     j->timeline.on = m.timeline;
-    text_stream_init(&j->text, j->generate.stops, m.n_stops);
-    j->generate.sampling.grammar = j->generate.grammar;
-    rc = w->engine->ops->sampler_new(w->engine, &j->generate.sampling, &j->sampler, &e);
+    rc = worker_answer_begin(w, j, &e);
     if (rc != 0)
         worker_job_fail(w, j, rc, e.message);
 }
@@ -79,96 +77,6 @@ void worker_decode_ready(struct worker *w, struct worker_job *j)
     j->decode_start_ns = j->last_token_ns = clock_now_ns();
 }
 
-// ---- answers -------------------------------------------------------------------------------------
-
-static json_t *number_or_null(bool have, double value)
-{
-    return have ? json_real(value) : json_null();
-}
-
-static json_t *text_or_null(const char *s)
-{
-    struct text_stream clean;
-    struct buf out;
-    json_t *v = json_null();
-
-    if (s == NULL || s[0] == 0)
-        return v;
-    // A peer's reason, perhaps cut short: not always whole UTF-8.
-    text_stream_init(&clean, NULL, 0);
-    buf_init(&out, 4 * ERR_MESSAGE_BYTES);
-    text_stream_put(&clean, s, strlen(s), &out);
-    text_stream_end(&clean, &out);
-    v = json_string((char *)out.data);
-    buf_fini(&out);
-    text_stream_fini(&clean);
-    return v;
-}
-
-static void done_send(struct worker *w, struct worker_job *j, const char *finish, struct buf *rest)
-{
-    struct engine_pace_counts pace = engine_pace_get(w->engine);
-    bool handed = j->handoff_end_ns != 0;
-    // The last token of the prompt is always read here, in the first decode step.
-    int tokens_read = (int)j->tokens_read + 1;
-    double ready_s = ns_to_s(j->decode_start_ns - j->received_ns);
-    json_t *head = json_pack(
-        "{s:s,s:o,s:i,s:i,s:s,s:i,s:i,s:f,s:f,s:o,s:I,s:o,s:I,s:f,s:o}", "finish", finish, "stop",
-        text_or_null(j->text.stopped), "prompt_tokens", (int)j->n_tokens, "gen_tokens",
-        (int)j->generated, "text", rest->len == 0 ? "" : (char *)rest->data, "tokens_read",
-        tokens_read, "tokens_imported", (int)j->imported, "prefill_s", ready_s, "decode_s",
-        ns_to_s(j->last_token_ns - j->decode_start_ns), "handoff_end_s",
-        number_or_null(handed, ns_to_s(j->handoff_end_ns - j->received_ns)), "kv_bytes",
-        (json_int_t)j->received_bytes, "fallback", text_or_null(j->fallback), "overruns",
-        (json_int_t)pace.overruns, "worst_ratio", pace.worst_ratio, "timeline",
-        worker_timeline_json(&j->timeline));
-    worker_link_send(j->link, wire_frame_json(WIRE_DONE, j->id, head));
-}
-
-static void answer_end(struct worker *w, struct worker_job *j, const char *finish)
-{
-    struct buf rest;
-    buf_init(&rest, 1u << 20);
-    text_stream_end(&j->text, &rest);
-    done_send(w, j, finish, &rest);
-    buf_fini(&rest);
-    worker_job_finish(w, j);
-}
-
-static void token_send(struct worker_job *j, int32_t token, const struct buf *text)
-{
-    json_t *head =
-        json_pack("{s:i,s:s,s:i}", "id", token, "text", text->len == 0 ? "" : (char *)text->data,
-                  "index", (int)j->generated - 1);
-    worker_link_send(j->link, wire_frame_json(WIRE_TOKEN, j->id, head));
-}
-
-// One new token of an answer: its text goes out, and perhaps the answer ends.
-static void token_take(struct worker *w, struct worker_job *j, int32_t token)
-{
-    const struct engine_ops *ops = w->engine->ops;
-    char piece[512];
-    struct buf text;
-
-    j->last_token_ns = clock_now_ns();
-    j->pos++;
-    j->next_token = token;
-    if (ops->is_end(w->engine, token) && !j->generate.ignore_eos) {
-        answer_end(w, j, "stop");
-        return;
-    }
-    buf_init(&text, 1u << 20);
-    j->generated++;
-    size_t n = ops->piece(w->engine, token, piece, sizeof piece);
-    bool stopped = text_stream_put(&j->text, piece, n, &text);
-    token_send(j, token, &text);
-    buf_fini(&text);
-    if (stopped)
-        answer_end(w, j, "stop");
-    else if (j->generated >= j->generate.max_tokens)
-        answer_end(w, j, "length");
-}
-
 // ---- the batched step ----------------------------------------------------------------------------
 
 static size_t rows_collect(struct worker *w)
@@ -188,6 +96,15 @@ static void rows_fail(struct worker *w, int code, const char *message)
         if (j->phase == WORKER_DECODE)
             worker_job_fail(w, j, code, message);
     }
+}
+
+// One row of the step is a job's: its next token, which may end it.
+static void token_take(struct worker *w, struct worker_job *j, size_t row)
+{
+    int32_t token = w->engine->ops->sample(w->engine, j->sampler, row);
+    j->pos++;
+    j->next_token = token;
+    worker_answer_token(w, j, token, row);
 }
 
 void worker_decode_step(struct worker *w)
@@ -219,6 +136,6 @@ void worker_decode_step(struct worker *w)
             continue;
         worker_timeline_add(&j->timeline,
                             &(struct worker_span){"decode", t0, t1, j->pos, j->pos + 1});
-        token_take(w, j, w->engine->ops->sample(w->engine, j->sampler, row++));
+        token_take(w, j, row++);
     }
 }

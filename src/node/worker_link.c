@@ -1,5 +1,5 @@
 // Handshakes and links of a worker. Everything here ends in an event to the engine thread's inbox,
-// except RENDER, which goes to the text thread.
+// except RENDER, which goes to the text thread (worker_render.c).
 #include "base/log.h"
 #include "node/worker.h"
 #include "os/os.h"
@@ -57,7 +57,8 @@ static bool link_accepts(const struct worker_link *l, unsigned type)
     switch (l->kind) {
     case WORKER_LINK_CONTROL:
         return type == WIRE_RENDER || type == WIRE_GENERATE || type == WIRE_PREFILL ||
-               type == WIRE_CANCEL || type == WIRE_STATUS || type == WIRE_ABANDON;
+               type == WIRE_CANCEL || type == WIRE_STATUS || type == WIRE_ABANDON ||
+               type == WIRE_EMBED || type == WIRE_FORGET;
     case WORKER_LINK_BULK_IN:
         return type == WIRE_PULL || type == WIRE_ACK || type == WIRE_ABORT;
     case WORKER_LINK_BULK_OUT:
@@ -428,110 +429,4 @@ void worker_dial_start(struct worker *w, uint32_t peer, int64_t idle_ns, bool sa
     err_set(&ev.error, ERR_IO, "cannot start a thread to dial");
     free(t);
     worker_event_handle(w, &ev); // we are the engine thread: posting could wait for ourselves
-}
-
-// ---- the text thread -----------------------------------------------------------------------------
-
-static int tokens_from_list(const struct engine *g, const json_t *list, int32_t **tokens, size_t *n,
-                            struct err *e)
-{
-    *n = json_array_size(list);
-    if (*n > MESSAGE_MAX_TOKENS)
-        return err_set(e, ERR_RANGE, "%zu token ids; at most %u", *n, MESSAGE_MAX_TOKENS);
-    *tokens = mem_alloc((*n + 1) * sizeof **tokens);
-    for (size_t i = 0; i < *n; i++) {
-        const json_t *v = json_array_get(list, i);
-        if (!json_is_integer(v))
-            return err_set(e, ERR_INVALID, "token number %zu is not an integer", i);
-        if (json_integer_value(v) < 0 || json_integer_value(v) >= g->identity.n_vocab)
-            return err_set(e, ERR_INVALID, "token number %zu is %lld; this vocabulary has 0..%u", i,
-                           (long long)json_integer_value(v), g->identity.n_vocab - 1);
-        (*tokens)[i] = (int32_t)json_integer_value(v);
-    }
-    return 0;
-}
-
-// {"chat":..} or {"prompt":..} or {"tokens":[..]} -> token ids, and in *rendered what to answer.
-static int render_tokens(struct engine *g, const json_t *head, json_t **rendered, int32_t **tokens,
-                         size_t *n, struct err *e)
-{
-    json_t *chat = NULL;
-    json_t *list = NULL;
-    const char *prompt = NULL;
-    int rc = json_get_object(head, "chat", &chat, e);
-
-    if (rc == 0)
-        rc = json_get_array(head, "tokens", &list, e);
-    if (rc == 0)
-        rc = json_get_string(head, "prompt", &prompt, e);
-    if (rc != 0)
-        return rc;
-    *rendered = NULL;
-    if (chat != NULL) {
-        if ((rc = g->ops->render(g, chat, rendered, e)) != 0)
-            return rc;
-        if ((rc = json_get_string(*rendered, "prompt", &prompt, e)) != 0)
-            return rc;
-        return g->ops->tokenize(g, prompt, strlen(prompt), true, true, tokens, n, e);
-    }
-    *rendered = json_object();
-    if (prompt != NULL)
-        return g->ops->tokenize(g, prompt, strlen(prompt), true, true, tokens, n, e);
-    return tokens_from_list(g, list, tokens, n, e);
-}
-
-static void render_answer(struct worker *w, struct worker_link *l, struct wire_frame *f)
-{
-    struct err e = {0};
-    json_t *head = wire_frame_parse(f, &e);
-    json_t *rendered = NULL;
-    int32_t *tokens = NULL;
-    size_t n = 0;
-    int rc = head == NULL ? e.code : render_tokens(w->engine, head, &rendered, &tokens, &n, &e);
-
-    if (rc == 0 && n == 0)
-        rc = err_set(&e, ERR_INVALID, "the prompt is empty; send at least one token");
-    if (rc == 0 && n >= w->engine->limits.n_ctx) // checked here, for the frame has its own limit
-        rc = err_set(&e, ERR_RANGE,
-                     "the prompt has %zu tokens; the context holds %u with the answer", n,
-                     w->engine->limits.n_ctx);
-    if (rc == 0) {
-        json_object_del(rendered, "prompt");
-        rc = worker_link_send(
-            l, wire_frame_tokens(WIRE_RENDERED, f->id, json_incref(rendered), tokens, n));
-        if (rc == ERR_RANGE)
-            err_set(&e, rc, "the rendered request is longer than one frame can be");
-    }
-    if (rc != 0)
-        worker_link_send(l, wire_frame_failed(WIRE_FAILED, f->id, rc, e.message));
-    json_decref(rendered);
-    json_decref(head);
-    free(tokens);
-    wire_frame_fini(f);
-}
-
-static void *text_thread(void *arg)
-{
-    struct worker *w = arg;
-    struct worker_event ev;
-
-    os_thread_name("text");
-    while (chan_recv(w->text_inbox, &ev, CHAN_FOREVER) == 0) {
-        if (ev.kind == WORKER_EVENT_FRAME) {
-            render_answer(w, ev.link, &ev.frame);
-            continue;
-        }
-        uint32_t serial = ev.link->serial;
-        worker_post(w, &ev);
-        if (atomic_load(&w->running_link) == serial)
-            w->engine->ops->interrupt(w->engine, true);
-    }
-    return NULL;
-}
-
-int worker_text_start(struct worker *w, struct err *e)
-{
-    if (pthread_create(&w->text_thread, NULL, text_thread, w) != 0)
-        return err_set(e, ERR_IO, "cannot start the text thread");
-    return 0;
 }

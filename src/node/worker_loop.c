@@ -91,13 +91,11 @@ struct worker_job *worker_job_new(struct worker *w, struct worker_link *l,
 
 static void job_free(struct worker *w, struct worker_job *j)
 {
-    if (j->is_prefill) {
+    if (j->kind == WORKER_JOB_PREFILL) {
         kv_send_fini(&j->send);
         kv_tokens_hasher_free(j->hasher);
-    } else {
-        if (j->sampler != NULL)
-            w->engine->ops->sampler_free(w->engine, j->sampler);
-        text_stream_fini(&j->text);
+    } else if (j->kind == WORKER_JOB_GENERATE) {
+        worker_answer_fini(w, j);
         message_generate_fini(&j->generate);
     }
     worker_timeline_fini(&j->timeline);
@@ -122,12 +120,12 @@ void worker_job_finish(struct worker *w, struct worker_job *j)
     struct err e = {0};
     struct worker_job **p = &w->jobs;
 
-    if (j->is_prefill)
+    if (j->kind == WORKER_JOB_PREFILL)
         worker_prefill_end(j);
-    else
+    else if (j->kind == WORKER_JOB_GENERATE)
         worker_handoff_end(w, j);
     job_stop_export(w, j);
-    if (j->phase != WORKER_QUEUED) {
+    if (j->phase != WORKER_QUEUED && j->phase != WORKER_EMBED) {
         if (w->engine->ops->remove(w->engine, j->seq, 0, UINT32_MAX, &e) != 0)
             log_error("worker", "sequence not removed: %s seq=%u", e.message, j->seq);
         w->seq_used[j->seq] = 0;
@@ -158,7 +156,8 @@ static bool job_admit(struct worker *w, struct worker_job *j)
     w->seq_used[seq] = 1;
     w->cells_used += j->cells;
     j->seq = seq;
-    if (j->is_prefill)
+    j->admitted_ns = clock_now_ns();
+    if (j->kind == WORKER_JOB_PREFILL)
         worker_prefill_plan(w, j);
     else
         worker_generate_plan(w, j);
@@ -179,7 +178,7 @@ static void jobs_admit(struct worker *w)
 // Publishes what is about to run. False: something came in meanwhile, look at that first. Whoever
 // posts an event that should stop a chunk posts first and then looks at `running`; we set it first
 // and then look at the inbox: so one of the two sees the other, and no interrupt is missed.
-static bool running_set(struct worker *w, const struct worker_job *j)
+bool worker_running_set(struct worker *w, const struct worker_job *j)
 {
     w->engine->ops->interrupt(w->engine, false);
     if (j->link != NULL) {
@@ -191,7 +190,7 @@ static bool running_set(struct worker *w, const struct worker_job *j)
     return chan_len(w->inbox) == 0;
 }
 
-static void running_clear(struct worker *w)
+void worker_running_clear(struct worker *w)
 {
     atomic_store(&w->running, 0);
     atomic_store(&w->running_link, 0);
@@ -229,9 +228,9 @@ int worker_chunk_run(struct worker *w, struct worker_job *j, uint32_t end)
     for (size_t i = 0; i < n; i++)
         w->rows[i] = (struct engine_row){
             .token = j->tokens[j->computed + i], .pos = j->computed + (uint32_t)i, .seq = j->seq};
-    int rc = running_set(w, j) ? w->engine->ops->step(w->engine, w->rows, n, &e) : ERR_CANCELLED;
+    int rc = worker_running_set(w, j) ? w->engine->ops->step(w->engine, w->rows, n, &e) : ERR_CANCELLED;
     int64_t t1 = clock_now_ns();
-    running_clear(w);
+    worker_running_clear(w);
     if (rc != 0) {
         if (rc != ERR_CANCELLED)
             worker_job_fail(w, j, rc, e.message);
@@ -276,7 +275,7 @@ static void status_send(struct worker *w, struct worker_link *l, uint64_t id)
     size_t prefills = 0;
 
     for (struct worker_job *j = w->jobs; j != NULL; j = j->next)
-        prefills += j->is_prefill;
+        prefills += j->kind == WORKER_JOB_PREFILL;
     os_memory_get(getpid(), &m);
     json_t *head = json_pack(
         "{s:i,s:i,s:i,s:{s:f,s:f,s:f},s:{s:I,s:I,s:I},s:I,s:f}", "requests",
@@ -311,6 +310,9 @@ static void control_frame(struct worker *w, struct worker_link *l, struct wire_f
         break;
     case WIRE_PREFILL:
         worker_prefill_begin(w, l, f);
+        break;
+    case WIRE_EMBED:
+        worker_embed_begin(w, l, f);
         break;
     case WIRE_CANCEL:
         if (j != NULL)
@@ -398,7 +400,7 @@ static bool work_waits(const struct worker *w)
     if (w->exporting != NULL)
         return true;
     for (const struct worker_job *j = w->jobs; j != NULL; j = j->next)
-        if (j->phase == WORKER_READ || j->phase == WORKER_DECODE)
+        if (j->phase == WORKER_READ || j->phase == WORKER_DECODE || j->phase == WORKER_EMBED)
             return true;
     return false;
 }
@@ -413,7 +415,7 @@ static int64_t timers_run(struct worker *w, int64_t now)
 
     for (struct worker_job *j = w->jobs; j != NULL; j = after) {
         after = j->next;
-        if (!j->is_prefill || j->phase != WORKER_DRAIN || j->pulled)
+        if (j->kind != WORKER_JOB_PREFILL || j->phase != WORKER_DRAIN || j->pulled)
             continue;
         int64_t due = j->done_ns + WORKER_UNPULLED_NS;
         if (now >= due)
@@ -443,7 +445,7 @@ static bool export_run(struct worker *w)
     bool any = false;
     for (struct worker_job *j = w->jobs; j != NULL; j = next) {
         next = j->next;
-        if (j->is_prefill && (j->phase == WORKER_READ || j->phase == WORKER_DRAIN))
+        if (j->kind == WORKER_JOB_PREFILL && (j->phase == WORKER_READ || j->phase == WORKER_DRAIN))
             while (worker_prefill_export(w, j))
                 any = true;
     }
@@ -454,7 +456,7 @@ static void read_run(struct worker *w)
 {
     for (struct worker_job *j = w->jobs; j != NULL; j = j->next)
         if (j->phase == WORKER_READ) {
-            if (j->is_prefill)
+            if (j->kind == WORKER_JOB_PREFILL)
                 worker_prefill_chunk(w, j);
             else
                 worker_generate_chunk(w, j);
@@ -473,5 +475,6 @@ void worker_run(struct worker *w)
         worker_decode_step(w);
         read_run(w);
         export_run(w);
+        worker_embed_run(w, false);
     }
 }

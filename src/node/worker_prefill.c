@@ -21,8 +21,6 @@ static int prefill_parse(const struct worker *w, const struct wire_frame *f,
     if (rc == 0 && w->engine->limits.handoff == ENGINE_HANDOFF_NONE)
         rc = err_set(e, ERR_UNSUPPORTED, "%s has no exact hand-off; run it on one machine",
                      w->engine->identity.model);
-    if (rc == 0 && m->upto <= m->from)
-        rc = err_set(e, ERR_INVALID, "empty range [%u, %u)", m->from, m->upto);
     return rc;
 }
 
@@ -36,10 +34,9 @@ void worker_prefill_begin(struct worker *w, struct worker_link *l, struct wire_f
         reject(w, l, f, &e);
         return;
     }
-    j->is_prefill = true;
+    j->kind = WORKER_JOB_PREFILL;
     j->prefill = m;
     j->cells = m.upto;
-    j->exported = m.from;
     j->hasher = kv_tokens_hasher_new();
     kv_send_init(&j->send, m.transfer, m.epoch);
     j->timeline.on = m.timeline;
@@ -47,7 +44,6 @@ void worker_prefill_begin(struct worker *w, struct worker_link *l, struct wire_f
         worker_job_fail(w, j, ERR_RANGE, "the range ends behind the prompt");
         return;
     }
-    kv_tokens_hasher_put(j->hasher, j->tokens, m.from);
     worker_link_send(l, wire_frame_json(WIRE_ACCEPTED, f->id, NULL));
 }
 
@@ -252,7 +248,7 @@ static bool tiles_apply(const struct worker *w, const struct worker_job *j, uint
 
 static void beat_send(struct worker_job *j)
 {
-    if (j->is_prefill && j->bulk != NULL)
+    if (j->kind == WORKER_JOB_PREFILL && j->bulk != NULL)
         worker_link_send(j->bulk,
                          wire_frame_json(WIRE_BEAT, j->prefill.transfer,
                                          json_pack("{s:i}", "computed", (int)j->computed)));
@@ -299,7 +295,7 @@ void worker_prefill_chunk(struct worker *w, struct worker_job *j)
 static struct worker_job *transfer_find(struct worker *w, uint64_t transfer)
 {
     struct worker_job *j = w->jobs;
-    while (j != NULL && !(j->is_prefill && j->prefill.transfer == transfer))
+    while (j != NULL && !(j->kind == WORKER_JOB_PREFILL && j->prefill.transfer == transfer))
         j = j->next;
     return j;
 }

@@ -11,7 +11,8 @@
 
 #define JSON_SMALL (4u << 10)
 #define JSON_MEDIUM (64u << 10)
-#define JSON_LARGE (1u << 20) // may hold a grammar
+#define JSON_LARGE (1u << 20)
+#define JSON_SYNTAX (4u << 20) // may hold the syntax of an answer, 2 MiB of it, and more
 #define TOKENS_BYTES (WIRE_TOKENS_MAX * 4u)
 // Fixed structs of kv/kv.h, which checks that these are its sizes.
 #define SEGMENT_HEAD 64u
@@ -32,19 +33,23 @@ static const struct type_row type_rows[] = {
     {"ping", WIRE_PING, 0, 0, 0},
     {"pong", WIRE_PONG, 0, 0, 0},
     {"render", WIRE_RENDER, 2, WIRE_HEAD_MAX, 0},
-    {"generate", WIRE_GENERATE, 2, JSON_LARGE, TOKENS_BYTES},
+    {"generate", WIRE_GENERATE, 2, JSON_SYNTAX, TOKENS_BYTES},
     {"prefill", WIRE_PREFILL, 2, JSON_MEDIUM, TOKENS_BYTES},
     {"cancel", WIRE_CANCEL, 2, JSON_SMALL, 0},
     {"status", WIRE_STATUS, 2, JSON_SMALL, 0},
     {"abandon", WIRE_ABANDON, 2, JSON_SMALL, 0},
-    {"rendered", WIRE_RENDERED, 2, JSON_LARGE, TOKENS_BYTES},
+    {"embed", WIRE_EMBED, 2, JSON_SMALL, TOKENS_BYTES},
+    {"forget", WIRE_FORGET, 2, JSON_SMALL, 0},
+    {"rendered", WIRE_RENDERED, 2, WIRE_HEAD_MAX, TOKENS_BYTES},
     {"accepted", WIRE_ACCEPTED, 2, JSON_SMALL, 0},
     {"progress", WIRE_PROGRESS, 2, JSON_SMALL, 0},
-    {"token", WIRE_TOKEN, 2, JSON_MEDIUM, 0},
+    {"token", WIRE_TOKEN, 2, JSON_LARGE, 0},  // the deltas of a long call may come at once
     {"done", WIRE_DONE, 2, WIRE_HEAD_MAX, 0}, // a timeline has a row per step
     {"failed", WIRE_FAILED, 2, JSON_MEDIUM, 0},
     {"prefilled", WIRE_PREFILLED, 2, WIRE_HEAD_MAX, 0},
     {"status_is", WIRE_STATUS_IS, 2, JSON_MEDIUM, 0},
+    {"embedded", WIRE_EMBEDDED, 2, JSON_SMALL, WIRE_FLOATS_MAX * 4u},
+    {"forgotten", WIRE_FORGOTTEN, 2, JSON_SMALL, 0},
     {"pull", WIRE_PULL, 2, JSON_SMALL, 0},
     {"segment", WIRE_SEGMENT, SEGMENT_HEAD, SEGMENT_HEAD, WIRE_SEGMENT_MAX},
     {"end", WIRE_END, END_HEAD, END_HEAD, 0},

@@ -29,6 +29,7 @@
 #define WIRE_HEADER_BYTES 24
 #define WIRE_HEAD_MAX (8u << 20)   // a rendered conversation, at most
 #define WIRE_TOKENS_MAX (4u << 20) // token ids in one frame
+#define WIRE_FLOATS_MAX (1u << 20) // numbers of one embedding
 #define WIRE_SEGMENT_MAX (1u << 30)
 
 enum wire_type {
@@ -45,6 +46,8 @@ enum wire_type {
     WIRE_CANCEL = 19,   // empty JSON; answered by FAILED(cancelled) unless the request is gone
     WIRE_STATUS = 20,   // empty JSON -> STATUS_IS
     WIRE_ABANDON = 21,  // JSON {reason}: decode worker, stop waiting for the prefill node
+    WIRE_EMBED = 22,    // empty JSON + tokens -> EMBEDDED or FAILED
+    WIRE_FORGET = 23,   // JSON {owner} -> FORGOTTEN: prefix memory is erased
     // worker -> gateway
     WIRE_RENDERED = 32,
     WIRE_ACCEPTED = 33,
@@ -54,8 +57,10 @@ enum wire_type {
     WIRE_FAILED = 37,
     WIRE_PREFILLED = 38,
     WIRE_STATUS_IS = 39,
+    WIRE_EMBEDDED = 40, // JSON {tokens} + f32 LE each
+    WIRE_FORGOTTEN = 41,
     // bulk link: decode worker (dials) <-> prefill worker
-    WIRE_PULL = 64,    // D -> P: JSON {ticket}; id = transfer
+    WIRE_PULL = 64,    // D -> P: JSON {ticket, from}; id = transfer
     WIRE_SEGMENT = 65, // P -> D: struct kv_segment + payload
     WIRE_END = 66,     // P -> D: struct kv_end
     WIRE_ACK = 67,     // D -> P: struct kv_ack, after the import
