@@ -19,7 +19,7 @@ struct cli_command {
     int (*run)(int argc, char **argv); // argv[0] is the command's name; returns the exit code
 };
 extern const struct cli_command cli_serve, cli_node, cli_pair, cli_check, cli_bench, cli_demo,
-    cli_ps, cli_chat;
+    cli_ps, cli_chat, cli_config, cli_forget;
 
 enum cli_option_kind {
     CLI_FLAG,   // bool
@@ -52,7 +52,7 @@ struct cli_list {
 
 // Parses argv[1..] against the table, after environment (TANDEM_LISTEN for --listen) and the ini
 // file's section [command]. --help prints `usage`, `about` and the table, and sets *done;
-// --log-level is understood everywhere. An unknown option is answered with the nearest known one.
+// --log-level and --log-format are understood everywhere. An unknown option is answered with the nearest known one.
 // Positional arguments land in `rest` (NULL: none allowed). 0 or ERR_INVALID with the way out.
 int cli_parse(int argc, char **argv, const struct cli_option *options, const char *usage,
               const char *about, struct cli_list *rest, bool *done, struct err *e);

@@ -10,6 +10,8 @@
 
 #define CONNECT_S 5L
 #define GET_S 10L
+#define POST_S 60L
+#define COMMENT_BYTES 256
 
 // One transfer in progress.
 struct transfer {
@@ -30,12 +32,25 @@ static bool is_error(struct transfer *t)
     return status >= 400;
 }
 
-// "data: {...}"; comments, blank lines and the closing [DONE] say nothing.
+static void comment_handle(struct transfer *t, const char *text, size_t n)
+{
+    char comment[COMMENT_BYTES];
+
+    if (!t->stream->on_comment)
+        return;
+    snprintf(comment, sizeof(comment), "%.*s", n < COMMENT_BYTES ? (int)n : COMMENT_BYTES - 1,
+             text);
+    t->stream->on_comment(t->stream->ctx, comment);
+}
+
+// "data: {...}" or ": comment"; blank lines and the closing [DONE] say nothing.
 static int line_handle(struct transfer *t, const char *line, size_t n)
 {
     json_t *event;
     int rc;
 
+    if (n > 0 && line[0] == ':')
+        comment_handle(t, line + 1, n - 1);
     if (n < 6 || memcmp(line, "data: ", 6) != 0 || (n >= 12 && memcmp(line + 6, "[DONE]", 6) == 0))
         return 0;
     event = json_parse(line + 6, n - 6, t->e);
@@ -159,22 +174,52 @@ static int transfer_run(struct transfer *t)
     return is_error(t) ? http_error(t) : 0;
 }
 
+static int whole_run(struct transfer *t, long timeout_s, json_t **out)
+{
+    int rc;
+
+    curl_easy_setopt(t->curl, CURLOPT_HTTPHEADER, t->headers);
+    curl_easy_setopt(t->curl, CURLOPT_TIMEOUT, timeout_s);
+    rc = transfer_run(t);
+    if (rc != 0)
+        return rc;
+    *out = json_parse(t->body.len > 0 ? (const char *)t->body.data : "", t->body.len, t->e);
+    return *out ? 0 : err_wrap(t->e, "%s", t->url);
+}
+
 int client_get(const struct client *c, const char *path, json_t **out, struct err *e)
 {
     struct transfer t;
     int rc = transfer_open(&t, c, path, e);
 
-    if (rc != 0)
-        goto out;
-    curl_easy_setopt(t.curl, CURLOPT_HTTPHEADER, t.headers);
-    curl_easy_setopt(t.curl, CURLOPT_TIMEOUT, GET_S);
-    rc = transfer_run(&t);
-    if (rc != 0)
-        goto out;
-    *out = json_parse(t.body.len > 0 ? (const char *)t.body.data : "", t.body.len, e);
-    rc = *out ? 0 : err_wrap(e, "%s", t.url);
-out:
+    if (rc == 0)
+        rc = whole_run(&t, GET_S, out);
     transfer_close(&t);
+    return rc;
+}
+
+static void body_set(struct transfer *t, const char *body)
+{
+    t->headers = curl_slist_append(t->headers, "Content-Type: application/json");
+    t->headers = curl_slist_append(t->headers, "Expect:");
+    curl_easy_setopt(t->curl, CURLOPT_HTTPHEADER, t->headers);
+    curl_easy_setopt(t->curl, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)strlen(body));
+    curl_easy_setopt(t->curl, CURLOPT_POSTFIELDS, body);
+}
+
+int client_post(const struct client *c, const char *path, const json_t *body, json_t **out,
+                struct err *e)
+{
+    struct transfer t;
+    char *text = json_text(body);
+    int rc = transfer_open(&t, c, path, e);
+
+    if (rc == 0) {
+        body_set(&t, text);
+        rc = whole_run(&t, POST_S, out);
+    }
+    transfer_close(&t);
+    free(text);
     return rc;
 }
 
@@ -184,16 +229,11 @@ int client_stream(const struct client *c, const struct client_stream *s, struct 
     char *body = json_text(s->body);
     int rc = transfer_open(&t, c, s->path, e);
 
-    if (rc != 0)
-        goto out;
-    t.stream = s;
-    t.headers = curl_slist_append(t.headers, "Content-Type: application/json");
-    t.headers = curl_slist_append(t.headers, "Expect:");
-    curl_easy_setopt(t.curl, CURLOPT_HTTPHEADER, t.headers);
-    curl_easy_setopt(t.curl, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)strlen(body));
-    curl_easy_setopt(t.curl, CURLOPT_POSTFIELDS, body);
-    rc = transfer_run(&t);
-out:
+    if (rc == 0) {
+        t.stream = s;
+        body_set(&t, body);
+        rc = transfer_run(&t);
+    }
     transfer_close(&t);
     free(body);
     return rc;

@@ -18,13 +18,18 @@ struct client {
 // GET PATH. 0 and a new reference; an HTTP error is an error with the server's own words.
 int client_get(const struct client *c, const char *path, json_t **out, struct err *e);
 
-// POST PATH with an event stream as the answer. Each event's JSON goes to on_event (borrowed); the
-// call ends early with ERR_CANCELLED when *stop becomes non-zero, which closes the connection, or
-// when on_event returns an error.
+// POST PATH with a JSON body; the rest as client_get, with more patience.
+int client_post(const struct client *c, const char *path, const json_t *body, json_t **out,
+                struct err *e);
+
+// POST PATH with an event stream as the answer. Each event's JSON goes to on_event (borrowed), each comment
+// line, without its colon, to on_comment (NULL: nobody listens); the call ends early with ERR_CANCELLED when
+// *stop becomes non-zero, which closes the connection, or when on_event returns an error.
 struct client_stream {
     const char *path;
     const json_t *body;
     int (*on_event)(void *ctx, const json_t *event, struct err *e);
+    void (*on_comment)(void *ctx, const char *text);
     void *ctx;
     volatile sig_atomic_t *stop;
 };

@@ -1,12 +1,14 @@
 // The program: finds the command and runs it.
 #include "cli/cli.h"
+#include "cli/config.h"
 
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
 static const struct cli_command *const commands[] = {
-    &cli_serve, &cli_node, &cli_pair, &cli_ps, &cli_chat, &cli_check, &cli_bench, &cli_demo,
+    &cli_serve, &cli_node,  &cli_pair, &cli_ps,     &cli_chat,
+    &cli_check, &cli_bench, &cli_demo, &cli_forget, &cli_config,
 };
 #define N_COMMANDS (sizeof commands / sizeof *commands)
 
@@ -57,6 +59,7 @@ static int help_run(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
+    config_commands_set(commands, N_COMMANDS);
     signal(SIGPIPE, SIG_IGN); // a peer that goes away is an error code, not the end of us
     if (argc < 2) {
         usage_print(stderr);

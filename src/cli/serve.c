@@ -16,16 +16,53 @@ static const char about[] =
     "Answers OpenAI's /v1/chat/completions and /v1/completions. The answer is written by a worker "
     "on\n"
     "this machine; long prompts are read by the prefill nodes that are given, and their KV cache\n"
-    "streams over meanwhile. Stops on SIGINT and SIGTERM.";
+    "streams over meanwhile. SIGINT and SIGTERM let running requests end, then it stops.";
 
 struct serve {
     struct gateway_options gateway;
     const char *listen, *key_file;
-    struct cli_list prefill;
+    struct cli_list prefill, allow_hosts;
+    double drain_s;
     bool different_weights, json;
 };
 
-#define ALL_OPTIONS 40
+#define ALL_OPTIONS 56
+#define DRAIN_S 30.0
+
+static size_t access_options(struct serve *s, struct cli_option *out)
+{
+    const struct cli_option own[] = {
+        {.name = "--api-key",
+         .kind = CLI_STRING,
+         .value = (void *)&s->gateway.api_key,
+         .arg = "KEY",
+         .help =
+             "demand this key of clients; a key is needed to listen on a public address. Better "
+             "given as TANDEM_API_KEY: a command line can be seen by other users"},
+        {.name = "--api-key-file",
+         .kind = CLI_STRING,
+         .value = (void *)&s->gateway.api_key_file,
+         .arg = "FILE",
+         .help = "keys with scopes, in lines \"NAME inference,admin KEY\"; KEY may be sha256:HEX; "
+                 "for the owner's eyes alone (mode 0600)"},
+        {.name = "--share-prefixes",
+         .kind = CLI_FLAG,
+         .value = &s->gateway.share_prefixes,
+         .help = "let requests of one API key begin with what those of another left in memory"},
+        {.name = "--allow-host",
+         .kind = CLI_LIST,
+         .value = &s->allow_hosts,
+         .arg = "NAME",
+         .help = "another name that a server on 127.0.0.1 may be called by; may be repeated"},
+        {.name = "--cors",
+         .kind = CLI_FLAG,
+         .value = &s->gateway.cors,
+         .help = "answer to web pages of any origin"},
+    };
+
+    memcpy(out, own, sizeof(own));
+    return sizeof(own) / sizeof(own[0]);
+}
 
 static size_t http_options(struct serve *s, struct cli_option *out)
 {
@@ -35,16 +72,6 @@ static size_t http_options(struct serve *s, struct cli_option *out)
          .value = &s->listen,
          .arg = "ADDR:PORT",
          .help = "where HTTP is answered (127.0.0.1:8080); port 0 takes a free one"},
-        {.name = "--api-key",
-         .kind = CLI_STRING,
-         .value = (void *)&s->gateway.api_key,
-         .arg = "KEY",
-         .help = "demand this key of clients; needed to listen on a public address. Better given "
-                 "as TANDEM_API_KEY: a command line can be seen by other users"},
-        {.name = "--cors",
-         .kind = CLI_FLAG,
-         .value = &s->gateway.cors,
-         .help = "answer to web pages of any origin"},
         {.name = "--max-requests",
          .kind = CLI_UINT32,
          .value = &s->gateway.max_requests,
@@ -52,6 +79,21 @@ static size_t http_options(struct serve *s, struct cli_option *out)
          .help = "most requests at one time (64)",
          .min = 1,
          .max = 4096},
+        {.name = "--max-per-key",
+         .kind = CLI_UINT32,
+         .value = &s->gateway.max_per_key,
+         .arg = "N",
+         .help = "most requests of one API key at one time (0: no limit of its own)",
+         .min = 0,
+         .max = 4096},
+        {.name = "--drain",
+         .kind = CLI_DOUBLE,
+         .value = &s->drain_s,
+         .arg = "SECONDS",
+         .help = "after SIGTERM or Ctrl-C, how long running requests may go on (30); a second "
+                 "signal ends them at once",
+         .min = 0,
+         .max = 86400},
         {.name = "--json",
          .kind = CLI_FLAG,
          .value = &s->json,
@@ -96,6 +138,7 @@ static void options_fill(struct serve *s, struct cli_option *out)
 {
     size_t n = http_options(s, out);
 
+    n += access_options(s, out + n);
     n += cluster_options(s, out + n);
     n += cli_worker_options(&s->gateway.worker, out + n, ALL_OPTIONS - n - 1);
     memset(&out[n], 0, sizeof(out[n]));
@@ -127,6 +170,8 @@ static int options_apply(struct serve *s, struct err *e)
     for (size_t i = 0; rc == 0 && i < s->prefill.n; i++)
         rc = net_addr_parse(s->prefill.items[i], "127.0.0.1", MESSAGE_PORT, &o->prefill[i], e);
     o->n_prefill = s->prefill.n;
+    for (size_t i = 0; i < s->allow_hosts.n && i < GATEWAY_HOSTS_MAX; i++)
+        o->allow_hosts[o->n_allow_hosts++] = s->allow_hosts.items[i];
     o->same_weights = !s->different_weights;
     return rc == 0 ? key_load(s, e) : rc;
 }
@@ -135,12 +180,24 @@ static int options_apply(struct serve *s, struct err *e)
 static void on_event(void *ctx, enum gateway_event event, const char *text)
 {
     (void)ctx;
-    wait_post(event == GATEWAY_UP ? WAIT_READY : WAIT_FAILED, text);
+    wait_post(event == GATEWAY_UP        ? WAIT_READY
+              : event == GATEWAY_DRAINED ? WAIT_DRAINED
+                                         : WAIT_FAILED,
+              text);
+}
+
+// What runs may end, until the time is over or a second signal comes.
+static void drain(struct gateway *g, double seconds)
+{
+    log_info("serve", "stopping: running requests have %.0f s to end", seconds);
+    gateway_drain(g);
+    if (!wait_drained(seconds))
+        log_warn("serve", "stopping: what still runs is cut off");
 }
 
 static int serve_run(int argc, char **argv)
 {
-    struct serve s = {0};
+    struct serve s = {.drain_s = DRAIN_S};
     struct cli_option options[ALL_OPTIONS];
     struct err e = {0};
     struct gateway *g = NULL;
@@ -170,6 +227,8 @@ static int serve_run(int argc, char **argv)
                                .port = port,
                                .json = s.json};
     rc = wait_until_stopped(&ready);
+    if (rc == 0)
+        drain(g, s.drain_s);
     gateway_free(g);
     return rc;
 }

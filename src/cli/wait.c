@@ -1,9 +1,11 @@
 #include "cli/wait.h"
 
+#include "base/clock.h"
 #include "base/json.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -71,6 +73,22 @@ void wait_next(struct wait_event *ev)
         ev->kind = WAIT_SIGNAL;
 }
 
+bool wait_drained(double seconds)
+{
+    int64_t end_ns = clock_now_ns() + (int64_t)(seconds * 1e9), left_ns;
+    struct pollfd p = {.fd = pipe_fds[0], .events = POLLIN};
+    struct wait_event ev;
+
+    while ((left_ns = end_ns - clock_now_ns()) > 0) {
+        if (poll(&p, 1, (int)(left_ns / NS_PER_MS) + 1) <= 0)
+            continue;
+        wait_next(&ev);
+        if (ev.kind == WAIT_DRAINED || ev.kind == WAIT_SIGNAL)
+            return ev.kind == WAIT_DRAINED;
+    }
+    return false;
+}
+
 static void ready_print(const struct wait_ready *r, const char *model)
 {
     bool v6 = strchr(r->host, ':') != NULL;
@@ -107,8 +125,8 @@ int wait_until_stopped(const struct wait_ready *r)
             fprintf(stderr, "tandem %s: the model could not be served: %s\n", r->command, ev.text);
             return 1;
         }
-        if (!announced)
+        if (ev.kind == WAIT_READY && !announced)
             ready_print(r, ev.text);
-        announced = true;
+        announced = announced || ev.kind == WAIT_READY;
     }
 }

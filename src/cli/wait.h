@@ -8,7 +8,7 @@
 
 #define WAIT_TEXT_BYTES 240
 
-enum wait_kind { WAIT_SIGNAL, WAIT_READY, WAIT_FAILED };
+enum wait_kind { WAIT_SIGNAL, WAIT_READY, WAIT_FAILED, WAIT_DRAINED };
 
 struct wait_event {
     enum wait_kind kind;
@@ -32,6 +32,8 @@ struct wait_ready {
     uint16_t port;
     bool json;
 };
+// Waits for WAIT_DRAINED: true; false after so many seconds, or at a signal.
+bool wait_drained(double seconds);
 // Announces readiness once, then waits for a signal (0) or for word that the model cannot be served (1).
 int wait_until_stopped(const struct wait_ready *r);
 

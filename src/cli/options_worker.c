@@ -1,0 +1,37 @@
+// The options that every command shares which starts a worker.
+#include "cli/cli.h"
+
+#include <string.h>
+
+size_t cli_worker_options(struct node_worker_options *o, struct cli_option *out, size_t max)
+{
+    struct engine_options *g = &o->engine;
+    const struct cli_option all[] = {
+        {"--model", 'm', CLI_STRING, &g->model, "FILE", "the model, a GGUF file", 0, 0},
+        {"--name", 0, CLI_STRING, &o->name, "NAME", "shown to others; default: the host's", 0, 0},
+        {"--ctx", 'c', CLI_UINT32, &g->n_ctx, "TOKENS",
+         "context shared by all requests; default: the model's, at most 8192", 0, 1 << 24},
+        {"--parallel", 0, CLI_UINT32, &g->n_seq, "N", "requests computed at the same time", 1, 256},
+        {"--threads", 't', CLI_INT32, &g->n_threads, "N", "default: one per core", 0, 1024},
+        {"--gpu-layers", 0, CLI_INT32, &g->n_gpu_layers, "N", "-1: all", -1, 10000},
+        {"--kv-type", 0, CLI_TWIN, &g->type_k, "TYPE", "f16 (default), f32, q8_0, ...", 0, 0},
+        {"--cpus", 0, CLI_STRING, &o->cpus, "LIST", "pin the worker to cores, as in 0,2-3", 0, 0},
+        {"--handoff", 0, CLI_STRING, &o->handoff, "MODE",
+         "ranges, ranges-late-state, whole or none; default: what a probe finds to be exact", 0, 0},
+        {"--no-tiles", 0, CLI_FLAG, &o->no_tiles, NULL, "send the last chunk whole, not by layer",
+         0, 0},
+        {"--min-chunk", 0, CLI_UINT32, &o->min_chunk_tokens, "TOKENS", "finest chunk sent", 1,
+         1 << 20},
+        {"--pace-prefill", 0, CLI_DOUBLE, &o->pace_prefill, "TOKENS/S",
+         "emulate a machine that reads prompts at this rate", 0, 1e12},
+        {"--pace-decode", 0, CLI_DOUBLE, &o->pace_decode, "TOKENS/S",
+         "emulate a machine that decodes at this rate", 0, 1e12},
+        {"--link-rate", 0, CLI_DOUBLE, &o->link_bytes_per_s, "BYTES/S",
+         "emulate a link of this rate for what the worker sends", 0, 1e13},
+    };
+    size_t n = sizeof all / sizeof *all;
+    if (n > max)
+        n = max;
+    memcpy(out, all, n * sizeof *all);
+    return n;
+}
