@@ -182,7 +182,7 @@ static void fake_render(struct fake *f, const struct fake_frame *q)
     tokens = mem_alloc((n + 1) * sizeof(*tokens));
     for (size_t i = 0; i < n; i++)
         tokens[i] = (int32_t)(i % 256);
-    head = json_pack("{s:[],s:n}", "stop", "grammar");
+    head = json_pack("{s:[],s:n}", "stop", "syntax");
     fake_send(f, wire_frame_tokens(WIRE_RENDERED, q->id, head, tokens, n));
     free(tokens);
 }

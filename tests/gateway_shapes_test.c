@@ -16,11 +16,11 @@
 
 #include <cmocka.h>
 
-static void parse_ok(enum parse_kind kind, const char *body, struct parse_request *r)
+static void parse_ok(const struct dialect *dialect, const char *body, struct parse_request *r)
 {
     struct parse_fault fault;
 
-    if (parse_request(kind, body, strlen(body), r, &fault) != 0)
+    if (parse_request(dialect, body, strlen(body), r, &fault) != 0)
         fail_msg("%s: %s", body, fault.e.message);
 }
 
@@ -34,7 +34,7 @@ static void test_defaults(void **state)
     struct parse_request r, other;
 
     (void)state;
-    parse_ok(PARSE_TEXT, "{\"prompt\":\"x\"}", &r);
+    parse_ok(&dialect_text, "{\"prompt\":\"x\"}", &r);
     assert_true(near(r.generate.sampling.temperature, 0.8));
     assert_true(near(r.generate.sampling.top_p, 0.95));
     assert_true(near(r.generate.sampling.min_p, 0.05));
@@ -45,7 +45,7 @@ static void test_defaults(void **state)
     assert_string_equal(r.model, "");
     assert_string_equal(json_string_value(json_object_get(r.render, "prompt")), "x");
     // Two requests without a seed do not draw the same.
-    parse_ok(PARSE_TEXT, "{\"prompt\":\"x\",\"seed\":-1}", &other);
+    parse_ok(&dialect_text, "{\"prompt\":\"x\",\"seed\":-1}", &other);
     assert_int_not_equal(r.generate.sampling.seed, other.generate.sampling.seed);
     parse_request_fini(&other);
     parse_request_fini(&r);
@@ -56,7 +56,7 @@ static void test_members(void **state)
     struct parse_request r;
 
     (void)state;
-    parse_ok(PARSE_CHAT,
+    parse_ok(&dialect_chat,
              "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"model\":\"m\","
              "\"temperature\":0,\"top_p\":0.5,\"top_k\":-1,\"min_p\":0,\"seed\":4294967296,"
              "\"max_tokens\":7,\"stop\":[\"a\",\"b\"],\"stream\":true,"
@@ -72,7 +72,8 @@ static void test_members(void **state)
     assert_true(near(r.generate.sampling.repeat_penalty, 1.5));
     assert_true(near(r.generate.sampling.frequency_penalty, -2));
     assert_true(near(r.generate.sampling.presence_penalty, 2));
-    assert_string_equal(r.generate.sampling.grammar, "root ::= x");
+    assert_string_equal(
+        json_string_value(json_object_get(r.generate.sampling.syntax, "grammar")), "root ::= x");
     assert_int_equal(r.max_tokens, 7);
     assert_int_equal(r.generate.n_stops, 2);
     assert_string_equal(r.generate.stops[1], "b");
@@ -85,7 +86,7 @@ static void test_members(void **state)
     assert_non_null(json_object_get(chat, "tool_choice"));
     assert_non_null(json_object_get(chat, "unknown"));
     assert_null(json_object_get(chat, "tandem"));
-    assert_null(json_object_get(chat, "grammar"));
+    assert_non_null(json_object_get(chat, "grammar"));
     assert_null(json_object_get(chat, "stream"));
     parse_request_fini(&r);
 }
@@ -104,7 +105,7 @@ static void test_prompts(void **state)
 
     (void)state;
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
-        parse_ok(PARSE_TEXT, rows[i].body, &r);
+        parse_ok(&dialect_text, rows[i].body, &r);
         assert_int_equal(json_object_size(r.render), 1);
         assert_non_null(json_object_get(r.render, rows[i].member));
         assert_int_equal(json_array_size(json_object_get(r.render, rows[i].member)), rows[i].n);
@@ -123,11 +124,11 @@ static void test_limits(void **state)
     // A stop string of the longest length, and one byte more.
     n = (size_t)snprintf(stop, sizeof(stop), "{\"prompt\":\"x\",\"stop\":\"%0*d\"}",
                          MESSAGE_STOP_BYTES, 1);
-    assert_int_equal(parse_request(PARSE_TEXT, stop, n, &r, &fault), 0);
+    assert_int_equal(parse_request(&dialect_text, stop, n, &r, &fault), 0);
     parse_request_fini(&r);
     n = (size_t)snprintf(stop, sizeof(stop), "{\"prompt\":\"x\",\"stop\":\"%0*d\"}",
                          MESSAGE_STOP_BYTES + 1, 1);
-    assert_int_equal(parse_request(PARSE_TEXT, stop, n, &r, &fault), ERR_INVALID);
+    assert_int_equal(parse_request(&dialect_text, stop, n, &r, &fault), ERR_INVALID);
     assert_string_equal(fault.param, "stop");
     parse_request_fini(&r);
 }
@@ -143,8 +144,9 @@ static void test_faults(void **state)
          "'top_p' must be a number, not a string (got \"5\")"},
         {"{\"prompt\":\"x\",\"top_k\":-2}", "'top_k' is -2, outside [-1, 2147483647]"},
         {"{\"prompt\":\"x\",\"seed\":0.1}", "'seed' must be an integer, not a fraction (got 0.1)"},
-        {"{\"prompt\":\"x\",\"n\":2}",
-         "'n': only 1 answer per request is made; send the request again for another (got 2)"},
+        {"{\"prompt\":\"x\",\"n\":9}", "'n' is 9, outside [1, 8]"},
+        {"{\"prompt\":\"x\",\"best_of\":2}",
+         "'best_of': the best of several answers is not looked for; \"n\" gives several (got 2)"},
         {"{\"prompt\":\"\\u0000\"}",
          "not valid JSON at line 1, column 18: a NUL character (\\u0000) cannot be taken"},
     };
@@ -153,7 +155,7 @@ static void test_faults(void **state)
 
     (void)state;
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
-        assert_true(parse_request(PARSE_TEXT, rows[i].body, strlen(rows[i].body), &r, &fault) < 0);
+        assert_true(parse_request(&dialect_text, rows[i].body, strlen(rows[i].body), &r, &fault) < 0);
         assert_string_equal(fault.e.message, rows[i].message);
         parse_request_fini(&r);
     }
@@ -188,11 +190,11 @@ static void test_ids(void **state)
     char a[ANSWER_ID_BYTES], b[ANSWER_ID_BYTES];
 
     (void)state;
-    answer_id_make(PARSE_CHAT, a);
-    answer_id_make(PARSE_CHAT, b);
+    answer_id_make("chatcmpl-", a);
+    answer_id_make("chatcmpl-", b);
     assert_int_equal(strncmp(a, "chatcmpl-", 9), 0);
     assert_string_not_equal(a, b);
-    answer_id_make(PARSE_TEXT, a);
+    answer_id_make("cmpl-", a);
     assert_int_equal(strncmp(a, "cmpl-", 5), 0);
 }
 
@@ -217,6 +219,8 @@ static json_t *timings(const char *done, const char *prefilled)
                        .decode_node = "D",
                        .prompt_tokens = 100,
                        .gen_tokens = 10,
+                       .lead_prompt_tokens = 100,
+                       .lead_gen_tokens = 10,
                        .prefill_sent_s = 1,
                        .decode_sent_s = 2,
                        .ttft_s = -1,
@@ -241,7 +245,7 @@ static double number(const json_t *v, const char *member)
 static void test_timings_axis(void **state)
 {
     json_t *v =
-        timings("{\"tokens_read\":1,\"tokens_imported\":79,\"decode_s\":2,"
+        timings("{\"tokens_read\":1,\"tokens_cached\":20,\"tokens_imported\":79,\"decode_s\":2,"
                 "\"handoff_end_s\":3.5,\"kv_bytes\":77,\"overruns\":1,\"worst_ratio\":0.5,"
                 "\"timeline\":[{\"what\":\"import\",\"t0\":0.5,\"t1\":1,\"p0\":0,\"p1\":9}]}",
                 "{\"done_s\":4.25,\"overruns\":2,\"worst_ratio\":0.75,"

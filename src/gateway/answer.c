@@ -1,12 +1,15 @@
 #include "gateway/answer.h"
 
 #include "base/buf.h"
+#include "base/clock.h"
 #include "base/json.h"
 #include "os/os.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+// ---- text -------------------------------------------------------------------------------------------
 
 // jansson refuses bytes that are no UTF-8; the usual cause is a message cut short in a character.
 json_t *answer_string(const char *text)
@@ -25,120 +28,250 @@ json_t *answer_string(const char *text)
     return v;
 }
 
-void answer_id_make(enum parse_kind kind, char out[ANSWER_ID_BYTES])
+// What a byte is written as inside a JSON string; NULL: as itself.
+static const char *escape(unsigned char c, char room[8])
 {
-    const char *prefix = kind == PARSE_CHAT ? "chatcmpl-" : "cmpl-";
+    switch (c) {
+    case '"':
+        return "\\\"";
+    case '\\':
+        return "\\\\";
+    case '\n':
+        return "\\n";
+    case '\r':
+        return "\\r";
+    case '\t':
+        return "\\t";
+    default:
+        break;
+    }
+    if (c >= 0x20)
+        return NULL;
+    snprintf(room, 8, "\\u%04x", c);
+    return room;
+}
+
+void answer_quote_put(struct buf *out, const char *text, size_t n)
+{
+    size_t from = 0;
+    char room[8];
+
+    buf_put(out, "\"", 1);
+    for (size_t i = 0; i < n; i++) {
+        const char *e = escape((unsigned char)text[i], room);
+
+        if (!e)
+            continue;
+        buf_put(out, text + from, i - from);
+        buf_puts(out, e);
+        from = i + 1;
+    }
+    buf_put(out, text + from, n - from);
+    buf_put(out, "\"", 1);
+}
+
+void answer_json_put(struct buf *out, const json_t *value)
+{
+    char *text = json_line(value);
+
+    buf_puts(out, text);
+    free(text);
+}
+
+void answer_event_put(struct buf *out, const char *name, json_t *object)
+{
+    if (name)
+        buf_printf(out, "event: %s\n", name);
+    buf_puts(out, "data: ");
+    answer_json_put(out, object);
+    buf_puts(out, "\n\n");
+    json_decref(object);
+}
+
+void answer_line_put(struct buf *out, json_t *object)
+{
+    answer_json_put(out, object);
+    buf_puts(out, "\n");
+    json_decref(object);
+}
+
+void answer_id_make(const char *prefix, char out[ANSWER_ID_BYTES])
+{
     uint8_t random[12];
 
     os_random(random, sizeof(random));
-    snprintf(out, ANSWER_ID_BYTES, "%s", prefix);
-    hex_encode(random, sizeof(random), out + strlen(prefix));
+    snprintf(out, ANSWER_ID_BYTES - 2 * sizeof(random), "%s", prefix);
+    hex_encode(random, sizeof(random), out + strlen(out));
 }
 
-// ---- event streams --------------------------------------------------------------------------------
-
-// Steals the object.
-static char *event_take(json_t *o)
+json_t *answer_arguments(const struct answer_tool *t)
 {
-    char *text = json_line(o), *event = mem_format("data: %s\n\n", text);
+    json_t *v = t->arguments.len > 0
+                    ? json_loadb((const char *)t->arguments.data, t->arguments.len, 0, NULL)
+                    : NULL;
 
-    free(text);
-    json_decref(o);
-    return event;
+    if (json_is_object(v))
+        return v;
+    json_decref(v);
+    return json_object();
 }
 
-static json_t *head_json(const struct answer_head *h, const char *object)
+// ---- an answer's life -------------------------------------------------------------------------------
+
+void answer_init(struct answer *a, const struct parse_request *in)
 {
-    json_t *o = json_object();
+    size_t prompts = 1 + json_array_size(in->more);
 
-    json_put(o, "id", json_string(h->id));
-    json_put(o, "object", json_string(object));
-    json_put(o, "created", json_integer(h->created));
-    json_put(o, "model", answer_string(h->model));
-    return o;
-}
+    memset(a, 0, sizeof(*a));
+    a->dialect = in->dialect;
+    a->in = in;
+    a->created = clock_unix_s();
+    a->n_choices = in->kind == PARSE_CHAT || in->kind == PARSE_TEXT ? prompts * in->n : 0;
+    answer_id_make(a->dialect->id_prefix, a->id);
+    for (size_t i = 0; i < a->n_choices; i++) {
+        struct answer_choice *c = &a->choices[i];
 
-static json_t *chunk_json(const struct answer_head *h)
-{
-    return head_json(h, h->kind == PARSE_CHAT ? "chat.completion.chunk" : "text_completion");
-}
-
-// {"index": 0, MEMBER: value, "logprobs": null, "finish_reason": ...} as the only choice. Steals value.
-static void choice_put(json_t *chunk, const char *member, json_t *value, const char *finish)
-{
-    json_t *choice = json_object(), *choices = json_array();
-
-    json_put(choice, "index", json_integer(0));
-    json_put(choice, member, value);
-    json_put(choice, "logprobs", json_null());
-    json_put(choice, "finish_reason", finish ? json_string(finish) : json_null());
-    json_array_append_new(choices, choice);
-    json_put(chunk, "choices", choices);
-}
-
-// What one chunk adds: a text for completions, a delta for chats. text NULL: nothing.
-static void delta_put(json_t *chunk, const struct answer_head *h, const char *text,
-                      const char *finish)
-{
-    json_t *delta;
-
-    if (h->kind == PARSE_TEXT) {
-        choice_put(chunk, "text", answer_string(text ? text : ""), finish);
-        return;
+        c->index = (uint32_t)i;
+        buf_init(&c->text, ANSWER_TEXT_MAX);
+        buf_init(&c->reasoning, ANSWER_TEXT_MAX);
+        if (in->generate.logprobs >= 0 && !in->stream)
+            c->logprobs = json_array();
     }
-    delta = json_object();
-    if (text)
-        json_put(delta, "content", answer_string(text));
-    choice_put(chunk, "delta", delta, finish);
 }
 
-char *answer_event_role(const struct answer_head *h)
+static void choice_fini(struct answer_choice *c)
 {
-    json_t *chunk = chunk_json(h), *delta = json_object();
-
-    json_put(delta, "role", json_string("assistant"));
-    json_put(delta, "content", json_string(""));
-    choice_put(chunk, "delta", delta, NULL);
-    return event_take(chunk);
+    buf_fini(&c->text);
+    buf_fini(&c->reasoning);
+    for (size_t i = 0; i < c->n_tools; i++) {
+        free(c->tools[i].id);
+        free(c->tools[i].name);
+        buf_fini(&c->tools[i].arguments);
+    }
+    free(c->tools);
+    free(c->stop);
+    json_decref(c->logprobs);
+    json_decref(c->own);
 }
 
-char *answer_event_text(const struct answer_head *h, const char *text)
+void answer_fini(struct answer *a)
 {
-    json_t *chunk = chunk_json(h);
-
-    delta_put(chunk, h, text, NULL);
-    return event_take(chunk);
+    for (size_t i = 0; i < a->n_choices; i++)
+        choice_fini(&a->choices[i]);
+    for (size_t i = 0; i < a->n_vectors; i++)
+        free(a->vectors[i].values);
+    free(a->vectors);
+    json_decref(a->timings);
+    json_decref(a->result);
 }
 
-char *answer_event_finish(const struct answer_head *h, const char *finish, json_t *timings)
-{
-    json_t *chunk = chunk_json(h);
+// ---- deltas -----------------------------------------------------------------------------------------
 
-    delta_put(chunk, h, NULL, finish);
-    json_put(chunk, "timings", json_incref(timings));
-    return event_take(chunk);
+static int text_take(struct buf *b, const json_t *text)
+{
+    return buf_put(b, json_string_value(text), json_string_length(text));
 }
 
-static json_t *usage_json(const struct answer_usage *u)
+static void member_take(char **at, const json_t *v)
 {
-    json_t *o = json_object(), *details = json_object();
+    if (json_is_string(v) && !*at)
+        *at = mem_strdup(json_string_value(v));
+}
 
-    json_put(o, "prompt_tokens", json_integer(u->prompt_tokens));
-    json_put(o, "completion_tokens", json_integer(u->gen_tokens));
-    json_put(o, "total_tokens", json_integer((json_int_t)u->prompt_tokens + u->gen_tokens));
-    json_put(details, "cached_tokens", json_integer(u->cached_tokens));
-    json_put(o, "prompt_tokens_details", details);
+// Calls come in order: the index is one that there is, or the next.
+static int tool_take(struct answer_choice *c, const json_t *delta)
+{
+    json_int_t index = json_integer_value(json_object_get(delta, "tool"));
+    const json_t *arguments = json_object_get(delta, "arguments");
+    struct answer_tool *t;
+
+    if (index < 0 || (size_t)index > c->n_tools || index >= ANSWER_TOOLS_MAX)
+        return ERR_CORRUPT;
+    if ((size_t)index == c->n_tools) {
+        c->tools = mem_resize(c->tools, (c->n_tools + 1) * sizeof(*c->tools));
+        c->tools[c->n_tools] = (struct answer_tool){0};
+        buf_init(&c->tools[c->n_tools++].arguments, ANSWER_TEXT_MAX);
+    }
+    t = &c->tools[index];
+    member_take(&t->id, json_object_get(delta, "id"));
+    member_take(&t->name, json_object_get(delta, "name"));
+    return json_is_string(arguments) ? text_take(&t->arguments, arguments) : 0;
+}
+
+int answer_take(struct answer_choice *c, const json_t *delta)
+{
+    const json_t *content = json_object_get(delta, "content");
+    const json_t *reasoning = json_object_get(delta, "reasoning");
+
+    if (json_is_string(content))
+        return text_take(&c->text, content);
+    if (json_is_string(reasoning))
+        return text_take(&c->reasoning, reasoning);
+    return json_is_integer(json_object_get(delta, "tool")) ? tool_take(c, delta) : ERR_CORRUPT;
+}
+
+// ---- log probabilities ------------------------------------------------------------------------------
+
+// A token's bytes as a JSON string, where they are no text by themselves each as OpenAI writes it.
+static json_t *token_string(const uint8_t *bytes, size_t n)
+{
+    json_t *v = json_stringn((const char *)bytes, n);
+    struct buf text;
+
+    if (v)
+        return v;
+    buf_init(&text, 8 * n + 16);
+    buf_puts(&text, "bytes:");
+    for (size_t i = 0; i < n; i++)
+        buf_printf(&text, "\\x%02x", bytes[i]);
+    v = json_string((const char *)text.data);
+    buf_fini(&text);
+    return v;
+}
+
+static json_t *token_json(const uint8_t *bytes, size_t n, double logprob)
+{
+    json_t *o = json_object(), *list = json_array();
+
+    for (size_t i = 0; i < n; i++)
+        json_array_append_new(list, json_integer(bytes[i]));
+    json_put(o, "token", token_string(bytes, n));
+    json_put(o, "logprob", json_real(logprob));
+    json_put(o, "bytes", list);
     return o;
 }
 
-char *answer_event_usage(const struct answer_head *h, const struct answer_usage *u, json_t *timings)
+static json_t *top_json(const json_t *top)
 {
-    json_t *chunk = chunk_json(h);
+    json_t *list = json_array();
 
-    json_put(chunk, "choices", json_array());
-    json_put(chunk, "usage", usage_json(u));
-    json_put(chunk, "timings", json_incref(timings));
-    return event_take(chunk);
+    for (size_t i = 0; i < json_array_size(top); i++) {
+        const json_t *entry = json_array_get(top, i), *text = json_array_get(entry, 1);
+        const json_t *logprob = json_array_get(entry, 2);
+
+        if (json_is_string(text) && json_is_number(logprob))
+            json_array_append_new(list, token_json((const uint8_t *)json_string_value(text),
+                                                   json_string_length(text),
+                                                   json_number_value(logprob)));
+    }
+    return list;
+}
+
+json_t *answer_logprob(const json_t *token)
+{
+    const json_t *logprob = json_object_get(token, "logprob");
+    const char *hex = json_string_value(json_object_get(token, "bytes"));
+    uint8_t bytes[512];
+    size_t n = hex ? strlen(hex) / 2 : 0;
+    json_t *o;
+
+    if (!json_is_number(logprob))
+        return NULL;
+    if (n > sizeof(bytes) || (n > 0 && hex_decode(hex, bytes, n) != 0))
+        n = 0;
+    o = token_json(bytes, n, json_number_value(logprob));
+    json_put(o, "top_logprobs", top_json(json_object_get(token, "top")));
+    return o;
 }
 
 // ---- errors -----------------------------------------------------------------------------------------
@@ -152,6 +285,8 @@ static const char *error_type(unsigned status)
         return "permission_error";
     case 404:
         return "not_found_error";
+    case 429:
+        return "rate_limit_error";
     case 503:
         return "unavailable_error";
     default:
@@ -159,30 +294,26 @@ static const char *error_type(unsigned status)
     }
 }
 
-static json_t *error_json(unsigned status, const char *message, const char *code, const char *param)
+static json_t *error_json(const struct answer_fault *f)
 {
     json_t *o = json_object(), *error = json_object();
 
-    json_put(error, "message", answer_string(message));
-    json_put(error, "type", json_string(error_type(status)));
-    json_put(error, "code", code ? json_string(code) : json_null());
-    json_put(error, "param", param && param[0] ? answer_string(param) : json_null());
+    json_put(error, "message", answer_string(f->message));
+    json_put(error, "type", json_string(error_type(f->status)));
+    json_put(error, "code", f->code ? json_string(f->code) : json_null());
+    json_put(error, "param", f->param && f->param[0] ? answer_string(f->param) : json_null());
     json_put(o, "error", error);
     return o;
 }
 
 char *answer_error(unsigned status, const char *message, const char *code, const char *param)
 {
-    json_t *o = error_json(status, message, code, param);
+    const struct answer_fault f = {status, code, param, message};
+    json_t *o = error_json(&f);
     char *text = json_line(o);
 
     json_decref(o);
     return text;
-}
-
-char *answer_event_error(unsigned status, const char *message, const char *code, const char *param)
-{
-    return event_take(error_json(status, message, code, param));
 }
 
 unsigned answer_status(int err_code)
@@ -205,30 +336,38 @@ unsigned answer_status(int err_code)
     }
 }
 
-// ---- whole bodies -------------------------------------------------------------------------------------
+// ---- OpenAI's ---------------------------------------------------------------------------------------
 
-static json_t *message_json(const char *text)
+void answer_openai_refusal(const struct answer_fault *f, struct buf *out)
 {
-    json_t *o = json_object();
+    json_t *o = error_json(f);
 
-    json_put(o, "role", json_string("assistant"));
-    json_put(o, "content", answer_string(text));
-    return o;
+    answer_json_put(out, o);
+    json_decref(o);
 }
 
-char *answer_whole(const struct answer_head *h, const struct answer_whole *w)
+void answer_openai_error(struct answer *a, const struct answer_fault *f, struct buf *out)
 {
-    bool chat = h->kind == PARSE_CHAT;
-    json_t *o = head_json(h, chat ? "chat.completion" : "text_completion");
-    char *text;
+    (void)a;
+    answer_event_put(out, NULL, error_json(f));
+}
 
-    if (chat)
-        choice_put(o, "message", message_json(w->text), w->finish);
-    else
-        choice_put(o, "text", answer_string(w->text), w->finish);
-    json_put(o, "usage", usage_json(&w->usage));
-    json_put(o, "timings", json_incref(w->timings));
-    text = json_line(o);
-    json_decref(o);
-    return text;
+void answer_openai_beat(struct answer *a, struct buf *out)
+{
+    (void)a;
+    buf_puts(out, ": tandem\n\n");
+}
+
+json_t *answer_usage_json(const struct answer_usage *u)
+{
+    json_t *o = json_object(), *prompt = json_object(), *completion = json_object();
+
+    json_put(o, "prompt_tokens", json_integer(u->prompt_tokens));
+    json_put(o, "completion_tokens", json_integer(u->gen_tokens));
+    json_put(o, "total_tokens", json_integer((json_int_t)u->prompt_tokens + u->gen_tokens));
+    json_put(prompt, "cached_tokens", json_integer(u->cached_tokens));
+    json_put(o, "prompt_tokens_details", prompt);
+    json_put(completion, "reasoning_tokens", json_integer(u->reasoning_tokens));
+    json_put(o, "completion_tokens_details", completion);
+    return o;
 }

@@ -1,61 +1,39 @@
-// The shapes of what a client receives: OpenAI's chunks, whole answers and errors, with `timings`.
+// An answer while it is made, and what the dialects' shapes are built with.
 //
-// Pure functions that build text; the caller frees it. Text that comes from elsewhere (a worker, a
-// peer, a cut-short message) is made valid UTF-8 on the way, so that building never fails.
+// Pure functions. Text that comes from elsewhere (a worker, a peer, a cut-short message) is made valid
+// UTF-8 on the way, so that building never fails.
 #ifndef GATEWAY_ANSWER_H
 #define GATEWAY_ANSWER_H
 
 #include "base/err.h"
-#include "gateway/parse.h"
+#include "gateway/dialect.h"
 
 #include <jansson.h>
 #include <stdint.h>
 
-#define ANSWER_ID_BYTES 48
+#define ANSWER_TEXT_MAX (10u << 20) // bytes of one choice's text, reasoning or arguments
+#define ANSWER_BODY_MAX (48u << 20) // bytes of an answer sent whole
 
-// What all parts of one answer share.
-struct answer_head {
-    enum parse_kind kind;
-    char id[ANSWER_ID_BYTES]; // "chatcmpl-..." or "cmpl-..."
-    const char *model;
-    int64_t created; // seconds since 1970
-};
+// Zeroes, an id, the time; n_choices from the request. `in` is borrowed.
+void answer_init(struct answer *a, const struct parse_request *in);
+void answer_fini(struct answer *a);
 
-struct answer_usage {
-    uint32_t prompt_tokens, cached_tokens, gen_tokens;
-};
+// Appends what a worker's delta says ({"content"}, {"reasoning"} or {"tool", ..}) to the choice. 0, or
+// ERR_RANGE when the answer became too long. A delta that makes no sense is ERR_CORRUPT.
+int answer_take(struct answer_choice *c, const json_t *delta);
 
-// A JSON string of any bytes.
-json_t *answer_string(const char *text);
+// OpenAI's log probability entry of one token as TOKEN tells it. New reference, NULL: it tells none.
+json_t *answer_logprob(const json_t *token);
 
-void answer_id_make(enum parse_kind kind, char out[ANSWER_ID_BYTES]);
-
-// ---- event streams: each is one whole "data: ...\n\n" -------------------------------------------------
-
-char *answer_event_role(const struct answer_head *h); // chat only: the first chunk
-char *answer_event_text(const struct answer_head *h, const char *text);
-// The chunk with the finish reason. Borrows timings.
-char *answer_event_finish(const struct answer_head *h, const char *finish, json_t *timings);
-// The chunk without choices that stream_options.include_usage asks for. Borrows timings.
-char *answer_event_usage(const struct answer_head *h, const struct answer_usage *u,
-                         json_t *timings);
-// As answer_error, in a stream that has begun.
-char *answer_event_error(unsigned status, const char *message, const char *code, const char *param);
-#define ANSWER_EVENT_DONE "data: [DONE]\n\n"
-#define ANSWER_EVENT_BEAT ": tandem\n\n"
-
-// ---- whole bodies -----------------------------------------------------------------------------------
-
-struct answer_whole {
-    const char *text, *finish;
-    struct answer_usage usage;
-    json_t *timings; // borrowed
-};
-char *answer_whole(const struct answer_head *h, const struct answer_whole *w);
-
-// {"error": {message, type, code, param}}; code and param may be NULL.
+// OpenAI's error body, for whoever has no dialect at hand; the caller frees. code and param may be NULL.
 char *answer_error(unsigned status, const char *message, const char *code, const char *param);
 // HTTP status of an error that a worker or the core reported.
 unsigned answer_status(int err_code);
+
+// ---- shared by OpenAI's dialects ----
+json_t *answer_usage_json(const struct answer_usage *u);
+void answer_openai_refusal(const struct answer_fault *f, struct buf *out);
+void answer_openai_error(struct answer *a, const struct answer_fault *f, struct buf *out);
+void answer_openai_beat(struct answer *a, struct buf *out); // a comment line
 
 #endif

@@ -114,6 +114,8 @@ extern const struct dialect dialect_responses;       // OpenAI /responses
 extern const struct dialect dialect_messages;        // Anthropic /messages
 // Anthropic /messages/count_tokens: kind PARSE_RENDER; `whole` tells usage.prompt_tokens.
 extern const struct dialect dialect_count;
+// The same two, with the system block that Claude Code changes in every request left in its place.
+extern const struct dialect dialect_messages_verbatim, dialect_count_verbatim;
 extern const struct dialect dialect_ollama;          // Ollama /api/chat
 extern const struct dialect dialect_ollama_generate; // Ollama /api/generate
 // What generates nothing, hence has no stream.

@@ -2,53 +2,73 @@
 
 #include "base/buf.h"
 #include "base/json.h"
+#include "gateway/dialect.h"
+#include "gateway/parse_impl.h"
 #include "os/os.h"
 #include "wire/wire.h"
 
+#include <math.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-// One parse in progress. The first fault stays; everything after it is skipped by its caller.
-struct parser {
-    const json_t *body;
-    struct parse_request *out;
-    struct parse_fault *fault;
-};
-
 typedef int parse_function(struct parser *p, const char *member);
 
-static int fault_set(struct parser *p, const char *member)
+// ---- faults -----------------------------------------------------------------------------------------
+
+static int fault_at(struct parse_fault *fault, const char *param)
 {
-    p->fault->status = 400;
-    snprintf(p->fault->param, sizeof(p->fault->param), "%s", member);
-    return p->fault->e.code;
+    fault->status = 400;
+    snprintf(fault->param, sizeof(fault->param), "%s", param ? param : "");
+    return fault->e.code;
 }
 
-// Adds what the client sent, cut short, to a message that names only the member.
-static int fault_value(struct parser *p, const json_t *object, const char *member)
+// Adds what the client sent, cut short.
+static void fault_got(struct parse_fault *fault, const json_t *v)
 {
-    const json_t *v = json_object_get(object, member);
     char *text = json_line(v ? v : json_null());
-    size_t used = strlen(p->fault->e.message);
+    size_t used = strlen(fault->e.message);
 
-    snprintf(p->fault->e.message + used, sizeof(p->fault->e.message) - used, " (got %.80s%s)", text,
+    snprintf(fault->e.message + used, sizeof(fault->e.message) - used, " (got %.80s%s)", text,
              strlen(text) > 80 ? "..." : "");
     free(text);
-    return fault_set(p, member);
 }
 
-// As fault_value, where a value that is of the right type stands in the message already: then it is
-// its range that was wrong.
+int parse_fault_set(struct parse_fault *fault, int code, const char *param, const char *format, ...)
+{
+    char message[ERR_MESSAGE_BYTES];
+    va_list args;
+
+    va_start(args, format);
+    vsnprintf(message, sizeof(message), format, args);
+    va_end(args);
+    err_set(&fault->e, code, "%s", message);
+    return fault_at(fault, param);
+}
+
+int parse_fault_value(struct parse_fault *fault, const char *param, const char *wanted,
+                      const json_t *v)
+{
+    err_set(&fault->e, ERR_INVALID, "'%s' must be %s", param, wanted);
+    fault_got(fault, v);
+    return fault_at(fault, param);
+}
+
+int parser_fault_member(struct parser *p, const json_t *object, const char *member)
+{
+    fault_got(p->fault, json_object_get(object, member));
+    return fault_at(p->fault, member);
+}
+
+// As parser_fault_member, where a value that is of the right type stands in the message already: then it
+// is its range that was wrong.
 static int fault_number(struct parser *p, const char *member, bool right_type)
 {
-    return right_type ? fault_set(p, member) : fault_value(p, p->body, member);
+    return right_type ? fault_at(p->fault, member) : parser_fault_member(p, p->body, member);
 }
 
-#define FAULT(p, member, ...)                                                                      \
-    (err_set(&(p)->fault->e, ERR_INVALID, __VA_ARGS__), fault_set((p), (member)))
-
-static bool is_set(const json_t *body, const char *member)
+bool parser_is_set(const json_t *body, const char *member)
 {
     const json_t *v = json_object_get(body, member);
 
@@ -69,6 +89,7 @@ static const struct number numbers[] = {
     {"temperature", 0, 100, SAMPLING(temperature)},
     {"top_p", 0, 1, SAMPLING(top_p)},
     {"min_p", 0, 1, SAMPLING(min_p)},
+    {"typical_p", 0, 1, SAMPLING(typical_p)},
     {"repeat_penalty", 0.01, 100, SAMPLING(repeat_penalty)},
     {"frequency_penalty", -2, 2, SAMPLING(frequency_penalty)},
     {"presence_penalty", -2, 2, SAMPLING(presence_penalty)},
@@ -106,6 +127,36 @@ static int parse_top_k(struct parser *p, const char *member)
     return 0;
 }
 
+static int parse_repeat_last_n(struct parser *p, const char *member)
+{
+    int64_t n = p->out->generate.sampling.repeat_last_n;
+
+    if (parse_integer(p, member, -1, INT32_MAX, &n) != 0)
+        return p->fault->e.code;
+    p->out->generate.sampling.repeat_last_n = (int32_t)n;
+    return 0;
+}
+
+static int parse_budget(struct parser *p, const char *member)
+{
+    int64_t n = p->out->generate.sampling.reasoning_budget;
+
+    if (parse_integer(p, member, -1, INT32_MAX, &n) != 0)
+        return p->fault->e.code;
+    p->out->generate.sampling.reasoning_budget = (int32_t)n;
+    return 0;
+}
+
+static int parse_n(struct parser *p, const char *member)
+{
+    int64_t n = 1;
+
+    if (parse_integer(p, member, 1, PARSE_CHOICES_MAX, &n) != 0)
+        return p->fault->e.code;
+    p->out->n = (uint32_t)n;
+    return 0;
+}
+
 // Absent, null or -1: a random one. Clients send 64-bit seeds; the engine takes 32 bits of them.
 static int parse_seed(struct parser *p, const char *member)
 {
@@ -127,7 +178,7 @@ static int parse_max_tokens(struct parser *p, const char *member)
 {
     int64_t n = -1;
 
-    if (!is_set(p->body, member))
+    if (!parser_is_set(p->body, member))
         return 0;
     if (parse_integer(p, member, -1, INT64_MAX, &n) != 0)
         return p->fault->e.code;
@@ -140,21 +191,31 @@ static int parse_max_tokens(struct parser *p, const char *member)
 
 // ---- switches -------------------------------------------------------------------------------------
 
-static int parse_flag(struct parser *p, const json_t *object, const char *member, bool *out)
+int parser_flag(struct parser *p, const json_t *object, const char *member, bool *out)
 {
     if (json_get_bool(object, member, out, &p->fault->e) != 0)
-        return fault_value(p, object, member);
+        return parser_fault_member(p, object, member);
     return 0;
 }
 
 static int parse_stream(struct parser *p, const char *member)
 {
-    return parse_flag(p, p->body, member, &p->out->stream);
+    return parser_flag(p, p->body, member, &p->out->stream);
 }
 
 static int parse_ignore_eos(struct parser *p, const char *member)
 {
-    return parse_flag(p, p->body, member, &p->out->generate.ignore_eos);
+    return parser_flag(p, p->body, member, &p->out->generate.ignore_eos);
+}
+
+static int parse_cache_prompt(struct parser *p, const char *member)
+{
+    return parser_flag(p, p->body, member, &p->out->generate.reuse);
+}
+
+static int parse_store(struct parser *p, const char *member)
+{
+    return parser_flag(p, p->body, member, &p->out->generate.keep);
 }
 
 static int parse_stream_options(struct parser *p, const char *member)
@@ -162,15 +223,8 @@ static int parse_stream_options(struct parser *p, const char *member)
     json_t *options = NULL;
 
     if (json_get_object(p->body, member, &options, &p->fault->e) != 0)
-        return fault_value(p, p->body, member);
-    return options ? parse_flag(p, options, "include_usage", &p->out->include_usage) : 0;
-}
-
-static int parse_model(struct parser *p, const char *member)
-{
-    if (json_copy_string(p->body, member, p->out->model, sizeof(p->out->model), &p->fault->e) != 0)
-        return fault_value(p, p->body, member);
-    return 0;
+        return parser_fault_member(p, p->body, member);
+    return options ? parser_flag(p, options, "include_usage", &p->out->include_usage) : 0;
 }
 
 static int parse_tandem(struct parser *p, const char *member)
@@ -179,16 +233,122 @@ static int parse_tandem(struct parser *p, const char *member)
     const char *plan = NULL;
 
     if (json_get_object(p->body, member, &tandem, &p->fault->e) != 0)
-        return fault_value(p, p->body, member);
+        return parser_fault_member(p, p->body, member);
     if (!tandem)
         return 0;
     if (json_get_string(tandem, "plan", &plan, &p->fault->e) != 0)
-        return fault_value(p, tandem, "plan");
+        return parser_fault_member(p, tandem, "plan");
     if (plan && !sched_plan_parse(plan, &p->out->plan))
         return FAULT(p, "tandem.plan",
                      "'tandem.plan' is \"%.40s\"; it can be hybrid, serial, local, remote or auto",
                      plan);
-    return parse_flag(p, tandem, "timeline", &p->out->generate.timeline);
+    return parser_flag(p, tandem, "timeline", &p->out->generate.timeline);
+}
+
+// ---- log probabilities ------------------------------------------------------------------------------
+
+// Of a completion: how many; of a chat: whether, and how many stands in top_logprobs.
+static int parse_logprobs(struct parser *p, const char *member)
+{
+    const json_t *v = json_object_get(p->body, member);
+    int64_t n = -1;
+
+    if (json_is_boolean(v))
+        n = json_is_true(v) ? 0 : -1;
+    else if (p->kind == PARSE_CHAT && parser_is_set(p->body, member))
+        return parse_fault_value(p->fault, member, "true or false", v);
+    else if (parse_integer(p, member, 0, ENGINE_LOGPROBS_MAX, &n) != 0)
+        return p->fault->e.code;
+    p->out->generate.logprobs = (int32_t)n;
+    return 0;
+}
+
+static int parse_top_logprobs(struct parser *p, const char *member)
+{
+    int64_t n = 0;
+
+    if (p->kind != PARSE_CHAT || !parser_is_set(p->body, member))
+        return 0;
+    if (parse_integer(p, member, 0, ENGINE_LOGPROBS_MAX, &n) != 0)
+        return p->fault->e.code;
+    if (p->out->generate.logprobs < 0 && n > 0)
+        return FAULT(p, member, "'top_logprobs' is given out only with \"logprobs\": true");
+    if (p->out->generate.logprobs >= 0)
+        p->out->generate.logprobs = (int32_t)n;
+    return 0;
+}
+
+// ---- biases -----------------------------------------------------------------------------------------
+
+#define BIAS_MAX 100 // -100: never
+
+static int bias_add(struct parser *p, const char *member, int64_t token, const json_t *v)
+{
+    struct message_generate *g = &p->out->generate;
+    double bias = json_number_value(v);
+
+    if (token < 0 || token > INT32_MAX)
+        return FAULT(p, member, "'%s' names the token %lld; ids lie between 0 and %d", member,
+                     (long long)token, INT32_MAX);
+    if (!json_is_false(v) && (!json_is_number(v) || fabs(bias) > BIAS_MAX))
+        return parse_fault_value(p->fault, member, "numbers between -100 and 100 for token ids", v);
+    g->biases[g->sampling.n_biases++] = (struct engine_bias){
+        (int32_t)token, json_is_false(v) || bias <= -BIAS_MAX ? -INFINITY : (float)bias};
+    return 0;
+}
+
+// OpenAI's form: {"50256": -100}.
+static int biases_of_object(struct parser *p, const char *member, json_t *list)
+{
+    const char *key;
+    json_t *v;
+
+    json_object_foreach(list, key, v)
+    {
+        char *end;
+        long long token = strtoll(key, &end, 10);
+
+        if (end == key || *end)
+            return FAULT(p, member, "'%s' has the key \"%.40s\"; keys are token ids", member, key);
+        if (bias_add(p, member, token, v) != 0)
+            return p->fault->e.code;
+    }
+    return 0;
+}
+
+// llama.cpp's server's: [[50256, -100], [7, false]].
+static int biases_of_array(struct parser *p, const char *member, const json_t *list)
+{
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const json_t *pair = json_array_get(list, i), *token = json_array_get(pair, 0);
+
+        if (json_array_size(pair) != 2 || !json_is_integer(token))
+            return parse_fault_value(p->fault, member,
+                                     "pairs of a token id and a bias where it is an array", pair);
+        if (bias_add(p, member, json_integer_value(token), json_array_get(pair, 1)) != 0)
+            return p->fault->e.code;
+    }
+    return 0;
+}
+
+static int parse_logit_bias(struct parser *p, const char *member)
+{
+    json_t *v = json_object_get(p->body, member);
+    struct message_generate *g = &p->out->generate;
+    size_t n = json_is_object(v) ? json_object_size(v) : json_array_size(v);
+
+    if (!v || json_is_null(v))
+        return 0;
+    if (!json_is_object(v) && !json_is_array(v))
+        return parse_fault_value(p->fault, member, "an object of token ids and biases", v);
+    if (n > ENGINE_BIAS_MAX)
+        return FAULT(p, member, "'%s' has %zu entries, at most %d are taken", member, n,
+                     ENGINE_BIAS_MAX);
+    if (n == 0)
+        return 0;
+    g->biases = mem_alloc(n * sizeof(*g->biases));
+    g->sampling.biases = g->biases;
+    return json_is_object(v) ? biases_of_object(p, member, v) : biases_of_array(p, member, v);
 }
 
 // ---- stop strings and grammar -----------------------------------------------------------------------
@@ -201,7 +361,7 @@ static int stop_add(struct parser *p, const char *member, const json_t *v)
         json_string_length(v) > MESSAGE_STOP_BYTES) {
         err_set(&p->fault->e, ERR_INVALID, "'%s' must hold strings of 1 to %d bytes", member,
                 MESSAGE_STOP_BYTES);
-        return fault_value(p, p->body, member);
+        return parser_fault_member(p, p->body, member);
     }
     g->stops[g->n_stops++] = mem_strdup(json_string_value(v));
     return 0;
@@ -229,16 +389,16 @@ static int parse_grammar(struct parser *p, const char *member)
     const char *text = NULL;
 
     if (json_get_string(p->body, member, &text, &p->fault->e) != 0)
-        return fault_value(p, p->body, member);
+        return parser_fault_member(p, p->body, member);
     if (!text || text[0] == '\0')
         return 0;
     if (strlen(text) > PARSE_GRAMMAR_MAX)
         return FAULT(p, member, "'%s' has %zu bytes, at most %u are taken", member, strlen(text),
                      PARSE_GRAMMAR_MAX);
-    if (is_set(p->body, "response_format"))
-        return FAULT(p, member, "'%s' and 'response_format' exclude each other", member);
-    p->out->generate.grammar = mem_strdup(text);
-    p->out->generate.sampling.grammar = p->out->generate.grammar;
+    if (parser_is_set(p->body, "response_format") || parser_is_set(p->body, "json_schema"))
+        return FAULT(p, member, "'%s' excludes 'response_format' and 'json_schema'", member);
+    p->out->generate.syntax = json_pack("{s:s}", "grammar", text);
+    p->out->generate.sampling.syntax = p->out->generate.syntax;
     return 0;
 }
 
@@ -249,14 +409,14 @@ static bool is_one(const json_t *v)
     return json_is_integer(v) && json_integer_value(v) == 1;
 }
 
-static bool is_off(const json_t *v)
+static bool is_false(const json_t *v)
 {
-    return json_is_false(v) || (json_is_integer(v) && json_integer_value(v) == 0);
+    return json_is_false(v);
 }
 
 static bool is_empty(const json_t *v)
 {
-    return (json_is_object(v) && json_object_size(v) == 0) ||
+    return (json_is_string(v) && json_string_length(v) == 0) ||
            (json_is_array(v) && json_array_size(v) == 0);
 }
 
@@ -265,10 +425,10 @@ static bool is_none(const json_t *v)
     return json_is_string(v) && strcmp(json_string_value(v), "none") == 0;
 }
 
-static bool never(const json_t *v)
+static bool is_text_alone(const json_t *v)
 {
-    (void)v;
-    return false;
+    return json_array_size(v) == 1 && json_is_string(json_array_get(v, 0)) &&
+           strcmp(json_string_value(json_array_get(v, 0)), "text") == 0;
 }
 
 static const struct unsupported {
@@ -276,17 +436,13 @@ static const struct unsupported {
     bool (*harmless)(const json_t *v);
     const char *instead;
 } unsupported[] = {
-    {"n", is_one, "only 1 answer per request is made; send the request again for another"},
-    {"best_of", is_one, "only 1 answer per request is made"},
-    {"logprobs", is_off, "log probabilities are not given out"},
-    {"top_logprobs", is_off, "log probabilities are not given out"},
-    {"echo", is_off, "the prompt is not repeated in the answer"},
-    {"suffix", never, "filling in the middle is not supported"},
-    {"logit_bias", is_empty, "biases of single tokens are not supported"},
-    {"tools", is_empty, "tool calls are not served yet: the answer would be plain text"},
-    {"tool_choice", is_none, "tool calls are not served yet; it can be \"none\""},
-    {"functions", is_empty, "tool calls are not served yet: the answer would be plain text"},
-    {"function_call", is_none, "tool calls are not served yet; it can be \"none\""},
+    {"best_of", is_one, "the best of several answers is not looked for; \"n\" gives several"},
+    {"echo", is_false, "the prompt is not repeated in the answer"},
+    {"suffix", is_empty, "filling in the middle is not supported"},
+    {"functions", is_empty, "this older form is not taken; send \"tools\""},
+    {"function_call", is_none, "this older form is not taken; send \"tool_choice\""},
+    {"modalities", is_text_alone, "this server answers with text alone"},
+    {"audio", is_empty, "this server answers with text alone"},
 };
 
 static int parse_unsupported(struct parser *p)
@@ -294,158 +450,125 @@ static int parse_unsupported(struct parser *p)
     for (size_t i = 0; i < sizeof(unsupported) / sizeof(unsupported[0]); i++) {
         const struct unsupported *u = &unsupported[i];
 
-        if (!is_set(p->body, u->name) || u->harmless(json_object_get(p->body, u->name)))
+        if (!parser_is_set(p->body, u->name) || u->harmless(json_object_get(p->body, u->name)))
             continue;
         err_set(&p->fault->e, ERR_UNSUPPORTED, "'%s': %s", u->name, u->instead);
-        return fault_value(p, p->body, u->name);
-    }
-    return 0;
-}
-
-// ---- the prompt -----------------------------------------------------------------------------------------
-
-static int check_message(struct parser *p, const json_t *m, size_t i)
-{
-    const json_t *content = json_object_get(m, "content");
-
-    if (!json_is_object(m) || !json_is_string(json_object_get(m, "role")))
-        return FAULT(p, "messages", "'messages[%zu]' must be an object with a string 'role'", i);
-    if (content && !json_is_null(content) && !json_is_string(content) && !json_is_array(content))
-        return FAULT(p, "messages", "'messages[%zu].content' must be a string or an array", i);
-    return 0;
-}
-
-// The worker's template sees the request as the client sent it, less what is not its business.
-static int parse_messages(struct parser *p)
-{
-    static const char *const ours[] = {"tandem", "grammar", "stream", "stream_options"};
-    json_t *messages = NULL, *chat;
-
-    if (json_get_array(p->body, "messages", &messages, &p->fault->e) != 0)
-        return fault_value(p, p->body, "messages");
-    if (!messages || json_array_size(messages) == 0)
-        return FAULT(p, "messages", "'messages' must be an array with at least one message");
-    for (size_t i = 0; i < json_array_size(messages); i++)
-        if (check_message(p, json_array_get(messages, i), i) != 0)
-            return p->fault->e.code;
-    // A shallow copy: the messages themselves are shared. json_copy wants a writable reference only
-    // to count it.
-    chat = json_copy((json_t *)(uintptr_t)p->body);
-    for (size_t i = 0; i < sizeof(ours) / sizeof(ours[0]); i++)
-        json_object_del(chat, ours[i]);
-    json_put(p->out->render, "chat", chat);
-    return 0;
-}
-
-static int check_token_ids(struct parser *p, const json_t *ids)
-{
-    if (json_array_size(ids) > MESSAGE_MAX_TOKENS)
-        return FAULT(p, "prompt", "'prompt' has %zu token ids, at most %u are taken",
-                     json_array_size(ids), MESSAGE_MAX_TOKENS);
-    for (size_t i = 0; i < json_array_size(ids); i++) {
-        const json_t *v = json_array_get(ids, i);
-
-        if (!json_is_integer(v) || json_integer_value(v) < 0 || json_integer_value(v) > INT32_MAX)
-            return FAULT(p, "prompt", "'prompt[%zu]' must be a token id between 0 and %d", i,
-                         INT32_MAX);
-    }
-    return 0;
-}
-
-static int parse_prompt(struct parser *p)
-{
-    json_t *v = json_object_get(p->body, "prompt");
-
-    // Clients that can send several prompts wrap a single one in an array.
-    if (json_is_array(v) && json_array_size(v) == 1 && !json_is_integer(json_array_get(v, 0)))
-        v = json_array_get(v, 0);
-    if (json_is_string(v)) {
-        json_put(p->out->render, "prompt", json_incref(v));
-        return 0;
-    }
-    if (!json_is_array(v))
-        return FAULT(p, "prompt", "'prompt' must be a string or an array of token ids");
-    if (json_array_size(v) == 0)
-        return FAULT(p, "prompt", "'prompt' is empty");
-    if (json_is_string(json_array_get(v, 0)))
-        return FAULT(p, "prompt", "'prompt' has %zu strings; one prompt per request is taken",
-                     json_array_size(v));
-    json_put(p->out->render, "tokens", json_incref(v));
-    return check_token_ids(p, v);
-}
-
-static int parse_source(struct parser *p)
-{
-    size_t bytes;
-    int rc;
-
-    p->out->render = json_object();
-    if (p->out->kind == PARSE_TEXT && is_set(p->body, "response_format"))
-        return FAULT(p, "response_format", "'response_format' works with chat completions only");
-    rc = p->out->kind == PARSE_CHAT ? parse_messages(p) : parse_prompt(p);
-    if (rc != 0)
-        return rc;
-    bytes = json_dumpb(p->out->render, NULL, 0, JSON_COMPACT);
-    if (bytes == 0 || bytes > WIRE_HEAD_MAX) {
-        err_set(&p->fault->e, ERR_RANGE, "the prompt takes %zu bytes as JSON, at most %u are taken",
-                bytes, WIRE_HEAD_MAX);
-        fault_set(p, p->out->kind == PARSE_CHAT ? "messages" : "prompt");
-        p->fault->status = 413;
-        return ERR_RANGE;
+        return parser_fault_member(p, p->body, u->name);
     }
     return 0;
 }
 
 // ---- all of it ----------------------------------------------------------------------------------------------
 
-// In this order: of max_tokens and its successor the later one counts.
+int parse_model(const json_t *body, struct parse_request *out, struct parse_fault *fault)
+{
+    struct parser p = {.body = body, .out = out, .fault = fault};
+
+    if (json_copy_string(body, "model", out->model, sizeof(out->model), &fault->e) != 0)
+        return parser_fault_member(&p, body, "model");
+    return 0;
+}
+
+// In this order: of several names of one thing the last one given counts.
 static const struct member {
     const char *name;
     parse_function *parse;
 } members[] = {
-    {"model", parse_model},
+    {"n", parse_n},
     {"top_k", parse_top_k},
     {"seed", parse_seed},
+    {"repeat_last_n", parse_repeat_last_n},
+    {"n_predict", parse_max_tokens},
     {"max_tokens", parse_max_tokens},
     {"max_completion_tokens", parse_max_tokens},
+    {"thinking_budget_tokens", parse_budget},
+    {"reasoning_budget_tokens", parse_budget},
+    {"reasoning_budget", parse_budget},
+    {"logprobs", parse_logprobs},
+    {"top_logprobs", parse_top_logprobs},
+    {"logit_bias", parse_logit_bias},
     {"stream", parse_stream},
     {"stream_options", parse_stream_options},
     {"ignore_eos", parse_ignore_eos},
+    {"cache_prompt", parse_cache_prompt},
+    {"store", parse_store},
     {"stop", parse_stop},
     {"grammar", parse_grammar},
     {"tandem", parse_tandem},
 };
 
-static int parse_body(struct parser *p)
+static int choices_check(struct parser *p)
 {
-    if (!json_is_object(p->body))
-        return FAULT(p, "", "the body must be a JSON object");
-    if (parse_unsupported(p) != 0 || parse_numbers(p) != 0)
-        return p->fault->e.code;
-    for (size_t i = 0; i < sizeof(members) / sizeof(members[0]); i++)
-        if (members[i].parse(p, members[i].name) != 0)
-            return p->fault->e.code;
-    return parse_source(p);
+    size_t prompts = 1 + json_array_size(p->out->more);
+
+    if (prompts * p->out->n > PARSE_CHOICES_MAX)
+        return FAULT(p, "n", "'n' is %u for %zu prompts; at most %d answers are made of one request",
+                     p->out->n, prompts, PARSE_CHOICES_MAX);
+    return 0;
 }
 
-int parse_request(enum parse_kind kind, const void *body, size_t n, struct parse_request *out,
-                  struct parse_fault *fault)
+int parse_openai(const json_t *body, enum parse_kind kind, struct parse_request *out,
+                 struct parse_fault *fault)
 {
-    struct parser p = {NULL, out, fault};
+    struct parser p = {body, kind, out, fault};
+
+    out->kind = kind;
+    if (parse_model(body, out, fault) != 0 || parse_unsupported(&p) != 0 || parse_numbers(&p) != 0)
+        return fault->e.code;
+    for (size_t i = 0; i < sizeof(members) / sizeof(members[0]); i++)
+        if (members[i].parse(&p, members[i].name) != 0)
+            return fault->e.code;
+    if (parser_tools(&p) != 0 || parser_format(&p) != 0 || parser_source(&p) != 0 ||
+        choices_check(&p) != 0)
+        return fault->e.code;
+    return parse_size_check(out, kind == PARSE_CHAT ? "messages" : "prompt", fault);
+}
+
+// A byte more than it says is never written: jansson counts what it would write.
+static size_t head_bytes(const json_t *head)
+{
+    return json_dumpb(head, NULL, 0, JSON_COMPACT);
+}
+
+int parse_size_check(const struct parse_request *out, const char *param, struct parse_fault *fault)
+{
+    size_t bytes = head_bytes(out->render);
+
+    for (size_t i = 0; i < json_array_size(out->more); i++) {
+        size_t n = head_bytes(json_array_get(out->more, i));
+
+        bytes = n > bytes ? n : bytes;
+    }
+    if (bytes > 0 && bytes <= WIRE_HEAD_MAX)
+        return 0;
+    parse_fault_set(fault, ERR_RANGE, param,
+                    "'%s' takes %zu bytes as JSON, at most %u are taken", param, bytes,
+                    WIRE_HEAD_MAX);
+    fault->status = 413;
+    return ERR_RANGE;
+}
+
+int parse_request(const struct dialect *dialect, const void *body, size_t n,
+                  struct parse_request *out, struct parse_fault *fault)
+{
     json_t *root;
     int rc;
 
     memset(fault, 0, sizeof(*fault));
     memset(out, 0, sizeof(*out));
-    out->kind = kind;
+    out->dialect = dialect;
+    out->n = 1;
+    out->generate.keep = out->generate.reuse = true;
+    out->generate.logprobs = -1;
     engine_sampling_default(&out->generate.sampling);
     root = json_parse(body, n, &fault->e);
     if (!root) {
         fault->status = 400;
         return fault->e.code;
     }
-    p.body = root;
-    rc = parse_body(&p);
+    rc = json_is_object(root)
+             ? dialect->parse(root, out, fault)
+             : parse_fault_set(fault, ERR_INVALID, NULL, "the body must be a JSON object");
     json_decref(root);
     return rc;
 }
@@ -453,6 +576,8 @@ int parse_request(enum parse_kind kind, const void *body, size_t n, struct parse
 void parse_request_fini(struct parse_request *r)
 {
     message_generate_fini(&r->generate);
+    json_decref(r->echo);
     json_decref(r->render);
-    r->render = NULL;
+    json_decref(r->more);
+    r->echo = r->render = r->more = NULL;
 }

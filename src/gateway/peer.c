@@ -36,6 +36,8 @@ void peer_fini(struct peer *p)
 {
     json_decref(p->status);
     p->status = NULL;
+    guess_free(p->guess);
+    p->guess = NULL;
 }
 
 const char *peer_name(const struct peer *p)
@@ -254,6 +256,9 @@ void peer_on_greeted(struct core *c, struct core_message *m)
     }
     p->known = true;
     p->welcome = *m->welcome;
+    // A worker that is greeted again may have restarted: nothing is known of what it holds.
+    guess_free(p->guess);
+    p->guess = guess_new(p->welcome.limits.n_ctx);
     peer_link_start(c, p, m->conn);
     m->conn = NULL;
     if (p->local)

@@ -3,6 +3,7 @@
 #include "base/buf.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "gateway/admit.h"
 #include "gateway/core.h"
 
 #include <stdio.h>
@@ -11,9 +12,15 @@
 
 const char *request_phase_name(enum request_phase p)
 {
-    static const char *const names[] = {"render", "wait", "offer", "generate", "linger"};
+    static const char *const names[] = {"render", "wait",  "offer",
+                                        "generate", "embed", "linger"};
 
     return names[p];
+}
+
+static bool makes_answers(const struct parse_request *in)
+{
+    return in->kind == PARSE_CHAT || in->kind == PARSE_TEXT;
 }
 
 struct request *request_new(struct parse_request *in, struct reply *reply)
@@ -23,22 +30,39 @@ struct request *request_new(struct parse_request *in, struct reply *reply)
     r->in = *in;
     // The struct now owns what `in` pointed at.
     memset(in, 0, sizeof(*in));
+    if (!makes_answers(&r->in))
+        r->in.stream = false;
     r->reply = reply;
     r->received_ns = clock_now_ns();
     r->deadline_ns = INT64_MAX;
-    r->head.kind = r->in.kind;
-    r->head.created = clock_unix_s();
-    answer_id_make(r->in.kind, r->head.id);
-    buf_init(&r->text, REQUEST_TEXT_MAX);
+    answer_init(&r->answer, &r->in);
+    r->n_inputs = 1 + json_array_size(r->in.more);
+    r->inputs = mem_alloc(r->n_inputs * sizeof(*r->inputs));
+    r->n_runs = makes_answers(&r->in) ? r->answer.n_choices : r->n_inputs;
+    r->runs = mem_alloc(r->n_runs * sizeof(*r->runs));
+    buf_init(&r->out, REPLY_BODY_MAX + 1);
     return r;
+}
+
+static void runs_free(struct request *r)
+{
+    for (size_t i = 0; i < r->n_runs; i++) {
+        json_decref(r->runs[i].done);
+        json_decref(r->runs[i].untold);
+        free(r->runs[i].written);
+    }
+    free(r->runs);
 }
 
 void request_free(struct request *r)
 {
+    answer_fini(&r->answer);
     parse_request_fini(&r->in);
-    buf_fini(&r->text);
-    free(r->tokens);
-    json_decref(r->done);
+    for (size_t i = 0; i < r->n_inputs; i++)
+        free(r->inputs[i].tokens);
+    free(r->inputs);
+    runs_free(r);
+    buf_fini(&r->out);
     json_decref(r->prefilled);
     reply_drop(r->reply);
     free(r);
@@ -73,6 +97,7 @@ static void fail_model(struct core *c, struct request *r)
 
 void request_admit(struct core *c, struct request *r)
 {
+    struct request_fault fault = {0};
     struct err e = {0};
 
     r->next = c->requests;
@@ -80,84 +105,36 @@ void request_admit(struct core *c, struct request *r)
     c->n_requests++;
     r->beat_ns = r->received_ns + REQUEST_FIRST_BEAT_NS;
     c->totals.requests++;
-    if (c->stopping) {
-        err_set(&e, ERR_CLOSED, "the server is stopping");
-        request_fail_as(c, r, (struct request_fault){.status = 503}, &e);
-    } else if (c->n_requests > c->options.max_requests) {
-        err_set(&e, ERR_BUSY, "%u requests are being answered, the most this server takes",
-                c->options.max_requests);
-        request_fail_as(c, r, (struct request_fault){.status = 503, .code = "queue_full"}, &e);
+    if (!admit(c, r, &fault, &e)) {
+        request_fail_as(c, r, fault, &e);
     } else if (core_local(c)->state != PEER_UP) {
         fail_not_up(c, r);
     } else if (r->in.model[0] && !status_model_known(c, r->in.model)) {
         fail_model(c, r);
     } else {
-        r->head.model = core_local(c)->welcome.model;
+        const struct message_welcome *w = &core_local(c)->welcome;
+
+        r->answer.model = w->model;
+        snprintf(r->answer.fingerprint, sizeof(r->answer.fingerprint), "fp_%016llx",
+                 (unsigned long long)w->identity.weights_hash);
         request_render(c, r);
     }
 }
 
 // ---- frames ---------------------------------------------------------------------------------------------
 
-static void on_rendered_stops(struct request *r, const json_t *head)
-{
-    struct message_generate *g = &r->in.generate;
-    const json_t *stops = json_object_get(head, "stop");
-    const char *grammar = json_string_value(json_object_get(head, "grammar"));
-
-    for (size_t i = 0; i < json_array_size(stops) && g->n_stops < MESSAGE_STOPS_MAX; i++) {
-        const char *stop = json_string_value(json_array_get(stops, i));
-
-        if (stop && stop[0] && strlen(stop) <= MESSAGE_STOP_BYTES)
-            g->stops[g->n_stops++] = mem_strdup(stop);
-    }
-    if (grammar && grammar[0] && !g->grammar)
-        g->grammar = mem_strdup(grammar);
-    g->sampling.grammar = g->grammar;
-}
-
-static struct request_fault prompt_fault(const struct request *r, const char *code)
-{
-    return (struct request_fault){
-        .status = 400, .code = code, .param = r->in.kind == PARSE_CHAT ? "messages" : "prompt"};
-}
-
-static void on_rendered(struct core *c, struct request *r, const json_t *head,
-                        const struct wire_frame *f)
-{
-    uint32_t n_ctx = core_local(c)->welcome.limits.n_ctx;
-    struct err e = {0};
-    size_t n = 0;
-
-    if (r->phase != REQUEST_RENDER)
-        return;
-    r->decode_open = false;
-    if (wire_frame_get_tokens(f, &r->tokens, &n, &e) != 0) {
-        request_fail(c, r, &e);
-        return;
-    }
-    r->n_tokens = n < UINT32_MAX ? (uint32_t)n : UINT32_MAX;
-    on_rendered_stops(r, head);
-    if (n == 0) {
-        err_set(&e, ERR_INVALID, "the prompt has no tokens");
-        request_fail_as(c, r, prompt_fault(r, "empty_prompt"), &e);
-    } else if (n + 1 > n_ctx) {
-        err_set(&e, ERR_RANGE,
-                "the prompt has %zu tokens, the context holds %u and needs room for at least one "
-                "more; shorten the prompt or start the server with a larger --ctx",
-                n, n_ctx);
-        request_fail_as(c, r, prompt_fault(r, "context_length_exceeded"), &e);
-    } else {
-        request_stream_begin(c, r);
-        request_plan(c, r);
-    }
-}
-
 static void on_accepted(struct core *c, struct request *r, struct peer *p)
 {
     if (r->phase == REQUEST_OFFER && p == r->prefill)
         request_generate(c, r);
 }
+
+// Where a frame came from.
+struct frame_source {
+    struct peer *peer;
+    const struct wire_frame *frame;
+    int64_t at_ns;
+};
 
 static void on_progress(struct request *r, struct peer *p, const json_t *head)
 {
@@ -171,36 +148,80 @@ static void on_progress(struct request *r, struct peer *p, const json_t *head)
         r->read_tokens = (uint32_t)done;
 }
 
-static void on_token(struct core *c, struct request *r, const json_t *head, int64_t at_ns)
+// For the guess of what the worker will still hold when the next turn comes.
+static void written_add(struct request_run *run, const json_t *head)
 {
-    const char *text = json_string_value(json_object_get(head, "text"));
+    const json_t *id = json_object_get(head, "id");
 
+    if (!json_is_integer(id))
+        return;
+    if (run->n_written == run->cap_written) {
+        run->cap_written = run->cap_written > 0 ? 2 * run->cap_written : 256;
+        run->written = mem_resize(run->written, run->cap_written * sizeof(*run->written));
+    }
+    run->written[run->n_written++] = (int32_t)json_integer_value(id);
+}
+
+static void on_token(struct core *c, struct request *r, uint32_t at, const json_t *head,
+                     int64_t at_ns)
+{
     if (r->phase != REQUEST_GENERATE)
         return;
     r->begun = true;
     if (r->first_token_ns == 0)
         r->first_token_ns = at_ns;
+    metrics_token(&c->metrics, &r->last_token_ns, at_ns);
     r->gen_tokens++;
-    request_text(c, r, text ? text : "");
+    r->answer.choices[at].gen_tokens++;
+    if (r->in.generate.keep && r->gen_tokens <= MESSAGE_MAX_TOKENS)
+        written_add(&r->runs[at], head);
+    request_told(c, r, at, head);
+    if (!r->over)
+        request_follow(c, r);
 }
 
-static void on_done(struct core *c, struct request *r, const json_t *head, int64_t at_ns)
+static void done_take(struct request *r, uint32_t at, const json_t *head)
 {
-    const char *rest = json_string_value(json_object_get(head, "text"));
-    json_t *told = json_object_get(head, "gen_tokens");
+    struct answer_choice *choice = &r->answer.choices[at];
+    const json_t *told = json_object_get(head, "gen_tokens");
+    const json_t *thought = json_object_get(head, "reasoning_tokens");
+    const char *stop = json_string_value(json_object_get(head, "stop"));
 
-    if (r->phase != REQUEST_GENERATE)
+    json_decref(r->runs[at].done);
+    r->runs[at].done = json_deep_copy(head);
+    if (json_is_integer(told) && json_integer_value(told) >= 0) {
+        r->gen_tokens -= choice->gen_tokens;
+        choice->gen_tokens = (uint32_t)json_integer_value(told);
+        r->gen_tokens += choice->gen_tokens;
+    }
+    if (json_is_integer(thought) && json_integer_value(thought) > 0)
+        choice->reasoning_tokens = (uint32_t)json_integer_value(thought);
+    if (stop)
+        choice->stop = mem_strdup(stop);
+}
+
+static void on_done(struct core *c, struct request *r, uint32_t at, const json_t *head,
+                    int64_t at_ns)
+{
+    bool fell_back;
+
+    if (r->phase != REQUEST_GENERATE || r->runs[at].done)
         return;
-    r->decode_open = false;
-    r->done = json_deep_copy(head);
+    request_run_shut(r, at);
+    r->begun = true;
+    done_take(r, at, head);
     r->done_ns = at_ns;
-    if (json_is_integer(told) && json_integer_value(told) >= 0)
-        r->gen_tokens = (uint32_t)json_integer_value(told);
-    request_text(c, r, rest ? rest : "");
+    request_told(c, r, at, head);
+    if (!r->over)
+        request_follow(c, r);
     if (r->over)
         return;
+    request_choice_end(c, r, at);
+    if (r->over || ++r->n_done < r->n_runs)
+        return;
+    fell_back = r->fallback[0] || json_is_string(json_object_get(r->runs[0].done, "fallback"));
     // The prefill node's account comes over another link and may be a moment behind.
-    if (r->prefill_open && !json_is_string(json_object_get(head, "fallback")) && !r->fallback[0])
+    if (r->prefill_open && !fell_back)
         request_phase_set(r, REQUEST_LINGER, REQUEST_LINGER_NS);
     else
         request_finish(c, r);
@@ -234,7 +255,7 @@ static void prefill_lost(struct core *c, struct request *r, const char *what, co
         request_finish(c, r);
     } else if (r->phase == REQUEST_GENERATE) {
         // Told to the client only if the decode worker has no words of its own.
-        log_info("gateway", "hand-off given up: id=%s why=\"%s\"", r->head.id, text);
+        log_info("gateway", "hand-off given up: id=%s why=\"%s\"", r->answer.id, text);
         snprintf(r->fallback, sizeof(r->fallback), "%s", text);
         request_abandon(r, text);
     }
@@ -258,7 +279,7 @@ static void decode_lost(struct core *c, struct request *r, const char *why)
 {
     struct err e = {0};
 
-    r->decode_open = false;
+    request_decode_forget(r);
     if (remote_retry(c, r, ERR_CLOSED, why))
         return;
     if (r->decode->local && !r->begun && !r->retried && core_local(c)->state != PEER_DEAD) {
@@ -273,7 +294,8 @@ static void decode_lost(struct core *c, struct request *r, const char *why)
     request_fail_as(c, r, (struct request_fault){.status = 502, .code = "worker_died"}, &e);
 }
 
-static void on_failed(struct core *c, struct request *r, struct peer *p, const json_t *head)
+static void on_failed(struct core *c, struct request *r, struct peer *p, uint32_t at,
+                      const json_t *head)
 {
     const char *name = json_string_value(json_object_get(head, "code"));
     const char *message = json_string_value(json_object_get(head, "message"));
@@ -283,57 +305,57 @@ static void on_failed(struct core *c, struct request *r, struct peer *p, const j
             message ? message : "the worker failed without a reason");
     if (p == r->prefill && r->prefill_open) {
         prefill_lost(c, r, r->phase == REQUEST_OFFER ? "refused" : "failed", e.message);
-    } else if (p == r->decode && r->decode_open) {
-        r->decode_open = false;
+    } else if (p == r->decode && r->runs[at].open) {
+        request_run_shut(r, at);
         if (!remote_retry(c, r, e.code, e.message))
             request_fail(c, r, &e);
     }
 }
 
-static struct request *request_find(struct core *c, uint64_t id)
+// A row of ids belongs to inputs or runs; the prefill node answers under the leader's.
+static void frame_handle(struct core *c, struct request *r, uint32_t at, const json_t *head,
+                         const struct frame_source *from)
 {
-    struct request *r = c->requests;
+    const struct wire_frame *f = from->frame;
+    bool decode = from->peer == r->decode && r->runs[at].open;
+    bool prefill = from->peer == r->prefill && r->prefill_open && at == 0;
 
-    while (r && (r->id != id || r->over))
-        r = r->next;
-    return r;
+    if (f->type == WIRE_TOKEN && decode)
+        on_token(c, r, at, head, from->at_ns);
+    else if (f->type == WIRE_DONE && decode)
+        on_done(c, r, at, head, from->at_ns);
+    else if (f->type == WIRE_RENDERED && decode)
+        request_on_rendered(c, r, at, head, f);
+    else if (f->type == WIRE_EMBEDDED && decode)
+        request_on_embedded(c, r, at, f);
+    else if (f->type == WIRE_ACCEPTED && prefill)
+        on_accepted(c, r, from->peer);
+    else if (f->type == WIRE_PROGRESS)
+        on_progress(r, from->peer, head);
+    else if (f->type == WIRE_PREFILLED && prefill)
+        on_prefilled(c, r, head);
+    else if (f->type == WIRE_FAILED)
+        on_failed(c, r, from->peer, at, head);
 }
 
-static void frame_handle(struct core *c, struct request *r, struct peer *p, struct wire_frame *f,
-                         int64_t at_ns)
+void request_on_frame(struct core *c, struct peer *p, struct wire_frame *f, int64_t at_ns)
 {
+    uint32_t at;
+    struct request *r = request_index_find(&c->index, f->id, &at);
+    const struct frame_source from = {p, f, at_ns};
     struct err e = {0};
-    json_t *head = wire_frame_parse(f, &e);
-    bool decode = p == r->decode && r->decode_open, prefill = p == r->prefill && r->prefill_open;
+    json_t *head;
 
+    if (!r || r->over)
+        return;
+    head = wire_frame_parse(f, &e);
     if (!head) {
         err_wrap(&e, "it sent a %s frame that cannot be read", wire_type_name(f->type));
         peer_drop(p, e.message);
         return;
     }
-    if (f->type == WIRE_RENDERED && decode)
-        on_rendered(c, r, head, f);
-    else if (f->type == WIRE_ACCEPTED && prefill)
-        on_accepted(c, r, p);
-    else if (f->type == WIRE_PROGRESS)
-        on_progress(r, p, head);
-    else if (f->type == WIRE_TOKEN && decode)
-        on_token(c, r, head, at_ns);
-    else if (f->type == WIRE_DONE && decode)
-        on_done(c, r, head, at_ns);
-    else if (f->type == WIRE_PREFILLED && prefill)
-        on_prefilled(c, r, head);
-    else if (f->type == WIRE_FAILED)
-        on_failed(c, r, p, head);
+    frame_handle(c, r, at, head, &from);
     json_decref(head);
-}
-
-void request_on_frame(struct core *c, struct peer *p, struct wire_frame *f, int64_t at_ns)
-{
-    struct request *r = request_find(c, f->id);
-
-    if (r)
-        frame_handle(c, r, p, f, at_ns);
 }
 
 void request_on_peer_lost(struct core *c, struct peer *p, const char *why)
@@ -341,7 +363,7 @@ void request_on_peer_lost(struct core *c, struct peer *p, const char *why)
     for (struct request *r = c->requests; r; r = r->next) {
         if (!r->over && r->prefill_open && r->prefill == p)
             prefill_lost(c, r, "was lost", why);
-        if (!r->over && r->decode_open && r->decode == p)
+        if (!r->over && r->n_open > 0 && r->decode == p)
             decode_lost(c, r, why);
     }
 }
@@ -351,8 +373,8 @@ void request_on_local_up(struct core *c)
     for (struct request *r = c->requests; r; r = r->next) {
         if (r->over || r->phase != REQUEST_WAIT)
             continue;
-        if (r->tokens)
-            request_plan(c, r);
+        if (r->rendered_all)
+            request_go(c, r);
         else
             request_render(c, r);
     }
@@ -379,6 +401,7 @@ static void on_deadline(struct core *c, struct request *r)
         break;
     case REQUEST_WAIT:
     case REQUEST_GENERATE:
+    case REQUEST_EMBED:
         fault.code = "worker_died";
         err_set(&e, ERR_CLOSED, "the worker ended and did not come back in time");
         break;
@@ -409,7 +432,7 @@ void request_reap(struct core *c)
 {
     struct request **at = &c->requests;
 
-    while (*at) {
+    while (*at && c->n_over > 0) {
         struct request *r = *at;
 
         if (!r->over) {
@@ -418,8 +441,11 @@ void request_reap(struct core *c)
         }
         request_decode_cancel(r);
         request_prefill_cancel(r);
+        core_unwatch(c, r);
+        request_index_remove(&c->index, r->id);
         *at = r->next;
         c->n_requests--;
+        c->n_over--;
         request_free(r);
     }
 }

@@ -1,10 +1,12 @@
 // Who is asked for what: the frames that a request sends to workers, and the plan that decides which.
 #include "base/buf.h"
 #include "base/clock.h"
+#include "base/json.h"
 #include "gateway/core.h"
 #include "os/os.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define MAX_TOKENS_LEAST 512u // of an answer without max_tokens, where the context has room
@@ -17,11 +19,31 @@ void request_phase_set(struct request *r, enum request_phase phase, int64_t for_
     r->deadline_ns = for_ns == INT64_MAX ? INT64_MAX : clock_now_ns() + for_ns;
 }
 
+void request_run_open(struct request *r, size_t at)
+{
+    r->runs[at].open = true;
+    r->n_open++;
+}
+
+void request_run_shut(struct request *r, size_t at)
+{
+    if (r->runs[at].open)
+        r->n_open--;
+    r->runs[at].open = false;
+}
+
+void request_decode_forget(struct request *r)
+{
+    for (size_t i = 0; i < r->n_runs; i++)
+        request_run_shut(r, i);
+}
+
 void request_decode_cancel(struct request *r)
 {
-    if (r->decode_open)
-        peer_send(r->decode, wire_frame_json(WIRE_CANCEL, r->id, NULL));
-    r->decode_open = false;
+    for (size_t i = 0; i < r->n_runs; i++)
+        if (r->runs[i].open)
+            peer_send(r->decode, wire_frame_json(WIRE_CANCEL, r->id + i, NULL));
+    request_decode_forget(r);
 }
 
 void request_prefill_cancel(struct request *r)
@@ -31,53 +53,110 @@ void request_prefill_cancel(struct request *r)
     r->prefill_open = false;
 }
 
-void request_render(struct core *c, struct request *r)
+void request_ids_take(struct core *c, struct request *r, size_t n)
 {
-    r->id = c->next_id++;
-    peer_expect(c, core_local(c));
-    r->decode = core_local(c);
-    r->decode_open = true;
-    request_phase_set(r, REQUEST_RENDER, REQUEST_RENDER_NS);
-    peer_send(r->decode, wire_frame_json(WIRE_RENDER, r->id, json_incref(r->in.render)));
+    request_index_remove(&c->index, r->id);
+    r->id = c->next_id;
+    r->n_ids = (uint32_t)n;
+    c->next_id += n;
+    request_index_add(&c->index, r, r->id, r->n_ids);
 }
 
 // An answer whose request sets no limit gets its share of the context, so that one chat does not
 // keep the cells of all the others.
-static uint32_t max_tokens(const struct request *r, const struct peer *p)
+static uint32_t max_tokens(const struct request *r, uint32_t n_tokens, const struct peer *p)
 {
     const struct engine_limits *l = &p->welcome.limits;
-    uint32_t room = l->n_ctx - r->n_tokens, share, wanted = r->in.max_tokens;
+    uint32_t room = l->n_ctx - n_tokens, share, wanted = r->in.max_tokens;
 
     if (wanted == 0) {
         share = l->n_ctx / (l->n_seq > 0 ? l->n_seq : 1);
-        wanted = share > r->n_tokens ? share - r->n_tokens : 0;
+        wanted = share > n_tokens ? share - n_tokens : 0;
         wanted = wanted > MAX_TOKENS_LEAST ? wanted : MAX_TOKENS_LEAST;
     }
     wanted = wanted < room ? wanted : room;
     return wanted < MESSAGE_MAX_TOKENS ? wanted : MESSAGE_MAX_TOKENS;
 }
 
-static void send_generate(struct core *c, struct request *r, struct peer *p, bool hand_off)
+// One run's GENERATE, to r->decode.
+static void send_run(struct request *r, size_t at, bool hand_off)
 {
     struct message_generate *g = &r->in.generate;
+    const struct request_input *in = &r->inputs[at / r->in.n];
+    uint32_t seed = g->sampling.seed;
 
-    peer_expect(c, p);
     g->epoch = r->epoch;
-    g->max_tokens = max_tokens(r, p);
+    g->max_tokens = max_tokens(r, in->n_tokens, r->decode);
     g->handoff = r->handoff;
     g->handoff.present = hand_off;
+    g->sampling.seed = seed + (uint32_t)(at % r->in.n);
+    request_run_open(r, at);
+    peer_send(r->decode, wire_frame_tokens(WIRE_GENERATE, r->id + at, message_generate_json(g),
+                                           in->tokens, in->n_tokens));
+    g->sampling.seed = seed;
+}
+
+static void send_generate(struct core *c, struct request *r, struct peer *p, bool hand_off)
+{
+    peer_expect(c, p);
     r->decode = p;
-    r->decode_open = true;
     r->decode_sent_ns = clock_now_ns();
+    r->followed = false;
     request_phase_set(r, REQUEST_GENERATE, INT64_MAX);
-    peer_send(p, wire_frame_tokens(WIRE_GENERATE, r->id, message_generate_json(g), r->tokens,
-                                   r->n_tokens));
+    send_run(r, 0, hand_off);
+    request_remember(r, p, false);
 }
 
 void request_generate(struct core *c, struct request *r)
 {
     send_generate(c, r, core_local(c), true);
 }
+
+void request_follow(struct core *c, struct request *r)
+{
+    if (r->followed)
+        return;
+    r->followed = true;
+    peer_expect(c, r->decode);
+    for (size_t i = 1; i < r->n_runs; i++)
+        send_run(r, i, false);
+}
+
+// ---- what workers hold --------------------------------------------------------------------------------
+
+void request_remember(const struct request *r, struct peer *p, bool answer)
+{
+    const struct message_generate *g = &r->in.generate;
+    const struct request_input *in = &r->inputs[0];
+    const struct request_run *run = &r->runs[0];
+    // The last token of an answer is never computed.
+    size_t n = in->n_tokens, more = answer && run->n_written > 0 ? run->n_written - 1 : 0;
+    int32_t *all;
+
+    if (!g->keep || !p->guess)
+        return;
+    if (more == 0) {
+        guess_put(p->guess, g->owner, in->tokens, n);
+        return;
+    }
+    all = mem_alloc((n + more) * sizeof(*all));
+    memcpy(all, in->tokens, n * sizeof(*all));
+    memcpy(all + n, run->written, more * sizeof(*all));
+    guess_put(p->guess, g->owner, all, n + more);
+    free(all);
+}
+
+static uint32_t held_guess(struct core *c, const struct request *r)
+{
+    struct peer *local = core_local(c);
+    const struct request_input *in = &r->inputs[0];
+
+    if (!r->in.generate.reuse || !local->guess)
+        return 0;
+    return guess_find(local->guess, r->in.generate.owner, in->tokens, in->n_tokens);
+}
+
+// ---- the prefill node's part --------------------------------------------------------------------------
 
 static void ticket_make(struct core *c, struct request *r)
 {
@@ -102,7 +181,9 @@ static void send_prefill(struct core *c, struct request *r)
     struct message_prefill m = {
         .epoch = r->epoch,
         .timeline = r->in.generate.timeline,
-        .upto = r->n_tokens - 1,
+        .keep = r->in.generate.keep,
+        .reuse = r->in.generate.reuse,
+        .upto = r->inputs[0].n_tokens - 1,
         .link_bytes_per_s = r->prefill->link_bytes_per_s,
     };
 
@@ -110,18 +191,20 @@ static void send_prefill(struct core *c, struct request *r)
     m.transfer = r->handoff.transfer;
     m.serial = r->handoff.serial;
     memcpy(m.ticket, r->handoff.ticket, sizeof(m.ticket));
+    memcpy(m.owner, r->in.generate.owner, sizeof(m.owner));
     r->prefill_open = true;
     r->prefill_sent_ns = clock_now_ns();
     request_phase_set(r, REQUEST_OFFER, (int64_t)(c->options.stall_s * 1e9));
     peer_send(r->prefill, wire_frame_tokens(WIRE_PREFILL, r->id, message_prefill_json(&m),
-                                            r->tokens, r->n_tokens));
+                                            r->inputs[0].tokens, r->inputs[0].n_tokens));
+    request_remember(r, r->prefill, false);
 }
 
 void request_abandon(struct request *r, const char *reason)
 {
     json_t *head = json_object();
 
-    json_object_set_new(head, "reason", answer_string(reason));
+    json_put(head, "reason", answer_string(reason));
     peer_send(r->decode, wire_frame_json(WIRE_ABANDON, r->id, head));
 }
 
@@ -132,7 +215,7 @@ uint32_t request_count(const struct core *c, const struct peer *p)
     uint32_t n = 0;
 
     for (const struct request *r = c->requests; r; r = r->next)
-        n += (r->prefill_open && r->prefill == p) || (r->decode_open && r->decode == p);
+        n += (r->prefill_open && r->prefill == p) || (r->n_open > 0 && r->decode == p);
     return n;
 }
 
@@ -161,8 +244,8 @@ static void plan_begin(struct core *c, struct request *r)
     snprintf(r->fallback, sizeof(r->fallback), "%s", r->choice.fallback);
     r->prefill = NULL;
     r->prefill_sent_ns = 0;
-    // A new number as well, so that the last words of an earlier plan's workers concern nobody.
-    r->id = c->next_id++;
+    // New numbers as well, so that the last words of an earlier plan's workers concern nobody.
+    request_ids_take(c, r, r->n_runs);
     r->epoch++;
     if (r->choice.plan == SCHED_LOCAL) {
         send_generate(c, r, core_local(c), false);
@@ -180,7 +263,8 @@ void request_plan(struct core *c, struct request *r)
     struct sched_node nodes[GATEWAY_PREFILL_MAX];
     struct sched_facts facts = {
         .wish = r->in.plan,
-        .prompt_tokens = r->n_tokens,
+        .prompt_tokens = r->inputs[0].n_tokens,
+        .cached_tokens = held_guess(c, r),
         .threshold_tokens = GATEWAY_HYBRID_TOKENS,
         .local_hands_off = core_local(c)->welcome.limits.handoff != ENGINE_HANDOFF_NONE,
         .nodes = nodes,

@@ -9,7 +9,8 @@
 
 // ---- the APIs -----------------------------------------------------------------------------------------
 
-static enum MHD_Result run_generate(struct exchange *x, enum parse_kind kind)
+// Every request that workers have a part in, in whatever dialect its route has.
+static enum MHD_Result run_dialect(struct exchange *x)
 {
     struct core_message m = {.what = CORE_REQUEST};
     struct parse_request in;
@@ -17,7 +18,7 @@ static enum MHD_Result run_generate(struct exchange *x, enum parse_kind kind)
     struct reply *reply;
     size_t n;
     const char *body = http_body(x, &n);
-    int rc = parse_request(kind, body, n, &in, &fault);
+    int rc = parse_request(x->route->dialect, body, n, &in, &fault);
 
     http_body_drop(x);
     if (rc != 0) {
@@ -29,6 +30,8 @@ static enum MHD_Result run_generate(struct exchange *x, enum parse_kind kind)
     memcpy(in.generate.owner, x->owner, sizeof(x->owner));
     reply = reply_new(x->connection);
     m.request = request_new(&in, reply);
+    if (m.request->in.stream)
+        reply_type_set(reply, x->route->dialect->content_type);
     memcpy(m.request->key, x->key ? x->key->owner : "", x->key ? sizeof(x->key->owner) : 1);
     memcpy(m.request->request_id, x->request_id, sizeof(x->request_id));
     rc = core_send(x->core, &m, 0);
@@ -37,21 +40,22 @@ static enum MHD_Result run_generate(struct exchange *x, enum parse_kind kind)
     return http_await(x, reply, rc);
 }
 
-static enum MHD_Result run_chat(struct exchange *x)
-{
-    return run_generate(x, PARSE_CHAT);
-}
-
-static enum MHD_Result run_text(struct exchange *x)
-{
-    return run_generate(x, PARSE_TEXT);
-}
-
 // ---- the table ----------------------------------------------------------------------------------------
 
 static const struct route routes[] = {
-    {"/chat/completions", "POST", ACCESS_INFERENCE, run_chat, false, NULL},
-    {"/completions", "POST", ACCESS_INFERENCE, run_text, false, NULL},
+    {"/chat/completions", "POST", ACCESS_INFERENCE, run_dialect, false, &dialect_chat},
+    {"/completions", "POST", ACCESS_INFERENCE, run_dialect, false, &dialect_text},
+    {"/responses", "POST", ACCESS_INFERENCE, run_dialect, false, &dialect_responses},
+    {"/messages", "POST", ACCESS_INFERENCE, run_dialect, false, &dialect_messages},
+    {"/messages/count_tokens", "POST", ACCESS_INFERENCE, run_dialect, false, &dialect_count},
+    {"/api/chat", "POST", ACCESS_INFERENCE, run_dialect, true, &dialect_ollama},
+    {"/api/generate", "POST", ACCESS_INFERENCE, run_dialect, true, &dialect_ollama_generate},
+    {"/embeddings", "POST", ACCESS_INFERENCE, run_dialect, false, &dialect_embeddings},
+    {"/rerank", "POST", ACCESS_INFERENCE, run_dialect, false, &dialect_rerank},
+    {"/reranking", "POST", ACCESS_INFERENCE, run_dialect, false, &dialect_rerank},
+    {"/tokenize", "POST", ACCESS_INFERENCE, run_dialect, false, &dialect_tokenize},
+    {"/detokenize", "POST", ACCESS_INFERENCE, run_dialect, false, &dialect_detokenize},
+    {"/apply-template", "POST", ACCESS_INFERENCE, run_dialect, false, &dialect_template},
     {"/models", "GET", ACCESS_ANY, run_models, false, NULL},
     {"/models/", "GET", ACCESS_ANY, run_model, false, NULL},
     {"/health", "GET", ACCESS_FREE, run_health, false, NULL},
@@ -136,6 +140,11 @@ void route_refuse(struct exchange *x, const char *method)
 char *route_error(const struct exchange *x, unsigned status, const char *code, const char *param,
                   const char *message)
 {
-    (void)x;
-    return answer_error(status, message, code, param && param[0] ? param : NULL);
+    const struct dialect *d = x->route && x->route->dialect ? x->route->dialect : &dialect_chat;
+    const struct answer_fault f = {status, code, param && param[0] ? param : NULL, message};
+    struct buf out;
+
+    buf_init(&out, 1u << 20);
+    d->refusal(&f, &out);
+    return buf_take(&out);
 }

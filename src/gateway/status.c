@@ -189,8 +189,8 @@ static json_t *request_json(const struct request *r, int64_t now_ns)
     json_t *o = json_object();
     bool planned = r->phase != REQUEST_RENDER && r->phase != REQUEST_WAIT;
 
-    json_put(o, "id", json_string(r->head.id));
-    json_put(o, "kind", json_string(r->in.kind == PARSE_CHAT ? "chat" : "text"));
+    json_put(o, "id", json_string(r->answer.id));
+    json_put(o, "kind", json_string(r->in.dialect->name));
     json_put(o, "phase", json_string(request_phase_name(r->phase)));
     json_put(o, "plan", planned ? json_string(sched_plan_name(r->choice.plan)) : json_null());
     json_put(o, "reason", planned ? answer_string(r->choice.reason) : json_null());

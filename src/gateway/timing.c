@@ -31,14 +31,15 @@ static json_int_t count(const json_t *account, const char *member)
     return v >= 0 && v < 1e15 ? (json_int_t)v : 0;
 }
 
+// What no machine had to compute: the larger of what the two held (one of them would have computed the
+// other's part in vain), never the last token.
 uint32_t timing_cached_tokens(const struct timing *t)
 {
-    json_int_t seen = count(t->done, "tokens_read") + count(t->done, "tokens_imported");
+    json_int_t held = count(t->done, "tokens_cached"), more = count(t->prefilled, "tokens_cached");
+    json_int_t most = t->lead_prompt_tokens > 0 ? t->lead_prompt_tokens - 1 : 0;
 
-    // A worker that does not tell how it came by the prompt has read all of it.
-    if (!json_object_get(t->done, "tokens_read") || seen >= (json_int_t)t->prompt_tokens)
-        return 0;
-    return t->prompt_tokens - (uint32_t)seen;
+    held = held > more ? held : more;
+    return (uint32_t)(held < most ? held : most);
 }
 
 // From the last token computed on the prefill node to the end marker seen on the decode node.
@@ -56,7 +57,7 @@ static double decode_rate(const struct timing *t)
 {
     double decode_s = timing_number(t->done, "decode_s", 0);
 
-    return decode_s > 0 && t->gen_tokens > 0 ? t->gen_tokens / decode_s : NAN;
+    return decode_s > 0 && t->lead_gen_tokens > 0 ? t->lead_gen_tokens / decode_s : NAN;
 }
 
 // How long the prompt took to read, at whoever read it.
@@ -117,11 +118,11 @@ static json_t *timeline_json(const struct timing *t)
 
 // ---- all of it --------------------------------------------------------------------------------------
 
-static const char *const prefill_members[] = {"tokens",   "compute_s",   "export_s", "wait_s",
+static const char *const prefill_members[] = {"tokens",   "tokens_cached", "from", "compute_s",   "export_s", "wait_s",
                                               "done_s",   "sent_s",      "kv_bytes", "segments",
                                               "overruns", "worst_ratio", NULL};
-static const char *const decode_members[] = {"prefill_s",   "decode_s",        "handoff_end_s",
-                                             "tokens_read", "tokens_imported", "kv_bytes",
+static const char *const decode_members[] = {"queue_s", "prefill_s",   "decode_s",        "handoff_end_s",
+                                             "tokens_cached", "tokens_read", "tokens_imported", "kv_bytes",
                                              "overruns",    "worst_ratio",     NULL};
 
 static void details_put(json_t *o, const struct timing *t)

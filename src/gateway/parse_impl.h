@@ -1,0 +1,29 @@
+// What the files of the OpenAI request parser share. Private to parse*.c.
+#ifndef GATEWAY_PARSE_IMPL_H
+#define GATEWAY_PARSE_IMPL_H
+
+#include "gateway/parse.h"
+
+// One parse in progress. The first fault stays; everything after it is skipped by its caller.
+struct parser {
+    const json_t *body;
+    enum parse_kind kind;
+    struct parse_request *out;
+    struct parse_fault *fault;
+};
+
+#define FAULT(p, member, ...) parse_fault_set((p)->fault, ERR_INVALID, member, __VA_ARGS__)
+
+bool parser_is_set(const json_t *body, const char *member); // there, and not null
+// After a json_get_* on p->body left its error in the fault: adds what the client sent, and the member.
+int parser_fault_member(struct parser *p, const json_t *object, const char *member);
+int parser_flag(struct parser *p, const json_t *object, const char *member, bool *out);
+
+// ---- parse_prompt.c: "messages" or "prompt" into render and more ----
+int parser_source(struct parser *p);
+
+// ---- parse_format.c: tools and the forms of an answer; only checked, the worker's template acts on them ----
+int parser_tools(struct parser *p);
+int parser_format(struct parser *p);
+
+#endif

@@ -1,0 +1,290 @@
+// What is to be answered: messages for the model's template, or prompts as text or token ids.
+#include "base/buf.h"
+#include "base/json.h"
+#include "gateway/parse_impl.h"
+
+#include <string.h>
+
+#define MESSAGE_BYTES_MAX (64u << 20) // of one message's parts, joined; a body is smaller anyway
+
+// ---- the parts of a message ---------------------------------------------------------------------------
+
+static int part_refuse_image(struct parser *p, const json_t *part, size_t i)
+{
+    const json_t *image = json_object_get(part, "image_url");
+    const char *url =
+        json_string_value(json_is_object(image) ? json_object_get(image, "url") : image);
+
+    if (!url)
+        return FAULT(p, "messages", "'messages[%zu].content' has an image without 'image_url.url'",
+                     i);
+    if (strncmp(url, "data:", 5) != 0)
+        return FAULT(p, "messages",
+                     "'messages[%zu].content' has an image at %.60s; this server fetches nothing "
+                     "from elsewhere, and this model takes no images",
+                     i, url);
+    return FAULT(p, "messages", "'messages[%zu].content' has an image; this model takes no images",
+                 i);
+}
+
+// Appends the text of one part.
+static int part_add(struct parser *p, const json_t *part, size_t i, struct buf *text)
+{
+    const char *type = json_string_value(json_object_get(part, "type")), *words = NULL;
+
+    if (!type)
+        return FAULT(p, "messages",
+                     "'messages[%zu].content' must hold objects with a string 'type'", i);
+    if (strcmp(type, "image_url") == 0)
+        return part_refuse_image(p, part, i);
+    if (strcmp(type, "text") == 0)
+        words = json_string_value(json_object_get(part, "text"));
+    else if (strcmp(type, "refusal") == 0)
+        words = json_string_value(json_object_get(part, "refusal"));
+    else
+        return FAULT(p, "messages",
+                     "'messages[%zu].content' has a part of type \"%.40s\"; this model takes text",
+                     i, type);
+    if (!words)
+        return FAULT(p, "messages",
+                     "'messages[%zu].content' has a part of type \"%s\" without a string '%s'", i,
+                     type, type);
+    if (text->len > 0)
+        buf_puts(text, "\n");
+    buf_puts(text, words);
+    return 0;
+}
+
+// The message with its parts joined: what every template can render. A new reference in *out.
+static int parts_join(struct parser *p, json_t *m, size_t i, json_t **out)
+{
+    const json_t *content = json_object_get(m, "content");
+    struct buf text;
+    int rc = 0;
+
+    buf_init(&text, MESSAGE_BYTES_MAX);
+    for (size_t k = 0; rc == 0 && k < json_array_size(content); k++)
+        rc = part_add(p, json_array_get(content, k), i, &text);
+    if (rc == 0) {
+        *out = json_copy(m);
+        json_put(*out, "content", json_string(text.data ? (const char *)text.data : ""));
+    }
+    buf_fini(&text);
+    return rc;
+}
+
+// ---- messages -----------------------------------------------------------------------------------------
+
+static int check_call(struct parser *p, const json_t *call, size_t i)
+{
+    const json_t *function = json_object_get(call, "function");
+    const json_t *arguments = json_object_get(function, "arguments");
+
+    if (!json_is_string(json_object_get(function, "name")))
+        return FAULT(p, "messages",
+                     "'messages[%zu].tool_calls' must hold objects with a string 'function.name'",
+                     i);
+    if (arguments && !json_is_string(arguments) && !json_is_object(arguments))
+        return FAULT(p, "messages",
+                     "'messages[%zu].tool_calls' has 'function.arguments' that are no string", i);
+    return 0;
+}
+
+static int check_calls(struct parser *p, const json_t *m, size_t i)
+{
+    json_t *calls = NULL;
+
+    if (json_get_array(m, "tool_calls", &calls, &p->fault->e) != 0)
+        return FAULT(p, "messages", "'messages[%zu].tool_calls' must be an array", i);
+    for (size_t k = 0; k < json_array_size(calls); k++)
+        if (check_call(p, json_array_get(calls, k), i) != 0)
+            return p->fault->e.code;
+    return 0;
+}
+
+static bool is_assistant(const json_t *m)
+{
+    const char *role = json_string_value(json_object_get(m, "role"));
+
+    return role && strcmp(role, "assistant") == 0;
+}
+
+static int check_message(struct parser *p, const json_t *m, size_t i)
+{
+    const json_t *content = json_object_get(m, "content");
+    const json_t *call = json_object_get(m, "tool_call_id");
+    bool none = !content || json_is_null(content);
+
+    if (!json_is_object(m) || !json_is_string(json_object_get(m, "role")))
+        return FAULT(p, "messages", "'messages[%zu]' must be an object with a string 'role'", i);
+    if (!none && !json_is_string(content) && !json_is_array(content))
+        return FAULT(p, "messages", "'messages[%zu].content' must be a string or an array", i);
+    if (none && !is_assistant(m))
+        return FAULT(p, "messages", "'messages[%zu].content' is missing", i);
+    if (call && !json_is_null(call) && !json_is_string(call))
+        return FAULT(p, "messages", "'messages[%zu].tool_call_id' must be a string", i);
+    return check_calls(p, m, i);
+}
+
+// A new reference in *out: the messages as they are, or with their parts joined.
+static int messages_take(struct parser *p, json_t *messages, json_t **out)
+{
+    json_t *list = json_array(), *m, *joined;
+    size_t i;
+
+    json_array_foreach(messages, i, m)
+    {
+        int rc = check_message(p, m, i);
+
+        joined = NULL;
+        if (rc == 0 && json_is_array(json_object_get(m, "content")))
+            rc = parts_join(p, m, i, &joined);
+        if (rc != 0) {
+            json_decref(list);
+            return rc;
+        }
+        json_array_append_new(list, joined ? joined : json_incref(m));
+    }
+    *out = list;
+    return 0;
+}
+
+// An assistant's message at the end is continued, as llama.cpp's server does it, unless the request
+// wants an answer of its own.
+static int continuation_put(struct parser *p, const json_t *messages, json_t *chat)
+{
+    const json_t *last = json_array_get(messages, json_array_size(messages) - 1);
+    const json_t *wish = json_object_get(p->body, "continue_final_message");
+    bool generate = true, asked = parser_is_set(p->body, "add_generation_prompt");
+    bool continues = json_is_true(wish) || json_is_string(wish);
+
+    if (wish && !json_is_null(wish) && !json_is_boolean(wish) && !json_is_string(wish))
+        return parse_fault_value(p->fault, "continue_final_message", "true or false", wish);
+    if (parser_flag(p, p->body, "add_generation_prompt", &generate) != 0)
+        return p->fault->e.code;
+    if (continues && asked && generate)
+        return FAULT(p, "continue_final_message",
+                     "'continue_final_message' and 'add_generation_prompt' exclude each other");
+    if (continues && !is_assistant(last))
+        return FAULT(p, "continue_final_message",
+                     "'continue_final_message': the last message is not the assistant's");
+    if (!continues && !wish && !asked && is_assistant(last) &&
+        json_array_size(json_object_get(last, "tool_calls")) == 0)
+        json_put(chat, "continue_final_message", json_true());
+    if (json_is_string(wish) || json_is_true(json_object_get(chat, "continue_final_message")))
+        json_put(chat, "add_generation_prompt", json_false());
+    return 0;
+}
+
+// The worker's template sees the request as the client sent it, less what is not its business.
+static int messages_put(struct parser *p)
+{
+    static const char *const ours[] = {"tandem", "stream", "stream_options", "logit_bias"};
+    json_t *messages = NULL, *taken, *chat;
+
+    if (json_get_array(p->body, "messages", &messages, &p->fault->e) != 0)
+        return parser_fault_member(p, p->body, "messages");
+    if (!messages || json_array_size(messages) == 0)
+        return FAULT(p, "messages", "'messages' must be an array with at least one message");
+    if (messages_take(p, messages, &taken) != 0)
+        return p->fault->e.code;
+    // A shallow copy: the members themselves are shared. json_copy wants a writable reference only
+    // to count it.
+    chat = json_copy((json_t *)(uintptr_t)p->body);
+    for (size_t i = 0; i < sizeof(ours) / sizeof(ours[0]); i++)
+        json_object_del(chat, ours[i]);
+    json_put(chat, "messages", taken);
+    json_put(p->out->render, "chat", chat);
+    return continuation_put(p, messages, chat);
+}
+
+// ---- prompts --------------------------------------------------------------------------------------------
+
+static int check_token_ids(struct parser *p, const json_t *ids)
+{
+    if (json_array_size(ids) > MESSAGE_MAX_TOKENS)
+        return FAULT(p, "prompt", "'prompt' has %zu token ids, at most %u are taken",
+                     json_array_size(ids), MESSAGE_MAX_TOKENS);
+    for (size_t i = 0; i < json_array_size(ids); i++) {
+        const json_t *v = json_array_get(ids, i);
+
+        if (!json_is_integer(v) || json_integer_value(v) < 0 || json_integer_value(v) > INT32_MAX)
+            return FAULT(p, "prompt", "'prompt[%zu]' must be a token id between 0 and %d", i,
+                         INT32_MAX);
+    }
+    return 0;
+}
+
+// The forms of an answer that a text's rendering knows: a grammar is made of them, no template is used.
+static bool form_copy(struct parser *p, json_t *chat)
+{
+    static const char *const forms[] = {"response_format", "json_schema"};
+    bool any = false;
+
+    for (size_t i = 0; i < sizeof(forms) / sizeof(forms[0]); i++) {
+        if (!parser_is_set(p->body, forms[i]))
+            continue;
+        json_put(chat, forms[i], json_incref(json_object_get(p->body, forms[i])));
+        any = true;
+    }
+    return any;
+}
+
+static int text_put(struct parser *p, json_t *text, json_t *head)
+{
+    json_t *chat = json_object();
+
+    if (form_copy(p, chat)) {
+        json_put(chat, "prompt", json_incref(text));
+        json_put(head, "chat", chat);
+        return 0;
+    }
+    json_decref(chat);
+    json_put(head, "prompt", json_incref(text));
+    return 0;
+}
+
+static int prompt_put(struct parser *p, json_t *v, json_t *head)
+{
+    if (json_is_string(v))
+        return text_put(p, v, head);
+    if (!json_is_array(v))
+        return FAULT(p, "prompt", "'prompt' must be a string or an array of token ids");
+    if (json_array_size(v) == 0)
+        return FAULT(p, "prompt", "'prompt' is empty");
+    if (parser_is_set(p->body, "response_format") || parser_is_set(p->body, "json_schema"))
+        return FAULT(p, "prompt",
+                     "'prompt' as token ids excludes 'response_format' and 'json_schema'; send text");
+    json_put(head, "tokens", json_incref(v));
+    return check_token_ids(p, v);
+}
+
+// A string, token ids, or an array of such.
+static int prompts_put(struct parser *p)
+{
+    json_t *v = json_object_get(p->body, "prompt");
+    size_t n = json_array_size(v);
+
+    if (!json_is_array(v) || n == 0 || json_is_number(json_array_get(v, 0)))
+        return prompt_put(p, v, p->out->render);
+    if (n > PARSE_CHOICES_MAX)
+        return FAULT(p, "prompt", "'prompt' has %zu prompts, at most %d are taken", n,
+                     PARSE_CHOICES_MAX);
+    if (n > 1)
+        p->out->more = json_array();
+    for (size_t i = 0; i < n; i++) {
+        json_t *head = i == 0 ? p->out->render : json_object();
+
+        if (i > 0)
+            json_array_append_new(p->out->more, head);
+        if (prompt_put(p, json_array_get(v, i), head) != 0)
+            return p->fault->e.code;
+    }
+    return 0;
+}
+
+int parser_source(struct parser *p)
+{
+    p->out->render = json_object();
+    return p->kind == PARSE_CHAT ? messages_put(p) : prompts_put(p);
+}
