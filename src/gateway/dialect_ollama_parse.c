@@ -1,0 +1,380 @@
+// Requests of Ollama's /api/chat and /api/generate, into chat requests.
+#include "gateway/ollama.h"
+
+#include "base/json.h"
+#include "gateway/translate.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+// ---- what both have -------------------------------------------------------------------------------------
+
+static int step_plain(const struct spot *body, json_t *chat)
+{
+    static const struct {
+        const char *member;
+        enum spot_kind kind;
+    } rows[] = {
+        {"stream", SPOT_FLAG},
+        {"logprobs", SPOT_FLAG},
+        {"top_logprobs", SPOT_INTEGER},
+        {"store", SPOT_FLAG},
+    };
+    char model[PARSE_MODEL_BYTES];
+    json_t *name;
+
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
+        if (spot_copy(body, rows[i].member, rows[i].kind, chat, rows[i].member) != 0)
+            return ERR_INVALID;
+    if (spot_get(body, "model", SPOT_TEXT, &name) != 0)
+        return ERR_INVALID;
+    if (!name || ollama_show_parse(body->value, model, body->fault) != 0)
+        return name ? ERR_INVALID : 0;
+    json_put(chat, "model", json_string(model));
+    return 0;
+}
+
+// The members of "options" that say how to draw; what says how a model is to be loaded is not for a
+// request to decide.
+static int step_options(const struct spot *body, json_t *chat)
+{
+    static const struct {
+        const char *member;
+        enum spot_kind kind;
+        const char *as;
+    } rows[] = {
+        {"temperature", SPOT_NUMBER, "temperature"},
+        {"top_k", SPOT_INTEGER, "top_k"},
+        {"top_p", SPOT_NUMBER, "top_p"},
+        {"min_p", SPOT_NUMBER, "min_p"},
+        {"typical_p", SPOT_NUMBER, "typical_p"},
+        {"seed", SPOT_INTEGER, "seed"},
+        {"repeat_penalty", SPOT_NUMBER, "repeat_penalty"},
+        {"repeat_last_n", SPOT_INTEGER, "repeat_last_n"},
+        {"frequency_penalty", SPOT_NUMBER, "frequency_penalty"},
+        {"presence_penalty", SPOT_NUMBER, "presence_penalty"},
+        {"num_predict", SPOT_INTEGER, "max_completion_tokens"},
+    };
+    struct spot s = spot_member(body, "options"), stop;
+    json_t *options;
+
+    if (spot_get(body, "options", SPOT_OBJECT, &options) != 0)
+        return ERR_INVALID;
+    for (size_t i = 0; options && i < sizeof(rows) / sizeof(rows[0]); i++)
+        if (spot_copy(&s, rows[i].member, rows[i].kind, chat, rows[i].as) != 0)
+            return ERR_INVALID;
+    // -2: until the context is full, which is as many as fit.
+    if (json_integer_value(json_object_get(chat, "max_completion_tokens")) == -2)
+        json_put(chat, "max_completion_tokens", json_integer(-1));
+    stop = spot_member(&s, "stop");
+    if (stop.value && !json_is_null(stop.value) && !json_is_string(stop.value) &&
+        spot_check(&stop, SPOT_ARRAY) != 0)
+        return ERR_INVALID;
+    if (stop.value)
+        json_put(chat, "stop", json_incref(json_object_get(options, "stop")));
+    return 0;
+}
+
+static int step_format(const struct spot *body, json_t *chat)
+{
+    struct spot s = spot_member(body, "format");
+    const char *word = json_string_value(s.value);
+    json_t *format;
+
+    if (!s.value || json_is_null(s.value) || (word && word[0] == '\0'))
+        return 0;
+    if (json_is_object(s.value)) {
+        json_put(chat, "response_format",
+                 chat_schema_format(json_incref(json_object_get(body->value, "format"))));
+        return 0;
+    }
+    if (!word || strcmp(word, "json") != 0)
+        return spot_fault(&s, "must be \"json\" or a JSON schema, an object");
+    format = json_object();
+    json_put(format, "type", json_string("json_object"));
+    json_put(chat, "response_format", format);
+    return 0;
+}
+
+// true, false, or how much.
+static int step_think(const struct spot *body, json_t *chat)
+{
+    struct spot s = spot_member(body, "think");
+    const char *effort = json_string_value(s.value);
+
+    if (!s.value || json_is_null(s.value))
+        return 0;
+    if (!effort && !json_is_boolean(s.value))
+        return spot_fault(&s, "must be true, false, \"low\", \"medium\" or \"high\"");
+    chat_kwarg_put(chat, "enable_thinking", json_boolean(!json_is_false(s.value)));
+    if (effort)
+        json_put(chat, "reasoning_effort", json_string(effort));
+    return 0;
+}
+
+static int images_refuse(const struct spot *s)
+{
+    struct spot images = spot_member(s, "images");
+
+    if (!images.value || json_is_null(images.value))
+        return 0;
+    if (spot_check(&images, SPOT_ARRAY) != 0)
+        return ERR_INVALID;
+    return json_array_size(images.value) == 0
+               ? 0
+               : spot_fault(&images, "must be empty: this model takes no images");
+}
+
+// ---- messages -----------------------------------------------------------------------------------------
+
+// Ollama's calls have no ids: they are numbered through, and results come in the order of the calls.
+struct calls {
+    unsigned made, answered;
+};
+
+static json_t *call_id(unsigned n)
+{
+    char id[24];
+
+    snprintf(id, sizeof(id), "call_%u", n);
+    return json_string(id);
+}
+
+static int call_add(const struct spot *s, struct calls *calls, json_t *message)
+{
+    struct spot function = spot_member(s, "function");
+    json_t *given, *name, *arguments;
+    char *text;
+
+    if (spot_check(s, SPOT_OBJECT) != 0 || spot_check(&function, SPOT_OBJECT) != 0 ||
+        spot_get(s, "id", SPOT_TEXT, &given) != 0 ||
+        spot_need(&function, "name", SPOT_TEXT, &name) != 0 ||
+        spot_need(&function, "arguments", SPOT_OBJECT, &arguments) != 0)
+        return ERR_INVALID;
+    text = json_text(arguments);
+    chat_call_put(message, chat_call(given ? json_incref(given) : call_id(calls->made),
+                                     json_incref(name), json_string(text)));
+    calls->made++;
+    free(text);
+    return 0;
+}
+
+static int calls_add(const struct spot *s, struct calls *calls, json_t *message)
+{
+    struct spot list = spot_member(s, "tool_calls");
+    json_t *array;
+
+    if (spot_get(s, "tool_calls", SPOT_ARRAY, &array) != 0)
+        return ERR_INVALID;
+    // What was not answered before a new turn stays so.
+    if (json_array_size(array) > 0)
+        calls->answered = calls->made;
+    for (size_t i = 0; i < json_array_size(array); i++) {
+        struct spot call = spot_element(&list, i);
+
+        if (call_add(&call, calls, message) != 0)
+            return ERR_INVALID;
+    }
+    return 0;
+}
+
+static int result_put(const struct spot *s, struct calls *calls, json_t *message)
+{
+    json_t *id, *name;
+
+    if (spot_get(s, "tool_call_id", SPOT_TEXT, &id) != 0 ||
+        spot_get(s, "tool_name", SPOT_TEXT, &name) != 0)
+        return ERR_INVALID;
+    json_put(message, "tool_call_id", id ? json_incref(id) : call_id(calls->answered++));
+    if (name)
+        json_put(message, "name", json_incref(name));
+    return 0;
+}
+
+static int message_add(const struct spot *s, struct calls *calls, json_t *messages)
+{
+    static const char *const roles[] = {"system", "user", "assistant", "tool"};
+    struct spot role = spot_member(s, "role");
+    json_t *content, *message;
+    size_t i = 0;
+
+    if (spot_check(s, SPOT_OBJECT) != 0 || spot_check(&role, SPOT_TEXT) != 0 ||
+        spot_get(s, "content", SPOT_TEXT, &content) != 0 || images_refuse(s) != 0)
+        return ERR_INVALID;
+    while (i < 4 && strcmp(json_string_value(role.value), roles[i]) != 0)
+        i++;
+    if (i == 4)
+        return spot_fault(&role, "must be system, user, assistant or tool");
+    message = chat_message(roles[i], content ? json_incref(content) : json_string(""));
+    json_array_append_new(messages, message);
+    if (strcmp(roles[i], "tool") == 0)
+        return result_put(s, calls, message);
+    if (strcmp(roles[i], "assistant") != 0)
+        return 0;
+    return spot_copy(s, "thinking", SPOT_TEXT, message, "reasoning_content") != 0
+               ? ERR_INVALID
+               : calls_add(s, calls, message);
+}
+
+static int step_messages(const struct spot *body, json_t *chat)
+{
+    struct spot list = spot_member(body, "messages");
+    struct calls calls = {0, 0};
+    json_t *messages = json_array();
+
+    json_put(chat, "messages", messages);
+    if (spot_check(&list, SPOT_ARRAY) != 0)
+        return ERR_INVALID;
+    if (json_array_size(list.value) == 0)
+        return spot_fault(&list, "must hold a message; models are loaded already");
+    for (size_t i = 0; i < json_array_size(list.value); i++) {
+        struct spot message = spot_element(&list, i);
+
+        if (message_add(&message, &calls, messages) != 0)
+            return ERR_INVALID;
+    }
+    return 0;
+}
+
+// ---- tools ------------------------------------------------------------------------------------------------
+
+static int tool_add(const struct spot *s, json_t *tools)
+{
+    struct spot function = spot_member(s, "function");
+    json_t *name, *description, *parameters;
+
+    if (spot_check(s, SPOT_OBJECT) != 0 || spot_check(&function, SPOT_OBJECT) != 0 ||
+        spot_need(&function, "name", SPOT_TEXT, &name) != 0 ||
+        spot_get(&function, "description", SPOT_TEXT, &description) != 0 ||
+        spot_get(&function, "parameters", SPOT_OBJECT, &parameters) != 0)
+        return ERR_INVALID;
+    json_array_append_new(tools, chat_tool(json_incref(name), json_incref(description),
+                                           parameters ? json_incref(parameters) : json_object()));
+    return 0;
+}
+
+static int step_tools(const struct spot *body, json_t *chat)
+{
+    struct spot s = spot_member(body, "tools");
+    json_t *given, *tools;
+
+    if (spot_get(body, "tools", SPOT_ARRAY, &given) != 0)
+        return ERR_INVALID;
+    if (json_array_size(given) == 0)
+        return 0;
+    tools = json_array();
+    json_put(chat, "tools", tools);
+    for (size_t i = 0; i < json_array_size(given); i++) {
+        struct spot tool = spot_element(&s, i);
+
+        if (tool_add(&tool, tools) != 0)
+            return ERR_INVALID;
+    }
+    return 0;
+}
+
+// ---- generate ---------------------------------------------------------------------------------------------
+
+// Members that would change the prompt in ways that are not here; empty ones change nothing.
+static int step_refused(const struct spot *body, json_t *chat)
+{
+    static const struct {
+        const char *member, *why;
+    } rows[] = {
+        {"suffix", "cannot be taken: filling in the middle is not supported"},
+        {"template", "cannot be taken: the model's own template is used; \"raw\" uses none"},
+        {"context", "cannot be taken: send the whole conversation to /api/chat"},
+    };
+
+    (void)chat;
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        struct spot s = spot_member(body, rows[i].member);
+
+        if (s.value && !json_is_null(s.value) && json_string_length(s.value) == 0 &&
+            json_is_string(s.value))
+            continue;
+        if (s.value && !json_is_null(s.value) &&
+            !(json_is_array(s.value) && json_array_size(s.value) == 0))
+            return spot_fault(&s, "%s", rows[i].why);
+    }
+    return images_refuse(body);
+}
+
+static int step_prompt(const struct spot *body, json_t *chat)
+{
+    json_t *system, *prompt, *raw, *messages;
+    struct spot s = spot_member(body, "prompt");
+
+    if (spot_need(body, "prompt", SPOT_TEXT, &prompt) != 0 ||
+        spot_get(body, "system", SPOT_TEXT, &system) != 0 ||
+        spot_get(body, "raw", SPOT_FLAG, &raw) != 0)
+        return ERR_INVALID;
+    if (json_string_length(prompt) == 0)
+        return spot_fault(&s, "must not be empty; models are loaded already");
+    if (json_is_true(raw)) {
+        json_put(chat, "prompt", json_incref(prompt));
+        return 0;
+    }
+    messages = json_array();
+    json_put(chat, "messages", messages);
+    if (system && json_string_length(system) > 0)
+        json_array_append_new(messages, chat_message("system", json_incref(system)));
+    json_array_append_new(messages, chat_message("user", json_incref(prompt)));
+    return 0;
+}
+
+// ---- all of it --------------------------------------------------------------------------------------------
+
+static int parse(const json_t *body, translate_step *const *steps, struct parse_request *out,
+                 struct parse_fault *fault)
+{
+    static const struct translate_name names[] = {
+        {"max_completion_tokens", "options.num_predict"},
+        {"temperature", "options.temperature"},
+        {"top_k", "options.top_k"},
+        {"top_p", "options.top_p"},
+        {"min_p", "options.min_p"},
+        {"typical_p", "options.typical_p"},
+        {"seed", "options.seed"},
+        {"stop", "options.stop"},
+        {"repeat_penalty", "options.repeat_penalty"},
+        {"repeat_last_n", "options.repeat_last_n"},
+        {"frequency_penalty", "options.frequency_penalty"},
+        {"presence_penalty", "options.presence_penalty"},
+        {"response_format", "format"},
+        {"reasoning_effort", "think"},
+        {NULL, NULL},
+    };
+    struct spot s = spot_body(body, fault);
+    json_t *chat = json_object();
+    bool raw;
+
+    if (translate_steps(&s, chat, steps) != 0) {
+        json_decref(chat);
+        return ERR_INVALID;
+    }
+    raw = json_object_get(chat, "prompt") != NULL;
+    if (translate_finish(&s, raw ? PARSE_TEXT : PARSE_CHAT, chat, names, out) != 0)
+        return fault->e.code;
+    // Streams are what a request without a word on it gets.
+    if (!json_is_boolean(json_object_get(body, "stream")))
+        out->stream = true;
+    return 0;
+}
+
+int ollama_parse_chat(const json_t *body, struct parse_request *out, struct parse_fault *fault)
+{
+    static translate_step *const steps[] = {step_plain, step_options,  step_format, step_think,
+                                            step_tools, step_messages, NULL};
+
+    return parse(body, steps, out, fault);
+}
+
+int ollama_parse_generate(const json_t *body, struct parse_request *out, struct parse_fault *fault)
+{
+    static translate_step *const steps[] = {step_plain,   step_options, step_format, step_think,
+                                            step_refused, step_prompt,  NULL};
+
+    return parse(body, steps, out, fault);
+}
