@@ -11,14 +11,15 @@ may_use() {
     base) ;;
     os) echo base ;;
     net) echo base os ;;
+    models) echo base os net ;;
     wire) echo base os net ;;
     engine) echo base os ;;
     kv) echo base os net wire engine ;;
     sched) echo base os ;;
     node) echo base os net wire engine kv sched ;;
-    gateway | jobs) echo base os net wire engine kv sched node ;;
-    plan) echo base os sched engine node ;;
-    cli) echo base os net wire engine kv sched node gateway jobs plan ;;
+    gateway | jobs) echo base os net models wire engine kv sched node ;;
+    plan) echo base os models sched engine node ;;
+    cli) echo base os net models wire engine kv sched node gateway jobs plan ;;
     *) return 1 ;;
     esac
 }

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <libproc.h>
 #include <mach-o/dyld.h>
+#include <mach/mach.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -96,6 +97,16 @@ int os_memory_get(pid_t pid, struct os_memory *m)
     // The footprint counts dirty and compressed private memory, which is what we mean.
     m->anonymous_bytes = info.ri_phys_footprint;
     return 0;
+}
+
+uint64_t os_memory_available(void)
+{
+    vm_statistics64_data_t vm;
+    mach_msg_type_number_t n = HOST_VM_INFO64_COUNT;
+    if (host_statistics64(mach_host_self(), HOST_VM_INFO64, (host_info64_t)&vm, &n) != KERN_SUCCESS)
+        return 0;
+    uint64_t pages = (uint64_t)vm.free_count + vm.inactive_count + vm.purgeable_count;
+    return pages * sysctl_number("hw.pagesize");
 }
 
 long os_mtime_ns(const struct stat *st)

@@ -175,6 +175,44 @@ int os_memory_get(pid_t pid, struct os_memory *m)
     return m->resident_bytes ? 0 : ERR_NOT_FOUND;
 }
 
+// A file that holds one number, as control groups have them; "max", which is no number, and no file at
+// all give `otherwise`.
+static uint64_t file_number(const char *path, uint64_t otherwise)
+{
+    char line[64], *end = NULL;
+    if (!file_line(path, line, sizeof line))
+        return otherwise;
+    uint64_t v = strtoull(line, &end, 10);
+    return end != line ? v : otherwise;
+}
+
+// What the limit of the group that this process sees as its root leaves; UINT64_MAX without one.
+static uint64_t group_available(void)
+{
+    char text[64];
+    uint64_t limit = file_number("/sys/fs/cgroup/memory.max", UINT64_MAX);
+    uint64_t used = file_number("/sys/fs/cgroup/memory.current", 0);
+    if (limit == UINT64_MAX)
+        return UINT64_MAX;
+    // Pages of files that nobody used lately are given back first.
+    FILE *f = fopen("/sys/fs/cgroup/memory.stat", "re");
+    while (f && fgets(text, sizeof text, f)) {
+        uint64_t inactive = strtoull(text + strcspn(text, " "), NULL, 10);
+        if (strncmp(text, "inactive_file ", 14) == 0)
+            used = used > inactive ? used - inactive : 0;
+    }
+    if (f)
+        fclose(f);
+    return limit > used ? limit - used : 1;
+}
+
+uint64_t os_memory_available(void)
+{
+    uint64_t machine = status_bytes("/proc/meminfo", "MemAvailable");
+    uint64_t group = group_available();
+    return machine < group ? machine : group;
+}
+
 long os_mtime_ns(const struct stat *st)
 {
     return st->st_mtim.tv_nsec;

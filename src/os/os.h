@@ -74,6 +74,9 @@ struct os_memory {
     uint64_t anonymous_bytes;
 };
 int os_memory_get(pid_t pid, struct os_memory *m);
+// Bytes that programs of this machine can still have, what the system would give back for it (file caches)
+// included; within a container, what its limit leaves. 0 where the system does not tell.
+uint64_t os_memory_available(void);
 
 // Raises this process's limit of open descriptors to `wanted`, or as near as is allowed. Returns the limit
 // as it is then. Children inherit it.
