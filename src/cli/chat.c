@@ -1,9 +1,8 @@
 // tandem chat: talk to a server from a terminal.
-#include "base/buf.h"
+#include "cli/chat.h"
+
 #include "base/json.h"
 #include "cli/cli.h"
-#include "cli/client.h"
-#include "cli/term.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -14,31 +13,18 @@
 static const char usage[] = "usage: tandem chat [OPTIONS] [QUESTION]";
 static const char about[] =
     "Talks to a running server. With a question it answers that one and ends; without, it reads\n"
-    "questions line by line. Ctrl-C stops an answer, Ctrl-D or /quit ends, /reset forgets what "
-    "was\n"
-    "said.";
+    "questions line by line. Ctrl-C stops an answer; at the prompt, twice, it leaves. /help lists\n"
+    "what else can be typed. Into a pipe go the answers alone.";
 
-struct chat {
-    struct client client;
-    const char *model, *system, *plan;
-    int64_t max_tokens;
-    double temperature; // below 0: the server's own
-    bool json, timings;
-    json_t *messages;
-    // Of the answer that is coming in.
-    struct buf text;
-    json_t *told; // its timings
-};
-
-#define ANSWER_MAX (8u << 20)
-
-// Set by SIGINT: ordering is left to the signal's own guarantees.
-static volatile sig_atomic_t interrupted;
+static const char help[] = "/clear         forgets what was said\n"
+                           "/system TEXT   tells the model TEXT first, and forgets what was said\n"
+                           "/exit          leaves, as do Ctrl-D and Ctrl-C twice\n"
+                           "Ctrl-C stops an answer; what came of it stays in the conversation\n";
 
 static void on_interrupt(int number)
 {
     (void)number;
-    interrupted = 1;
+    chat_interrupted = 1;
 }
 
 // Without SA_RESTART, so that a read of the terminal ends too.
@@ -49,58 +35,7 @@ static void interrupts_catch(void)
     sigaction(SIGINT, &a, NULL);
 }
 
-// ---- one answer -----------------------------------------------------------------------------------
-
-static const char *text_or(const json_t *object, const char *member, const char *otherwise)
-{
-    const char *v = json_string_value(json_object_get(object, member));
-
-    return v ? v : otherwise;
-}
-
-static int on_event(void *ctx, const json_t *event, struct err *e)
-{
-    struct chat *c = ctx;
-    const json_t *error = json_object_get(event, "error");
-    const json_t *choice = json_array_get(json_object_get(event, "choices"), 0);
-    const char *piece =
-        json_string_value(json_object_get(json_object_get(choice, "delta"), "content"));
-    json_t *timings = json_object_get(event, "timings");
-
-    if (error)
-        return err_set(e, ERR_ENGINE, "%.450s", text_or(error, "message", "the answer failed"));
-    if (timings) {
-        json_decref(c->told);
-        c->told = json_incref(timings);
-    }
-    if (!piece)
-        return 0;
-    if (!c->json) {
-        fputs(piece, stdout);
-        fflush(stdout);
-    }
-    return buf_puts(&c->text, piece);
-}
-
-static json_t *body_make(const struct chat *c)
-{
-    json_t *o = json_object(), *tandem;
-
-    json_put(o, "messages", json_incref(c->messages));
-    json_put(o, "stream", json_true());
-    if (c->model)
-        json_put(o, "model", json_string(c->model));
-    if (c->max_tokens > 0)
-        json_put(o, "max_tokens", json_integer(c->max_tokens));
-    if (c->temperature >= 0)
-        json_put(o, "temperature", json_real(c->temperature));
-    if (c->plan) {
-        tandem = json_object();
-        json_put(tandem, "plan", json_string(c->plan));
-        json_put(o, "tandem", tandem);
-    }
-    return o;
-}
+// ---- the conversation -------------------------------------------------------------------------------
 
 static void message_add(struct chat *c, const char *role, const char *content)
 {
@@ -111,78 +46,7 @@ static void message_add(struct chat *c, const char *role, const char *content)
     json_array_append_new(c->messages, m);
 }
 
-static double told_number(const struct chat *c, const char *member)
-{
-    return json_number_value(json_object_get(c->told, member));
-}
-
-static void timings_print(const struct chat *c)
-{
-    bool color = term_color(stderr);
-    const char *fallback = json_string_value(json_object_get(c->told, "fallback"));
-
-    if (!c->told)
-        return;
-    fprintf(stderr, "%s[%s: %.0f + %.0f tokens, first after %.2f s, %.1f tokens/s%s%s]%s\n",
-            color ? "\033[2m" : "", text_or(c->told, "plan", "?"), told_number(c, "prompt_tokens"),
-            told_number(c, "gen_tokens"), told_number(c, "ttft_s"),
-            told_number(c, "decode_tokens_per_s"), fallback ? "; " : "", fallback ? fallback : "",
-            color ? "\033[0m" : "");
-}
-
-static void answer_print(const struct chat *c, const char *text)
-{
-    json_t *o;
-    char *line;
-
-    if (!c->json) {
-        putchar('\n');
-        fflush(stdout);
-        if (c->timings)
-            timings_print(c);
-        return;
-    }
-    o = json_object();
-    json_put(o, "text", json_string(text));
-    json_put(o, "timings", c->told ? json_incref(c->told) : json_null());
-    line = json_line(o);
-    puts(line);
-    fflush(stdout);
-    free(line);
-    json_decref(o);
-}
-
-// A stopped answer stays in the conversation as far as it came; a failed one is taken back whole.
-static int ask(struct chat *c, const char *question, struct err *e)
-{
-    struct client_stream s = {
-        .path = "/v1/chat/completions", .on_event = on_event, .ctx = c, .stop = &interrupted};
-    json_t *body;
-    const char *text;
-    int rc;
-
-    message_add(c, "user", question);
-    buf_clear(&c->text);
-    json_decref(c->told);
-    c->told = NULL;
-    interrupted = 0;
-    body = body_make(c);
-    s.body = body;
-    rc = client_stream(&c->client, &s, e);
-    json_decref(body);
-    text = c->text.data ? (const char *)c->text.data : "";
-    if (rc != 0 && rc != ERR_CANCELLED) {
-        json_array_remove(c->messages, json_array_size(c->messages) - 1);
-        return rc;
-    }
-    message_add(c, "assistant", text);
-    answer_print(c, text);
-    return 0;
-}
-
-// ---- the conversation -------------------------------------------------------------------------------
-
-static void reset(struct chat *c)
+static void clear(struct chat *c)
 {
     json_decref(c->messages);
     c->messages = json_array();
@@ -190,43 +54,104 @@ static void reset(struct chat *c)
         message_add(c, "system", c->system);
 }
 
-static void line_handle(struct chat *c, const char *line)
+// A stopped answer stays in the conversation as far as it came; a failed one is taken back whole.
+static int ask(struct chat *c, const char *question, struct err *e)
+{
+    const char *text;
+    int rc;
+
+    message_add(c, "user", question);
+    rc = chat_answer(c, e);
+    if (rc != 0 && rc != ERR_CANCELLED) {
+        json_array_remove(c->messages, json_array_size(c->messages) - 1);
+        return rc;
+    }
+    text = c->text.data ? (const char *)c->text.data : "";
+    message_add(c, "assistant", text);
+    chat_answer_end(c, rc == ERR_CANCELLED);
+    return 0;
+}
+
+// ---- lines --------------------------------------------------------------------------------------------
+
+static void system_set(struct chat *c, const char *text)
+{
+    free(c->own_system);
+    c->own_system = text[0] ? mem_strdup(text) : NULL;
+    c->system = c->own_system;
+    clear(c);
+}
+
+static bool is_command(const char *line, const char *name)
+{
+    return strcmp(line, name) == 0;
+}
+
+// False: leave.
+static bool line_handle(struct chat *c, const char *line)
 {
     struct err e = {0};
 
-    if (strcmp(line, "/reset") == 0)
-        reset(c);
-    else if (strcmp(line, "/help") == 0)
-        puts("/reset forgets what was said, /quit ends; Ctrl-C stops an answer");
+    if (is_command(line, "/exit") || is_command(line, "/quit"))
+        return false;
+    if (is_command(line, "/clear") || is_command(line, "/reset"))
+        clear(c);
+    else if (strncmp(line, "/system", 7) == 0 && (line[7] == ' ' || line[7] == '\0'))
+        system_set(c, line + 7 + strspn(line + 7, " "));
+    else if (is_command(line, "/help"))
+        fputs(help, stdout);
     else if (line[0] == '/')
-        printf("no command %s; there are /reset, /quit and /help\n", line);
+        printf("no command %s; there are /clear, /system, /exit and /help\n", line);
     else if (line[0] && ask(c, line, &e) != 0)
-        cli_fail("chat", &e);
+        c->failed = cli_fail("chat", &e);
+    return true;
+}
+
+// Where the prompt goes: not into a pipe.
+static FILE *prompt_file(void)
+{
+    return isatty(STDOUT_FILENO) ? stdout : stderr;
+}
+
+// What a read that ended without a line means. True: go on.
+static bool read_again(bool *once)
+{
+    if (!chat_interrupted || *once)
+        return false;
+    clearerr(stdin);
+    *once = true;
+    chat_interrupted = 0;
+    fputs("\n(Ctrl-C again leaves)\n", prompt_file());
+    return true;
 }
 
 static void converse(struct chat *c)
 {
-    bool terminal = isatty(STDIN_FILENO) != 0;
+    bool terminal = isatty(STDIN_FILENO) != 0, once = false;
     char *line = NULL;
     size_t cap = 0;
     ssize_t n;
 
     for (;;) {
         if (terminal) {
-            fputs("> ", stdout);
-            fflush(stdout);
+            fputs("> ", prompt_file());
+            fflush(prompt_file());
         }
+        chat_interrupted = 0;
         n = getline(&line, &cap, stdin);
-        if (n < 0)
+        if (n < 0) {
+            if (read_again(&once))
+                continue;
             break;
+        }
+        once = false;
         while (n > 0 && (line[n - 1] == '\n' || line[n - 1] == '\r'))
             line[--n] = '\0';
-        if (strcmp(line, "/quit") == 0)
+        if (!line_handle(c, line))
             break;
-        line_handle(c, line);
     }
     if (terminal)
-        putchar('\n');
+        fputc('\n', prompt_file());
     free(line);
 }
 
@@ -236,7 +161,7 @@ static int question_ask(struct chat *c, const struct cli_list *words)
     struct buf q;
     int rc;
 
-    buf_init(&q, ANSWER_MAX);
+    buf_init(&q, CHAT_ANSWER_MAX);
     for (size_t i = 0; i < words->n; i++)
         buf_printf(&q, "%s%s", i > 0 ? " " : "", words->items[i]);
     rc = ask(c, (const char *)q.data, &e);
@@ -244,7 +169,9 @@ static int question_ask(struct chat *c, const struct cli_list *words)
     return rc == 0 ? 0 : cli_fail("chat", &e);
 }
 
-#define N_OPTIONS 10 // with the end
+// ---- the command ----------------------------------------------------------------------------------------
+
+#define N_OPTIONS 11 // with the end
 
 static void options_fill(struct chat *c, struct cli_option *out)
 {
@@ -260,6 +187,8 @@ static void options_fill(struct chat *c, struct cli_option *out)
         {"--max-tokens", 0, CLI_INT, &c->max_tokens, "N", "longest answer", 1, 1 << 20},
         {"--temperature", 0, CLI_DOUBLE, &c->temperature, "T", "0: always the likeliest token", 0,
          100},
+        {"--no-reasoning", 0, CLI_FLAG, &c->no_reasoning, NULL,
+         "do not show what the model thinks before it answers", 0, 0},
         {"--timings", 0, CLI_FLAG, &c->timings, NULL,
          "after each answer, how it was made and how fast", 0, 0},
         {"--json", 0, CLI_FLAG, &c->json, NULL,
@@ -268,6 +197,29 @@ static void options_fill(struct chat *c, struct cli_option *out)
     };
 
     memcpy(out, all, sizeof(all));
+}
+
+static int chat(struct chat *c, const struct cli_list *words)
+{
+    int rc;
+
+    buf_init(&c->text, CHAT_ANSWER_MAX);
+    buf_init(&c->reasoning, CHAT_ANSWER_MAX);
+    clear(c);
+    interrupts_catch();
+    if (words->n > 0) {
+        rc = question_ask(c, words);
+    } else {
+        converse(c);
+        // Somebody at a terminal has seen the error; a script reads the exit code.
+        rc = isatty(STDIN_FILENO) ? 0 : c->failed;
+    }
+    json_decref(c->messages);
+    json_decref(c->told);
+    buf_fini(&c->text);
+    buf_fini(&c->reasoning);
+    free(c->own_system);
+    return rc;
 }
 
 static int chat_run(int argc, char **argv)
@@ -283,19 +235,7 @@ static int chat_run(int argc, char **argv)
     rc = cli_parse(argc, argv, options, usage, about, &words, &done, &e);
     if (rc != 0)
         return cli_fail("chat", &e);
-    if (done)
-        return 0;
-    buf_init(&c.text, ANSWER_MAX);
-    reset(&c);
-    interrupts_catch();
-    if (words.n > 0)
-        rc = question_ask(&c, &words);
-    else
-        converse(&c);
-    json_decref(c.messages);
-    json_decref(c.told);
-    buf_fini(&c.text);
-    return rc;
+    return done ? 0 : chat(&c, &words);
 }
 
 const struct cli_command cli_chat = {"chat", "talk to a running server from a terminal", chat_run};

@@ -251,15 +251,23 @@ static void tell_metrics(struct core *c, struct query *q)
     reply_finish(q->reply, 200, buf_take(&q->page), 0);
 }
 
+// A node that did not answer may still hold something: that is no success.
 static void tell_forgotten(struct query *q)
 {
-    json_t *o = json_object();
+    char message[128];
+    json_t *o;
 
+    if (q->nodes < q->asked) {
+        snprintf(message, sizeof(message), "%llu of %zu workers did not answer within %d s; ask again",
+                 (unsigned long long)(q->asked - q->nodes), q->asked,
+                 (int)(STATUS_FORGET_NS / NS_PER_S));
+        reply_finish(q->reply, 504, answer_error(504, message, "timeout", NULL), 0);
+        return;
+    }
+    o = json_object();
     json_put(o, "sequences", json_integer((json_int_t)q->sequences));
     json_put(o, "nodes", json_integer((json_int_t)q->nodes));
-    json_put(o, "nodes_asked", json_integer((json_int_t)q->asked));
-    // A node that did not answer may still hold something: that is no success.
-    tell(q, q->nodes == q->asked ? 200 : 504, o);
+    tell(q, 200, o);
 }
 
 // ---- queries ------------------------------------------------------------------------------------------
