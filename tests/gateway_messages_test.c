@@ -84,6 +84,9 @@ static void test_billing(void **state)
     assert_true(messages_billing("x-anthropic-billing-header: a"));
     assert_false(messages_billing("You are x-anthropic-billing-header"));
     assert_false(messages_billing(""));
+    assert_ptr_equal(messages_verbatim(&dialect_messages), &dialect_messages_verbatim);
+    assert_ptr_equal(messages_verbatim(&dialect_count), &dialect_count_verbatim);
+    assert_ptr_equal(messages_verbatim(&dialect_chat), &dialect_chat);
 }
 
 static void test_members(void **state)

@@ -346,3 +346,10 @@ const struct dialect dialect_count =
     MESSAGES_DIALECT("count_tokens", messages_parse_count, whole_count);
 const struct dialect dialect_count_verbatim =
     MESSAGES_DIALECT("count_tokens", messages_parse_count_verbatim, whole_count);
+
+const struct dialect *messages_verbatim(const struct dialect *d)
+{
+    if (d == &dialect_messages)
+        return &dialect_messages_verbatim;
+    return d == &dialect_count ? &dialect_count_verbatim : d;
+}

@@ -45,6 +45,9 @@ struct gateway_options {
     const char *api_key_file; // of lines "NAME SCOPES KEY"
     bool share_prefixes;      // between the owners of different keys (default: never)
     bool cors;                // answer to web pages of other origins (default: they are refused)
+    // Leave the system block that Claude Code changes in every request where it is (default: it is taken out,
+    // because with it no request would begin like the one before).
+    bool keep_billing;
     // Names besides localhost by which a server on a loopback address may be called.
     const char *allow_hosts[GATEWAY_HOSTS_MAX];
     size_t n_allow_hosts;

@@ -16,6 +16,9 @@ int messages_parse_verbatim(const json_t *body, struct parse_request *out,
 int messages_parse_count_verbatim(const json_t *body, struct parse_request *out,
                                   struct parse_fault *fault);
 
+// The one of the two that leaves that block in its place; another API's dialect as it is.
+const struct dialect *messages_verbatim(const struct dialect *d);
+
 // Whether a block of the system prompt is Claude Code's billing header. It is no part of what the model
 // is told and differs from request to request: at the very start of the prompt, it would make every
 // prefix that is remembered useless.

@@ -2,6 +2,7 @@
 
 #include "base/buf.h"
 #include "gateway/answer.h"
+#include "gateway/messages.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,7 +19,9 @@ static enum MHD_Result run_dialect(struct exchange *x)
     struct reply *reply;
     size_t n;
     const char *body = http_body(x, &n);
-    int rc = parse_request(x->route->dialect, body, n, &in, &fault);
+    const struct dialect *dialect =
+        x->options->keep_billing ? messages_verbatim(x->route->dialect) : x->route->dialect;
+    int rc = parse_request(dialect, body, n, &in, &fault);
 
     http_body_drop(x);
     if (rc != 0) {
