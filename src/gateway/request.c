@@ -136,7 +136,7 @@ struct frame_source {
     int64_t at_ns;
 };
 
-static void on_progress(struct request *r, struct peer *p, const json_t *head)
+static void on_progress(struct core *c, struct request *r, struct peer *p, const json_t *head)
 {
     json_int_t done = json_integer_value(json_object_get(head, "done"));
 
@@ -146,6 +146,7 @@ static void on_progress(struct request *r, struct peer *p, const json_t *head)
         r->begun = true;
     if ((uint32_t)done > r->read_tokens)
         r->read_tokens = (uint32_t)done;
+    request_progress(c, r);
 }
 
 // For the guess of what the worker will still hold when the next turn comes.
@@ -331,7 +332,7 @@ static void frame_handle(struct core *c, struct request *r, uint32_t at, const j
     else if (f->type == WIRE_ACCEPTED && prefill)
         on_accepted(c, r, from->peer);
     else if (f->type == WIRE_PROGRESS)
-        on_progress(r, from->peer, head);
+        on_progress(c, r, from->peer, head);
     else if (f->type == WIRE_PREFILLED && prefill)
         on_prefilled(c, r, head);
     else if (f->type == WIRE_FAILED)

@@ -32,6 +32,7 @@
 #define REQUEST_WAIT_NS (120 * NS_PER_S) // for a restarting worker
 #define REQUEST_LINGER_NS (NS_PER_S / 5) // for the prefill node's own figures, after DONE
 #define REQUEST_FIRST_BEAT_NS NS_PER_S   // while a prompt is still being tokenised
+#define REQUEST_PROGRESS_NS (NS_PER_S / 2) // between two comments that tell how far a prompt is read
 #define REQUEST_FALLBACK_BYTES 512
 #define REQUEST_WINDOW 8 // inputs that are rendered or embedded at one time
 
@@ -84,6 +85,7 @@ struct request {
     int64_t last_token_ns;             // the metrics' own
     int64_t received_ns;
     int64_t deadline_ns; // of the phase; INT64_MAX: none
+    int64_t progress_ns; // when the next comment of progress may go out
     int64_t beat_ns;     // when a comment line is due
     bool over;
     bool streaming, said; // the client has seen a status; the dialect has begun the stream
@@ -162,6 +164,8 @@ uint32_t request_count(const struct core *c, const struct peer *p); // that it w
 // ---- request_out.c: what the client sees ----
 void request_stream_begin(struct core *c, struct request *r); // status 200 and the stream's begin
 void request_beat(struct core *c, struct request *r);
+// While the prompt is read: a comment line ": prefill DONE/TOTAL", in tokens, at most twice a second.
+void request_progress(struct core *c, struct request *r);
 // What a TOKEN or DONE says for an answer.
 void request_told(struct core *c, struct request *r, uint32_t at, const json_t *head);
 // An answer has its end; the last one waits for request_finish.

@@ -71,13 +71,28 @@ void request_beat(struct core *c, struct request *r)
     out_flush(c, r);
 }
 
+// Comments are for who watches; only event streams have them.
+void request_progress(struct core *c, struct request *r)
+{
+    int64_t now_ns = clock_now_ns();
+
+    if (!r->streaming || r->first_token_ns != 0 || now_ns < r->progress_ns)
+        return;
+    if (strcmp(r->answer.dialect->content_type, "text/event-stream") != 0)
+        return;
+    r->progress_ns = now_ns + REQUEST_PROGRESS_NS;
+    buf_printf(&r->out, ": prefill %u/%u\n\n", r->read_tokens, r->n_tokens);
+    out_flush(c, r);
+}
+
 // ---- what is generated --------------------------------------------------------------------------------
 
 // One delta of a choice: kept for the whole answer, told to a stream.
 static void delta_put(struct core *c, struct request *r, uint32_t at, const json_t *delta)
 {
     static const struct err too_long = {ERR_RANGE, "the answer is longer than an answer may be"};
-    static const struct err senseless = {ERR_ENGINE, "the worker told what is no part of an answer"};
+    static const struct err senseless = {ERR_ENGINE,
+                                         "the worker told what is no part of an answer"};
     struct answer_choice *choice = &r->answer.choices[at];
     struct request_run *run = &r->runs[at];
     int rc = answer_take(choice, delta);
