@@ -501,14 +501,14 @@ static UNUSED void stage_await(struct stage *s, int node, const char *state)
 
     snprintf(path, sizeof(path), "nodes.%d.state", node);
     for (;;) {
-        struct answer a = web_get(s->port, "/v1/tandem/status");
+        struct web_answer a = web_get(s->port, "/v1/tandem/status");
         json_t *v = parse(a.body);
         bool there = strcmp(text_at(v, path), state) == 0;
 
         if (clock_now_ns() > limit_ns)
             fail_msg("node %d is never %s: %s", node, state, a.body);
         json_decref(v);
-        answer_fini(&a);
+        web_answer_fini(&a);
         if (there)
             return;
         clock_sleep_until(clock_now_ns() + 5 * NS_PER_MS);
@@ -522,10 +522,10 @@ static UNUSED void stage_await_health(struct stage *s)
     int status = 0;
 
     while (status != 200) {
-        struct answer a = web_get(s->port, "/health");
+        struct web_answer a = web_get(s->port, "/health");
 
         status = a.status;
-        answer_fini(&a);
+        web_answer_fini(&a);
         assert_true(clock_now_ns() < limit_ns);
     }
 }
@@ -561,11 +561,14 @@ static char *prompt_body(size_t n, const char *more)
     return body;
 }
 
+// Cold: tests ask for the same prompt again and again, and are about a hand-off each time.
 static UNUSED struct web ask_long(struct stage *s, const char *more)
 {
-    char *body = prompt_body(LONG_PROMPT_TOKENS, more);
+    char *cold = mem_format("\"cache_prompt\":false%s%s", more[0] ? "," : "", more);
+    char *body = prompt_body(LONG_PROMPT_TOKENS, cold);
     struct web w = web_post(s->port, "/v1/completions", body);
 
+    free(cold);
     free(body);
     return w;
 }

@@ -67,12 +67,12 @@ static void test_prefill_dies_early(void **state)
 
 static int fallbacks_counted(struct stage *s)
 {
-    struct answer a = web_get(s->port, "/v1/tandem/status");
+    struct web_answer a = web_get(s->port, "/v1/tandem/status");
     json_t *v = parse(a.body);
     int n = (int)json_integer_value(at(v, "totals.fallbacks"));
 
     json_decref(v);
-    answer_fini(&a);
+    web_answer_fini(&a);
     return n;
 }
 
@@ -155,7 +155,7 @@ static void test_decode_dies(void **state)
 {
     struct stage s;
     struct web stream, whole;
-    struct answer a;
+    struct web_answer a;
     json_t *v;
 
     (void)state;
@@ -176,7 +176,7 @@ static void test_decode_dies(void **state)
     assert_has(a.body, "ended after 1 tokens");
     assert_has(a.body, "\"code\":\"worker_died\",\"param\":null");
     assert_null(strstr(a.body, "[DONE]"));
-    answer_fini(&a);
+    web_answer_fini(&a);
     v = finish_json(&whole, 502);
     assert_has(text_at(v, "error.message"), "mac");
     assert_string_equal(text_at(v, "error.code"), "worker_died");
@@ -184,7 +184,7 @@ static void test_decode_dies(void **state)
     a = web_get(s.port, "/health");
     assert_int_equal(a.status, 503);
     assert_has(a.head, "Retry-After");
-    answer_fini(&a);
+    web_answer_fini(&a);
     fake_up(&s.local);
     stage_await(&s, 0, "up");
     stage_stop(&s);
@@ -267,7 +267,7 @@ static void test_loading(void **state)
 {
     struct stage s;
     struct web w;
-    struct answer a;
+    struct web_answer a;
     json_t *v;
 
     (void)state;
@@ -279,7 +279,7 @@ static void test_loading(void **state)
     assert_int_equal(a.status, 503);
     assert_has(a.head, "Retry-After: 2");
     assert_has(a.body, "loading");
-    answer_fini(&a);
+    web_answer_fini(&a);
     fake_up(&s.local);
     stage_await(&s, 0, "up");
     w = web_post(s.port, "/v1/completions", "{\"prompt\":\"x\"}");
@@ -411,10 +411,10 @@ static void test_client_slow(void **state)
             stage_await(&s, 0, "up");
     }
     assert_int_equal(fake_count(&s.local, WIRE_CANCEL), 1);
-    struct answer a = web_finish(&w);
+    struct web_answer a = web_finish(&w);
     assert_true(a.cut);
     assert_null(strstr(a.body, "[DONE]"));
-    answer_fini(&a);
+    web_answer_fini(&a);
     free(big);
     stage_stop(&s);
 }
@@ -440,9 +440,9 @@ static void test_heartbeat(void **state)
             n++;
     }
     fake_generate(&s.local, fake_expect(&s.local, WIRE_GENERATE, 1));
-    struct answer a = web_finish(&w);
+    struct web_answer a = web_finish(&w);
     assert_has(a.body, "[DONE]");
-    answer_fini(&a);
+    web_answer_fini(&a);
     stage_stop(&s);
 }
 
@@ -450,7 +450,7 @@ static void test_queue_full(void **state)
 {
     struct stage s;
     struct web first, second;
-    struct answer a;
+    struct web_answer a;
 
     (void)state;
     stage_init(&s);
@@ -464,7 +464,7 @@ static void test_queue_full(void **state)
     assert_int_equal(a.status, 503);
     assert_has(a.head, "Retry-After");
     assert_has(a.body, "queue_full");
-    answer_fini(&a);
+    web_answer_fini(&a);
     fake_generate(&s.local, fake_expect(&s.local, WIRE_GENERATE, 1));
     json_decref(finish_json(&first, 200));
     second = ask_long(&s, "");
@@ -485,11 +485,11 @@ static void test_many(void **state)
     for (size_t i = 0; i < 40; i++)
         w[i] = ask_long(&s, i % 2 ? "\"stream\":true" : "\"tandem\":{\"plan\":\"serial\"}");
     for (size_t i = 0; i < 40; i++) {
-        struct answer a = web_finish(&w[i]);
+        struct web_answer a = web_finish(&w[i]);
 
         assert_int_equal(a.status, 200);
         assert_has(a.body, i % 2 ? "[DONE]" : "t0 t1 t2 t3 ");
-        answer_fini(&a);
+        web_answer_fini(&a);
     }
     stage_stop(&s);
 }
@@ -499,7 +499,7 @@ static void test_stop(void **state)
 {
     struct stage s;
     struct web stream, whole;
-    struct answer a;
+    struct web_answer a;
 
     (void)state;
     stage_init(&s);
@@ -512,10 +512,10 @@ static void test_stop(void **state)
     gateway_free(s.gateway);
     a = web_finish(&stream);
     assert_has(a.body, "the server is stopping");
-    answer_fini(&a);
+    web_answer_fini(&a);
     a = web_finish(&whole);
     assert_int_equal(a.status, 502);
-    answer_fini(&a);
+    web_answer_fini(&a);
     fake_stop(&s.local);
     fake_stop(&s.node);
 }

@@ -55,7 +55,7 @@ static void test_chat_stream(void **state)
 {
     struct stage s;
     struct web w;
-    struct answer a;
+    struct web_answer a;
 
     (void)state;
     stage_init(&s);
@@ -75,7 +75,7 @@ static void test_chat_stream(void **state)
     assert_has(a.body, "\"choices\":[],\"usage\":{\"prompt_tokens\":2,\"completion_tokens\":2");
     assert_string_equal(a.body + strlen(a.body) - strlen("data: [DONE]\n\n"), "data: [DONE]\n\n");
     assert_true(strstr(a.body, "\"role\"") < strstr(a.body, "t0 "));
-    answer_fini(&a);
+    web_answer_fini(&a);
     stage_stop(&s);
 }
 
@@ -84,7 +84,7 @@ static void test_text_pieces(void **state)
 {
     struct stage s;
     struct web w;
-    struct answer a;
+    struct web_answer a;
     uint64_t id;
 
     (void)state;
@@ -104,7 +104,7 @@ static void test_text_pieces(void **state)
     assert_has(a.body, "\"text\":\"tail\"");
     assert_has(a.body, "\"text\":\"\",\"logprobs\":null,\"finish_reason\":\"stop\"");
     assert_null(strstr(a.body, "\"text\":\"\",\"logprobs\":null,\"finish_reason\":null"));
-    answer_fini(&a);
+    web_answer_fini(&a);
     stage_stop(&s);
 }
 
@@ -189,11 +189,11 @@ static void test_worker_refuses(void **state)
     fake_render(&s.local, fake_expect(&s.local, WIRE_RENDER, 2));
     fake_say(&s.local, WIRE_FAILED, fake_expect(&s.local, WIRE_GENERATE, 1)->id,
              "{\"code\":\"engine\",\"message\":\"out of cells\"}");
-    struct answer a = web_finish(&w);
+    struct web_answer a = web_finish(&w);
     assert_int_equal(a.status, 200);
     assert_has(a.body, "data: {\"error\":{\"message\":\"out of cells\"");
     assert_null(strstr(a.body, "[DONE]"));
-    answer_fini(&a);
+    web_answer_fini(&a);
     stage_stop(&s);
 }
 
@@ -358,7 +358,7 @@ static void test_node_mismatch(void **state)
 {
     struct stage s;
     struct web w;
-    struct answer a;
+    struct web_answer a;
     json_t *v;
 
     (void)state;
@@ -369,7 +369,7 @@ static void test_node_mismatch(void **state)
     stage_await(&s, 1, "refused");
     a = web_get(s.port, "/health?verbose");
     assert_has(a.body, "weights_hash");
-    answer_fini(&a);
+    web_answer_fini(&a);
     w = ask_long(&s, "");
     v = finish_json(&w, 200);
     assert_string_equal(text_at(v, "timings.plan"), "local");
@@ -410,7 +410,7 @@ static void test_node_different_weights_allowed(void **state)
 static void test_node_refuses_hello(void **state)
 {
     struct stage s;
-    struct answer a;
+    struct web_answer a;
 
     (void)state;
     stage_init(&s);
@@ -419,14 +419,14 @@ static void test_node_refuses_hello(void **state)
     stage_await(&s, 1, "refused");
     a = web_get(s.port, "/v1/tandem/status");
     assert_has(a.body, "this node speaks version 9");
-    answer_fini(&a);
+    web_answer_fini(&a);
     stage_stop(&s);
 }
 
 static void test_node_wrong_key(void **state)
 {
     struct stage s;
-    struct answer a;
+    struct web_answer a;
 
     (void)state;
     stage_init(&s);
@@ -437,7 +437,7 @@ static void test_node_wrong_key(void **state)
     for (bool told = false; !told;) {
         a = web_get(s.port, "/v1/tandem/status");
         told = strstr(a.body, "not connected yet") == NULL && strstr(a.body, "\"down\"") != NULL;
-        answer_fini(&a);
+        web_answer_fini(&a);
     }
     stage_stop(&s);
 }
@@ -468,7 +468,7 @@ static void test_remote(void **state)
 {
     struct stage s;
     struct web w;
-    struct answer a;
+    struct web_answer a;
     json_t *v;
 
     (void)state;
@@ -497,7 +497,7 @@ static void test_remote(void **state)
     a = web_finish(&w);
     assert_has(a.body, "\"code\":\"worker_died\"");
     assert_has(a.body, "after 1 tokens");
-    answer_fini(&a);
+    web_answer_fini(&a);
     stage_stop(&s);
 }
 

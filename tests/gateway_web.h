@@ -110,7 +110,7 @@ static void web_close(struct web *w)
 }
 
 // The whole answer: status, and the body (caller frees) freed of its chunks.
-struct answer {
+struct web_answer {
     int status;
     char *head, *body;
     bool cut; // a chunked answer that ended without its last chunk
@@ -137,9 +137,9 @@ static char *unchunk(const char *in, bool *cut)
     }
 }
 
-static UNUSED struct answer web_finish(struct web *w)
+static UNUSED struct web_answer web_finish(struct web *w)
 {
-    struct answer a = {0};
+    struct web_answer a = {0};
     char *text, *body;
 
     while (web_more(w))
@@ -157,20 +157,20 @@ static UNUSED struct answer web_finish(struct web *w)
     return a;
 }
 
-static UNUSED void answer_fini(struct answer *a)
+static UNUSED void web_answer_fini(struct web_answer *a)
 {
     free(a->head);
     free(a->body);
 }
 
-static UNUSED struct answer web_get(uint16_t port, const char *path)
+static UNUSED struct web_answer web_get(uint16_t port, const char *path)
 {
     struct web w = web_open(port, "GET", path, NULL, NULL);
 
     return web_finish(&w);
 }
 
-static UNUSED struct answer web_ask(uint16_t port, const char *path, const char *body)
+static UNUSED struct web_answer web_ask(uint16_t port, const char *path, const char *body)
 {
     struct web w = web_post(port, path, body);
 
@@ -213,12 +213,12 @@ static UNUSED json_t *parse(const char *text)
 // Ends the exchange, checks the status and returns the answer's JSON.
 static UNUSED json_t *finish_json(struct web *w, int status)
 {
-    struct answer a = web_finish(w);
+    struct web_answer a = web_finish(w);
     json_t *v = parse(a.body);
 
     if (a.status != status)
         fail_msg("status %d: %s", a.status, a.body);
-    answer_fini(&a);
+    web_answer_fini(&a);
     return v;
 }
 
