@@ -59,6 +59,7 @@ int engine_identity_parse(const json_t *object, struct engine_identity *id, stru
 struct engine_limits {
     uint32_t n_ctx;              // cells, shared by all sequences
     uint32_t n_seq;              // sequences
+    uint32_t n_ctx_stream;       // cells of a settled sequence (0: `settle` does nothing)
     uint32_t n_batch;            // most rows in one step
     enum engine_handoff handoff; // as configured or probed
     double kv_bytes_per_token;   // of an exported range
@@ -144,6 +145,12 @@ struct engine_ops {
     // Makes the empty sequence dst hold what src holds at [0, p1), src unchanged (ERR_UNSUPPORTED where
     // `remove` could not cut src at p1). Copies no KV where the cache is shared.
     int (*fork)(struct engine *g, uint32_t src, uint32_t dst, uint32_t p1, struct err *e);
+
+    // seq is going to decode, and to hold no more than `upto` positions: moves it where it slows no other
+    // sequence down and none slows it, if there is such a place and it fits (limits.n_ctx_stream).
+    // Empty sequences move for nothing, others by one copy of their KV; all calls work on
+    // either side, but exports and imports bring a sequence back. An error leaves it where it was.
+    int (*settle)(struct engine *g, uint32_t seq, uint32_t upto, struct err *e);
 
     // ---- checkpoints: for models whose sequences cannot be cut (limits.cuts is false) ----
     // What a sequence needs besides the KV that stays in place to go on from where it is now: the

@@ -20,12 +20,19 @@ struct gguf_context;
 struct llama_chat;
 struct llama_tiles;
 
+// Where the logits of a row of the last step are.
+struct llama_output {
+    bool wanted, settled;
+    int32_t index; // in the batch of its context
+};
+
 // A sequence as the caller knows it.
 struct llama_seq {
     uint32_t held;        // positions [0, held) are in the cache
     uint32_t next;        // scratch of step: the position a further row must have
     bool incomplete;      // late state: attention rows came in, the recurrent state did not yet
     uint32_t window_from; // sliding-window layers hold [window_from, held) without gaps
+    bool settled;         // lives in the cache of its own
 };
 
 struct llama_engine {
@@ -33,13 +40,18 @@ struct llama_engine {
     struct llama_model *model;
     struct llama_context *ctx;
     llama_memory_t mem; // NULL: the model keeps none
+    struct llama_context *streams; // with a cache for each sequence; NULL: not needed yet
+    struct llama_context_params stream_params; // what it is made with
+    uint8_t *staging;                          // for moves between the two
+    size_t staging_cap;
     const struct llama_vocab *vocab;
     struct llama_chat *chat; // NULL: no tokenizer
+    bool *shown;             // n_vocab: special tokens whose text is part of an answer
 
     struct llama_batch batch; // n_batch rows, one sequence id each
     struct llama_seq *seqs;   // limits.n_seq
     llama_seq_id scratch;     // == limits.n_seq
-    bool *wanted;             // rows of the last step that have logits
+    struct llama_output *outputs; // n_batch; rows of the last step
     size_t n_rows;            // rows of the last step
     uint32_t max_outputs;     // rows of one step that may want logits
 
@@ -102,6 +114,15 @@ int llama_tile_set(struct engine *g, engine_tile_callback *callback, void *ctx);
 int llama_tile_import(struct engine *g, uint32_t seq, uint32_t p0, uint32_t p1, uint32_t layer,
                       const void *data, size_t len, struct err *e);
 
+// ---- llama_home.c ------------------------------------------------------------------------------
+// After llama_range_init; `shared`: the parameters of g->ctx.
+void llama_home_init(struct llama_engine *g, const struct llama_context_params *shared);
+void llama_home_fini(struct llama_engine *g);
+int llama_home_settle(struct engine *g, uint32_t seq, uint32_t upto, struct err *e);
+// Brings a settled sequence back into the shared cache.
+int llama_home_return(struct llama_engine *g, uint32_t seq, struct err *e);
+llama_memory_t llama_home_memory(const struct llama_engine *g, uint32_t seq);
+
 // ---- llama_step.c ------------------------------------------------------------------------------
 int llama_step(struct engine *g, const struct engine_row *rows, size_t n, struct err *e);
 const float *llama_step_logits(struct engine *g, size_t row);
@@ -117,6 +138,13 @@ int llama_text_tokenize(struct engine *g, const char *text, size_t n, bool speci
 size_t llama_text_piece(struct engine *g, int32_t token, char *out, size_t cap);
 bool llama_text_is_end(struct engine *g, int32_t token);
 int llama_text_render(struct engine *g, const json_t *request, json_t **rendered, struct err *e);
+
+// ---- llama_parse.c -----------------------------------------------------------------------------
+int llama_parse_new(struct engine *g, const json_t *syntax, struct engine_parser **out,
+                    struct err *e);
+void llama_parse_free(struct engine *g, struct engine_parser *p);
+json_t *llama_parse_put(struct engine *g, struct engine_parser *p, const char *text, size_t n,
+                        bool final);
 
 // ---- llama_sample.c ----------------------------------------------------------------------------
 int llama_sample_new(struct engine *g, const struct engine_sampling *s, struct engine_sampler **out,

@@ -22,6 +22,7 @@ static const struct engine_ops ops = {
     .step = llama_step,
     .logits = llama_step_logits,
     .remove = llama_step_remove,
+    .settle = llama_home_settle,
     .export_bytes = llama_range_bytes,
     .export_start = llama_range_export,
     .export_poll = llama_range_poll,
@@ -32,6 +33,9 @@ static const struct engine_ops ops = {
     .piece = llama_text_piece,
     .is_end = llama_text_is_end,
     .render = llama_text_render,
+    .parser_new = llama_parse_new,
+    .parser_free = llama_parse_free,
+    .parser_put = llama_parse_put,
     .sampler_new = llama_sample_new,
     .sampler_free = llama_sample_free,
     .sampler_accept = llama_sample_accept,
@@ -44,6 +48,7 @@ static void llama_free_engine(struct engine *base)
     struct llama_engine *g = llama_of(base);
     llama_tile_fini(g);
     llama_range_fini(g);
+    llama_home_fini(g);
     llama_chat_free(g->chat);
     if (g->batch.token)
         llama_batch_free(g->batch);
@@ -52,7 +57,8 @@ static void llama_free_engine(struct engine *base)
     if (g->model)
         llama_model_free(g->model);
     free(g->seqs);
-    free(g->wanted);
+    free(g->outputs);
+    free(g->shown);
     free(g);
 }
 
@@ -149,24 +155,24 @@ static int params_fill(struct llama_engine *g, const struct engine_options *o,
     return rc != 0 ? rc : type_parse(o->type_v, "V cache", &p->type_v, e);
 }
 
-static int context_make(struct llama_engine *g, const struct engine_options *o, struct err *e)
+static int context_make(struct llama_engine *g, const struct engine_options *o,
+                        struct llama_context_params *p, struct err *e)
 {
-    struct llama_context_params p;
     if (o->n_seq == 0 || o->n_seq + 1 > llama_max_parallel_sequences())
         return err_set(e, ERR_INVALID, "%u sequences; 1 to %zu are possible", o->n_seq,
                        llama_max_parallel_sequences() - 1);
-    int rc = params_fill(g, o, &p, e);
+    int rc = params_fill(g, o, p, e);
     if (rc != 0)
         return rc;
     llama_log_begin();
-    g->ctx = llama_init_from_model(g->model, p);
+    g->ctx = llama_init_from_model(g->model, *p);
     const char *why = llama_log_end();
     if (!g->ctx)
-        return err_set(e, ERR_ENGINE, "no context of %u cells (K %s, V %s) for '%s': %s", p.n_ctx,
-                       ggml_type_name(p.type_k), ggml_type_name(p.type_v), o->model,
+        return err_set(e, ERR_ENGINE, "no context of %u cells (K %s, V %s) for '%s': %s", p->n_ctx,
+                       ggml_type_name(p->type_k), ggml_type_name(p->type_v), o->model,
                        *why ? why : "no reason given; try a smaller --ctx");
     g->mem = llama_get_memory(g->ctx);
-    g->max_outputs = p.n_outputs_max;
+    g->max_outputs = p->n_outputs_max;
     return 0;
 }
 
@@ -184,18 +190,29 @@ static void tables_make(struct llama_engine *g, const struct engine_options *o)
     // llama4 slides in whole chunks, whose bounds an import may well begin at.
     g->slides = g->base.identity.n_swa > 0 && strcmp(g->base.identity.arch, "llama4") != 0;
     g->seqs = mem_alloc(o->n_seq * sizeof *g->seqs);
-    g->wanted = mem_alloc(l->n_batch * sizeof *g->wanted);
+    g->outputs = mem_alloc(l->n_batch * sizeof *g->outputs);
     g->batch = llama_batch_init((int32_t)l->n_batch, 0, 1);
+}
+
+// Templates may write calls and reasoning with special tokens, which a parser must see.
+static void token_show(void *ctx, int32_t token)
+{
+    struct llama_engine *g = ctx;
+    if (token >= 0 && (uint32_t)token < g->base.identity.n_vocab)
+        g->shown[token] = true;
 }
 
 // A broken template is no reason not to serve completions.
 static void chat_make(struct llama_engine *g)
 {
     struct err why;
+    g->shown = mem_alloc(g->base.identity.n_vocab * sizeof *g->shown);
     if (!g->base.limits.has_tokenizer)
         return;
-    g->chat = llama_chat_new(g->model, &why);
-    if (!g->chat)
+    g->chat = llama_chat_new(g->model, "", &why);
+    if (g->chat)
+        llama_chat_marks(g->chat, g->vocab, token_show, g);
+    else
         log_warn("llama", "no chat with this model: %s", why.message);
 }
 
@@ -203,6 +220,7 @@ int engine_llama_open(const struct engine_options *o, struct engine **out, struc
 {
     struct gguf_context *gguf = NULL;
     struct llama_engine *g = mem_alloc(sizeof *g);
+    struct llama_context_params p;
     g->base.ops = &ops;
     llama_log_init();
     llama_backend_init();
@@ -210,14 +228,16 @@ int engine_llama_open(const struct engine_options *o, struct engine **out, struc
     if (rc == 0)
         rc = model_load(g, o, e);
     if (rc == 0)
-        rc = context_make(g, o, e);
+        rc = context_make(g, o, &p, e);
     if (rc == 0) {
         llama_identity_fill(g, o, gguf);
         tables_make(g, o);
         chat_make(g);
         rc = llama_range_init(g, e);
-        if (rc == 0)
+        if (rc == 0) {
             llama_tile_init(g, o->tiles);
+            llama_home_init(g, &p);
+        }
     }
     if (gguf)
         gguf_free(gguf);
@@ -255,6 +275,8 @@ void engine_llama_clear(struct engine *base)
     struct llama_engine *g = llama_of(base);
     if (g->mem)
         llama_memory_clear(g->mem, true);
+    if (g->streams)
+        llama_memory_clear(llama_get_memory(g->streams), true);
     memset(g->seqs, 0, base->limits.n_seq * sizeof *g->seqs);
     g->n_rows = 0;
 }

@@ -178,6 +178,8 @@ int llama_range_export(struct engine *base, uint32_t seq, uint32_t p0, uint32_t 
 {
     struct llama_engine *g = llama_of(base);
     int rc = export_check(g, seq, p0, p1, last, e);
+    if (rc == 0)
+        rc = llama_home_return(g, seq, e);
     if (rc != 0)
         return rc;
     llama_log_begin();
@@ -249,6 +251,8 @@ int llama_range_import(struct engine *base, uint32_t seq, uint32_t p0, uint32_t 
                        p0, p1, seq, s->held);
     struct blob_range range = range_of(g, p0, p1, last);
     rc = blob_check(&g->layout, &range, data, len, &g->blob_scratch, e);
+    if (rc == 0)
+        rc = llama_home_return(g, seq, e);
     if (rc == 0)
         rc = state_read(g, seq, data, len, e);
     if (rc != 0)

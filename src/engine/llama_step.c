@@ -50,9 +50,7 @@ static int row_check(const struct llama_engine *g, const struct engine_row *row,
     return seq->next == seq->held ? llama_step_ready(g, row->seq, e) : 0;
 }
 
-// Checks the rows and lays them into the batch.
-static int batch_fill(struct llama_engine *g, const struct engine_row *rows, size_t n,
-                      struct err *e)
+static int rows_check(struct llama_engine *g, const struct engine_row *rows, size_t n, struct err *e)
 {
     uint32_t outputs = 0;
     for (size_t i = 0; i < g->base.limits.n_seq; i++)
@@ -62,19 +60,32 @@ static int batch_fill(struct llama_engine *g, const struct engine_row *rows, siz
         if (rc != 0)
             return rc;
         g->seqs[rows[i].seq].next++;
-        g->batch.token[i] = rows[i].token;
-        g->batch.pos[i] = (llama_pos)rows[i].pos;
-        g->batch.n_seq_id[i] = 1;
-        g->batch.seq_id[i][0] = (llama_seq_id)rows[i].seq;
-        g->batch.logits[i] = rows[i].want_logits;
         outputs += rows[i].want_logits;
     }
     if (outputs > g->max_outputs)
         return err_set(e, ERR_INVALID,
                        "%" PRIu32 " rows want logits, at most %" PRIu32 " may in one step", outputs,
                        g->max_outputs);
-    g->batch.n_tokens = (int32_t)n;
     return 0;
+}
+
+// Lays the rows of one of the two caches into the batch; how many.
+static int32_t batch_fill(struct llama_engine *g, const struct engine_row *rows, size_t n,
+                          bool settled)
+{
+    int32_t k = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (g->seqs[rows[i].seq].settled != settled)
+            continue;
+        g->batch.token[k] = rows[i].token;
+        g->batch.pos[k] = (llama_pos)rows[i].pos;
+        g->batch.n_seq_id[k] = 1;
+        g->batch.seq_id[k][0] = (llama_seq_id)rows[i].seq;
+        g->batch.logits[k] = rows[i].want_logits;
+        g->outputs[i] = (struct llama_output){rows[i].want_logits, settled, k++};
+    }
+    g->batch.n_tokens = k;
+    return k;
 }
 
 // Takes out what a step that did not finish has left.
@@ -84,7 +95,7 @@ static void step_undo(struct llama_engine *g)
         struct llama_seq *seq = &g->seqs[s];
         if (seq->next == seq->held)
             continue;
-        if (llama_memory_seq_rm(g->mem, (llama_seq_id)s, (llama_pos)seq->held, -1))
+        if (llama_memory_seq_rm(llama_home_memory(g, s), (llama_seq_id)s, (llama_pos)seq->held, -1))
             continue;
         llama_memory_seq_rm(g->mem, (llama_seq_id)s, -1, -1);
         log_warn("llama", "sequence %" PRIu32 " lost its recurrent state in a failed step", s);
@@ -94,22 +105,32 @@ static void step_undo(struct llama_engine *g)
 
 static int decode_error(struct llama_engine *g, int rc, const char *why, size_t n, struct err *e)
 {
+    step_undo(g);
     if (rc == 1)
         return err_set(e, ERR_BUSY, "no room for %zu tokens in the KV cache of %" PRIu32 " cells",
                        n, g->base.limits.n_ctx);
-    step_undo(g);
     if (rc == 2)
         return err_set(e, ERR_CANCELLED, "the step was interrupted");
     return err_set(e, ERR_ENGINE, "llama.cpp could not compute %zu tokens (%d%s%s)", n, rc,
                    *why ? ": " : "", why);
 }
 
-static void step_commit(struct llama_engine *g, const struct engine_row *rows, size_t n)
+// The rows of one cache; 0 too when it has none.
+static int rows_decode(struct llama_engine *g, const struct engine_row *rows, size_t n, bool settled)
+{
+    struct llama_context *ctx = settled ? g->streams : g->ctx;
+    if (!ctx || batch_fill(g, rows, n, settled) == 0)
+        return 0;
+    int rc = llama_decode(ctx, g->batch);
+    if (rc == 0)
+        llama_synchronize(ctx); // so that the time of a step is its own, on a GPU too
+    return rc;
+}
+
+static void step_commit(struct llama_engine *g, size_t n)
 {
     for (uint32_t s = 0; s < g->base.limits.n_seq; s++)
         g->seqs[s].held = g->seqs[s].next;
-    for (size_t i = 0; i < n; i++)
-        g->wanted[i] = rows[i].want_logits;
     g->n_rows = n;
 }
 
@@ -124,29 +145,30 @@ int llama_step(struct engine *base, const struct engine_row *rows, size_t n, str
     if (n == 0 || n > base->limits.n_batch)
         return err_set(e, ERR_INVALID, "a step of %zu rows; 1 to %" PRIu32 " are possible", n,
                        base->limits.n_batch);
-    int rc = batch_fill(g, rows, n, e);
+    int rc = rows_check(g, rows, n, e);
     if (rc != 0)
         return rc;
     if (atomic_load_explicit(&g->interrupted, memory_order_relaxed))
         return err_set(e, ERR_CANCELLED, "the step was interrupted");
     llama_tile_step(g, rows, n);
     llama_log_begin();
-    rc = llama_decode(g->ctx, g->batch);
+    rc = rows_decode(g, rows, n, false);
     if (rc == 0)
-        llama_synchronize(g->ctx); // so that the time of a step is its own, on a GPU too
+        rc = rows_decode(g, rows, n, true);
     const char *why = llama_log_end();
     if (rc != 0)
         return decode_error(g, rc, why, n, e);
-    step_commit(g, rows, n);
+    step_commit(g, n);
     return 0;
 }
 
 const float *llama_step_logits(struct engine *base, size_t row)
 {
     struct llama_engine *g = llama_of(base);
-    if (row >= g->n_rows || !g->wanted[row])
+    if (row >= g->n_rows || !g->outputs[row].wanted)
         return NULL;
-    return llama_get_logits_ith(g->ctx, (int32_t)row);
+    const struct llama_output *o = &g->outputs[row];
+    return llama_get_logits_ith(o->settled ? g->streams : g->ctx, o->index);
 }
 
 // Sliding-window layers have forgotten what a sequence cut back to p0 would look at.
@@ -181,7 +203,7 @@ int llama_step_remove(struct engine *base, uint32_t seq, uint32_t p0, uint32_t p
                        "remove: the %s of sequence %" PRIu32 " cannot go back to position %" PRIu32
                        "; remove it from 0",
                        g->recurrent ? "recurrent state" : "sliding window", seq, p0);
-    if (!llama_memory_seq_rm(g->mem, (llama_seq_id)seq, (llama_pos)p0, -1))
+    if (!llama_memory_seq_rm(llama_home_memory(g, seq), (llama_seq_id)seq, (llama_pos)p0, -1))
         return err_set(e, ERR_UNSUPPORTED,
                        "remove: llama.cpp cannot cut sequence %" PRIu32 " back to position %" PRIu32
                        "; remove it from 0",
