@@ -154,8 +154,9 @@ static void biases_read(struct reader *top, struct message_generate *m)
     r.rc = json_get_array(r.object, "logit_bias", &list, r.e);
     size_t n = r.rc == 0 && list != NULL ? json_array_size(list) : 0;
     if (n > ENGINE_BIAS_MAX)
-        r.rc = err_set(r.e, ERR_RANGE, "member \"logit_bias\" has %zu entries, at most %d are taken",
-                       n, ENGINE_BIAS_MAX);
+        r.rc =
+            err_set(r.e, ERR_RANGE, "member \"logit_bias\" has %zu entries, at most %d are taken",
+                    n, ENGINE_BIAS_MAX);
     if (r.rc == 0 && n > 0)
         m->biases = mem_alloc(n * sizeof *m->biases);
     for (size_t i = 0; r.rc == 0 && i < n; i++) {
@@ -261,8 +262,8 @@ static json_t *biases_json(const struct engine_sampling *s)
     for (size_t i = 0; i < s->n_biases; i++) {
         json_t *pair = json_array();
         json_array_append_new(pair, json_integer(s->biases[i].token));
-        json_array_append_new(pair, isinf(s->biases[i].bias) ? json_null()
-                                                             : json_real((double)s->biases[i].bias));
+        json_array_append_new(
+            pair, isinf(s->biases[i].bias) ? json_null() : json_real((double)s->biases[i].bias));
         json_array_append_new(list, pair);
     }
     return list;

@@ -82,7 +82,7 @@
 #define MESSAGE_MAX_TOKENS (1u << 20) // tokens of one prompt
 #define MESSAGE_STOPS_MAX 16
 #define MESSAGE_STOP_BYTES 256
-#define MESSAGE_OWNER_BYTES 65     // a hash of the API key in hex, or ""
+#define MESSAGE_OWNER_BYTES 65        // a hash of the API key in hex, or ""
 #define MESSAGE_SYNTAX_MAX (2u << 20) // bytes of a syntax as JSON
 
 struct message_handoff {
@@ -107,7 +107,7 @@ struct message_generate {
     struct engine_sampling sampling; // biases and syntax point to the two below
     struct engine_bias *biases;      // owned
     json_t *syntax;                  // owned reference
-    char *stops[MESSAGE_STOPS_MAX]; // owned
+    char *stops[MESSAGE_STOPS_MAX];  // owned
     size_t n_stops;
     struct message_handoff handoff;
 };

@@ -25,6 +25,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#define NODE_STALL_AUTO (-1)
+
 // What a worker is started with; becomes its command line.
 struct node_worker_options {
     struct engine_options engine;
@@ -38,8 +40,11 @@ struct node_worker_options {
     const char
         *handoff;  // "ranges", "ranges-late-state", "whole", "none"; NULL: what the probe finds
     bool no_tiles; // send the last chunk whole, not layer by layer
-    uint32_t min_chunk_tokens; // finest chunk (default 16)
-    uint32_t max_requests;     // waiting and running together (default 64)
+    uint32_t min_chunk_tokens; // finest chunk (default 64)
+    // Most time between two tokens of an answer while prompts are read: milliseconds, 0: no bound,
+    // NODE_STALL_AUTO (default): about twice what it is without them.
+    int32_t stall_ms;
+    uint32_t max_requests; // waiting and running together (default 64)
 };
 void node_worker_options_default(struct node_worker_options *o);
 // As JSON text without the key (caller frees), and back; the parsed strings live as long as `v`.

@@ -11,7 +11,8 @@
 
 void node_worker_options_default(struct node_worker_options *o)
 {
-    *o = (struct node_worker_options){.min_chunk_tokens = 64, .max_requests = 64};
+    *o = (struct node_worker_options){
+        .min_chunk_tokens = 64, .stall_ms = NODE_STALL_AUTO, .max_requests = 64};
     engine_options_default(&o->engine);
 }
 
@@ -41,6 +42,7 @@ char *node_worker_options_text(const struct node_worker_options *o)
     json_put(v, "handoff", text_json(o->handoff));
     json_put(v, "no_tiles", json_boolean(o->no_tiles));
     json_put(v, "min_chunk", json_integer(o->min_chunk_tokens));
+    json_put(v, "stall_ms", json_integer(o->stall_ms));
     json_put(v, "max_requests", json_integer(o->max_requests));
     char *text = json_text(v);
     json_decref(v);
@@ -56,7 +58,7 @@ static int integer_get(const json_t *v, const char *member, int64_t min, int64_t
 
 static int integers_parse(const json_t *v, struct node_worker_options *o, struct err *e)
 {
-    int64_t n[7] = {0};
+    int64_t n[8] = {0};
     int rc = integer_get(v, "ctx", 0, 1 << 24, o->engine.n_ctx, &n[0], e);
     if (rc == 0)
         rc = integer_get(v, "seqs", 1, 256, o->engine.n_seq, &n[1], e);
@@ -70,6 +72,8 @@ static int integers_parse(const json_t *v, struct node_worker_options *o, struct
         rc = integer_get(v, "min_chunk", 1, 1 << 16, o->min_chunk_tokens, &n[5], e);
     if (rc == 0)
         rc = integer_get(v, "max_requests", 1, 1 << 16, o->max_requests, &n[6], e);
+    if (rc == 0)
+        rc = integer_get(v, "stall_ms", NODE_STALL_AUTO, 3600000, o->stall_ms, &n[7], e);
     o->engine.n_ctx = (uint32_t)n[0];
     o->engine.n_seq = (uint32_t)n[1];
     o->engine.n_batch = (uint32_t)n[2];
@@ -77,6 +81,7 @@ static int integers_parse(const json_t *v, struct node_worker_options *o, struct
     o->engine.n_gpu_layers = (int)n[4];
     o->min_chunk_tokens = (uint32_t)n[5];
     o->max_requests = (uint32_t)n[6];
+    o->stall_ms = (int32_t)n[7];
     return rc;
 }
 

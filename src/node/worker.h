@@ -20,8 +20,10 @@
 #include "base/json.h"
 #include "engine/engine.h"
 #include "kv/kv.h"
+#include "kv/prefix.h"
 #include "node/message.h"
 #include "node/node.h"
+#include "node/pace.h"
 #include "node/text.h"
 #include "wire/wire.h"
 
@@ -43,6 +45,11 @@
 #define WORKER_UNPULLED_NS (60 * NS_PER_S)   // a request may wait for a sequence on the other side
 #define WORKER_IDLE_NS (30 * NS_PER_S)       // a peer that left without a word
 #define WORKER_BULK_FRAME_NS (60 * NS_PER_S) // the other side may be in a long chunk of its own
+#define WORKER_OVERTAKES 8                   // a waiting job is passed so often and no more
+#define WORKER_TWIN_TOKENS 128u              // a common beginning that is worth waiting for
+#define WORKER_IMPORTS 256                   // frames of transfers that wait for their time
+#define WORKER_POINTS 4                      // checkpoints of a sequence ...
+#define WORKER_POINT_BYTES (256u << 20)      // ... and their bytes
 #define WORKER_STUCK_STALLS 10 // a transfer without progress for so many stall times is given up
 
 struct worker;
@@ -136,11 +143,17 @@ struct worker_job {
     struct worker_link *link; // the requester; NULL when it left
     uint64_t id;
     enum worker_phase phase;
-    int32_t *tokens; // the prompt, n_tokens ids
-    uint32_t n_tokens;
-    uint32_t seq, cells; // valid unless QUEUED or EMBED
-    uint32_t cached;     // tokens that prefix memory had
-    uint32_t computed;   // tokens [0, computed) are in the engine
+    int32_t *tokens; // the prompt, n_tokens ids, and behind it the answer's own
+    uint32_t n_tokens, tokens_cap;
+    char owner[MESSAGE_OWNER_BYTES];
+    bool keep, reuse;            // prefix memory afterwards, and before
+    bool spoiled;                // a step failed: nobody knows what the sequence holds
+    bool passed, waits_for_twin; // scratch of one look at those that wait
+    uint32_t overtaken;          // how often a later job was admitted before this one
+    uint64_t turn;               // when it last read a chunk, in turns
+    uint32_t seq, cells;         // valid unless QUEUED or EMBED
+    uint32_t cached;             // tokens that prefix memory had
+    uint32_t computed;           // tokens [0, computed) are in the engine
     int64_t received_ns, admitted_ns, progress_ns;
     struct worker_timeline timeline;
     int64_t compute_ns;
@@ -151,7 +164,7 @@ struct worker_job {
     struct message_prefill prefill;
     struct worker_link *bulk; // who pulls; NULL until then
     bool pulled;
-    uint32_t exported;
+    uint32_t from, exported; // what the puller held at first, and holds when all has arrived
     struct kv_send send;
     struct kv_tokens_hasher *hasher;
     uint64_t kv_bytes;
@@ -179,6 +192,33 @@ struct worker_job {
     struct kv_receive receive;
     int64_t heard_ns;
     uint64_t received_bytes;
+};
+
+// A place to which a sequence that cannot be cut can go back.
+struct worker_point {
+    uint32_t at; // tokens
+    size_t len;
+    void *data;
+};
+
+enum worker_seq_state { WORKER_SEQ_FREE, WORKER_SEQ_RUNNING, WORKER_SEQ_KEPT };
+
+struct worker_seq {
+    enum worker_seq_state state;
+    uint32_t n;      // kept: tokens it holds
+    uint32_t prompt; // of them, those of the request's prompt
+    int64_t used_ns;
+    char owner[MESSAGE_OWNER_BYTES];
+    struct worker_point points[WORKER_POINTS]; // ascending
+    size_t n_points, point_bytes;
+};
+
+// Prefix memory: the sequences of jobs that ended, and an index of those and of running prompts.
+struct worker_memory {
+    struct worker_seq *seqs; // [n_seq]
+    struct kv_prefix *index;
+    struct kv_prefix_hit *hits; // scratch, [n_seq]
+    uint32_t cells_kept, n_kept;
 };
 
 enum worker_peer_state { WORKER_PEER_FREE, WORKER_PEER_DIALING, WORKER_PEER_UP };
@@ -214,8 +254,11 @@ struct worker {
     struct worker_link *links;
     struct worker_job *jobs; // in order of arrival
     size_t n_jobs;
-    uint32_t *seq_used; // one per sequence: 1 = taken
-    uint32_t cells_used;
+    struct worker_memory memory;
+    uint32_t cells_used; // of running jobs, as accounted before they were admitted
+    uint64_t turn;
+    struct pace pace;
+    struct chan *imports; // struct worker_event: frames that came while answers ran
     struct worker_peer peers[WORKER_PEERS];
     double prefill_rate, decode_rate, link_rate; // measured, per second; 0: not yet
     double floor_s;  // what a small chunk takes where that is more than its share of the rate
@@ -226,7 +269,8 @@ struct worker {
     struct worker_block *export_block;
     struct kv_segment export_segment;
     int64_t export_start_ns;
-    bool freed; // a job has ended since the last look at those that wait
+    bool twins_wait; // a job waits for what another one reads
+    bool freed;      // something has changed since the last look at those that wait
     bool stop;
 };
 
@@ -253,25 +297,50 @@ void worker_close(struct worker *w);
 // ---- worker_loop.c: the engine thread ----
 void worker_event_handle(struct worker *w, struct worker_event *ev);
 void worker_run(struct worker *w);
+
+// ---- worker_job.c: jobs and their order ----
+void worker_progress_send(struct worker *w, struct worker_job *j, const char *phase, uint32_t done,
+                          uint32_t total);
 void worker_job_finish(struct worker *w, struct worker_job *j); // unlinks and frees
 void worker_job_fail(struct worker *w, struct worker_job *j, int code, const char *message);
 // A job for the tokens in the frame, queued; ids are checked against the vocabulary.
 struct worker_job *worker_job_new(struct worker *w, struct worker_link *l,
                                   const struct wire_frame *f, struct err *e);
+void worker_jobs_admit(struct worker *w); // as many of those that wait as there is room for
+
+// ---- worker_memory.c: sequences, their room, and what is kept ----
+void worker_memory_init(struct worker *w);
+void worker_memory_fini(struct worker *w);
+// Gives a waiting job its sequence and cells, with the longest prefix that its owner has: j->cached
+// tokens. False: there is no room, not even with all that is kept forgotten.
+bool worker_memory_admit(struct worker *w, struct worker_job *j);
+// A chunk of a prompt up to `upto` is in; where sequences cannot be cut, a checkpoint may be made.
+void worker_memory_point(struct worker *w, const struct worker_job *j, uint32_t upto);
+// The prompt is in: others may begin with it.
+void worker_memory_settle(struct worker *w, const struct worker_job *j);
+// The job ends: its sequence is kept or emptied.
+void worker_memory_release(struct worker *w, struct worker_job *j);
+bool worker_memory_relieve(
+    struct worker *w); // forgets the oldest kept sequence; false: none is left
+uint32_t worker_memory_forget(struct worker *w, const char *owner); // NULL: all; how many
+
+// ---- worker_step.c: what the engine computes ----
 // Publishes what is about to run. False: something came in meanwhile, look at that first.
 bool worker_running_set(struct worker *w, const struct worker_job *j);
 void worker_running_clear(struct worker *w);
-uint32_t worker_chunk_end(const struct worker *w, const struct worker_job *j);
+// Where the next chunk of a prompt ends, which has at most `rows` rows.
+uint32_t worker_chunk_end(const struct worker *w, const struct worker_job *j, uint32_t rows);
 // Computes tokens [j->computed, end) of the prompt. 0; ERR_CANCELLED: an interrupt came, nothing
 // changed; any other error: the job has failed and is gone.
 int worker_chunk_run(struct worker *w, struct worker_job *j, uint32_t end);
-void worker_progress_send(struct worker *w, struct worker_job *j, const char *phase, uint32_t done,
-                          uint32_t total);
+size_t worker_decoding(const struct worker *w); // answers that are running
+void worker_step_run(struct worker *w);         // one step or two, if there is something to compute
 
 // ---- worker_prefill.c: the prefill role ----
 void worker_prefill_begin(struct worker *w, struct worker_link *l, struct wire_frame *f);
 void worker_prefill_plan(struct worker *w, struct worker_job *j);
-void worker_prefill_chunk(struct worker *w, struct worker_job *j);
+void worker_prefill_chunk(struct worker *w, struct worker_job *j, uint32_t rows);
+void worker_prefill_read(struct worker *w, struct worker_job *j);   // a piece was read
 bool worker_prefill_export(struct worker *w, struct worker_job *j); // true: did something
 // Tells every decode worker that waits how far its prompt is; returns when to do so again.
 int64_t worker_prefill_beats(struct worker *w, int64_t now_ns);
@@ -283,9 +352,8 @@ void worker_prefill_end(struct worker_job *j); // tells the puller, if it still 
 // ---- worker_decode.c: the decode role ----
 void worker_generate_begin(struct worker *w, struct worker_link *l, struct wire_frame *f);
 void worker_generate_plan(struct worker *w, struct worker_job *j);
-void worker_generate_chunk(struct worker *w, struct worker_job *j);
-void worker_decode_ready(struct worker *w, struct worker_job *j);
-void worker_decode_step(struct worker *w);
+void worker_generate_read(struct worker *w, struct worker_job *j); // a piece was read
+void worker_decode_ready(struct worker *w, struct worker_job *j);  // all but the last token is in
 
 // ---- worker_answer.c: what an answer says ----
 int worker_answer_begin(struct worker *w, struct worker_job *j, struct err *e);
@@ -302,7 +370,13 @@ void worker_embed_run(struct worker *w, bool others_run); // one, if it is time 
 // ---- worker_handoff.c: the receiving side ----
 void worker_handoff_begin(struct worker *w, struct worker_job *j);
 void worker_handoff_dialed(struct worker *w, const struct worker_event *ev);
-void worker_handoff_frame(struct worker *w, struct worker_link *l, struct wire_frame *f);
+// May a transfer begin, end or be taken up in the middle of a sequence?
+bool worker_handoff_partial(const struct worker *w);
+uint32_t worker_handoff_committed(const struct worker *w, const struct worker_job *j);
+// Takes the event's frame: handles it, or while answers run lets it wait for its time.
+void worker_handoff_frame(struct worker *w, struct worker_event *ev);
+bool worker_imports_wait(const struct worker *w);
+void worker_imports_run(struct worker *w); // as many as may run between two decode steps
 void worker_handoff_link_closed(struct worker *w, struct worker_link *l, const struct err *why);
 void worker_handoff_lost(struct worker *w, struct worker_job *j, const char *why);
 void worker_handoff_end(struct worker *w, struct worker_job *j);

@@ -12,6 +12,16 @@ static bool handoff_partial(const struct worker *w)
     return w->engine->limits.handoff == ENGINE_HANDOFF_RANGES;
 }
 
+bool worker_handoff_partial(const struct worker *w)
+{
+    return handoff_partial(w) && w->engine->limits.cuts;
+}
+
+uint32_t worker_handoff_committed(const struct worker *w, const struct worker_job *j)
+{
+    return j->receiving && worker_handoff_partial(w) ? j->receive.next_p0 : 0;
+}
+
 static int peer_find(struct worker *w, const struct message_handoff *h)
 {
     int free_slot = -1;
@@ -32,7 +42,8 @@ static int peer_find(struct worker *w, const struct message_handoff *h)
 
 static void pull_send(struct worker *w, struct worker_job *j)
 {
-    json_t *head = json_pack("{s:s}", "ticket", j->generate.handoff.ticket);
+    json_t *head =
+        json_pack("{s:s,s:i}", "ticket", j->generate.handoff.ticket, "from", (int)j->computed);
     worker_link_send(w->peers[j->peer].link,
                      wire_frame_json(WIRE_PULL, j->generate.handoff.transfer, head));
 }
@@ -44,8 +55,8 @@ void worker_handoff_begin(struct worker *w, struct worker_job *j)
 
     j->phase = WORKER_HANDOFF;
     j->heard_ns = clock_now_ns();
-    kv_receive_init(&j->receive, h->transfer, j->generate.epoch, j->tokens, 0, j->n_tokens - 1,
-                    w->engine->identity.n_layer);
+    kv_receive_init(&j->receive, h->transfer, j->generate.epoch, j->tokens, j->computed,
+                    j->n_tokens - 1, w->engine->identity.n_layer);
     j->receiving = true;
     j->peer = peer_find(w, h);
     if (j->peer < 0) {
@@ -114,7 +125,8 @@ void worker_handoff_lost(struct worker *w, struct worker_job *j, const char *why
         return;
     }
     j->computed = committed;
-    j->imported = committed;
+    j->cached = committed > 0 ? j->cached : 0;
+    j->imported = committed - j->cached;
     worker_generate_plan(w, j);
 }
 
@@ -177,7 +189,7 @@ static void segment_take(struct worker *w, struct worker_job *j, struct worker_l
         return;
     }
     j->received_bytes += f->body.len;
-    j->imported = j->receive.next_p0;
+    j->imported = j->receive.next_p0 - j->cached;
     worker_timeline_add(&j->timeline,
                         &(struct worker_span){"import", t0, clock_now_ns(), s.p0, s.p1});
     worker_progress_send(w, j, "handoff", j->receive.next_p0, j->n_tokens - 1);
@@ -218,7 +230,7 @@ static void abort_take(struct worker *w, struct worker_job *j, const struct wire
     worker_handoff_lost(w, j, why);
 }
 
-void worker_handoff_frame(struct worker *w, struct worker_link *l, struct wire_frame *f)
+static void frame_handle(struct worker *w, struct worker_link *l, const struct wire_frame *f)
 {
     struct worker_job *j = job_receiving(w, l, f->id);
 
@@ -240,12 +252,59 @@ void worker_handoff_frame(struct worker *w, struct worker_link *l, struct wire_f
         worker_progress_send(w, j, "handoff", j->receive.next_p0, j->n_tokens - 1);
 }
 
+// ---- frames that wait ----------------------------------------------------------------------------
+
+bool worker_imports_wait(const struct worker *w)
+{
+    return chan_len(w->imports) > 0;
+}
+
+static bool import_next(struct worker *w)
+{
+    struct worker_event ev;
+    if (chan_recv(w->imports, &ev, 0) != 0)
+        return false;
+    frame_handle(w, ev.link, &ev.frame);
+    wire_frame_fini(&ev.frame);
+    return true;
+}
+
+void worker_handoff_frame(struct worker *w, struct worker_event *ev)
+{
+    struct worker_job *j = job_receiving(w, ev->link, ev->frame.id);
+    bool waits = worker_imports_wait(w) || worker_decoding(w) > 0;
+
+    // A BEAT says that the peer lives: at once, for it brings nothing that has an order.
+    if (!waits || w->options.stall_ms == 0 || ev->frame.type == WIRE_BEAT) {
+        frame_handle(w, ev->link, &ev->frame);
+        return;
+    }
+    if (j != NULL)
+        j->heard_ns = clock_now_ns();
+    while (chan_send(w->imports, ev, 0) != 0)
+        import_next(w); // bounded: the oldest goes first, in time or not
+    ev->frame = (struct wire_frame){0};
+}
+
+void worker_imports_run(struct worker *w)
+{
+    size_t n = worker_decoding(w);
+    double spare_s = n > 0 ? pace_spare_s(&w->pace, (uint32_t)n) : 0;
+    int64_t start = clock_now_ns();
+
+    while (import_next(w))
+        if (n > 0 && ns_to_s(clock_now_ns() - start) >= spare_s)
+            return;
+}
+
 void worker_handoff_link_closed(struct worker *w, struct worker_link *l, const struct err *why)
 {
     char text[ERR_MESSAGE_BYTES + 64];
     struct worker_job *next = NULL;
     int peer = -1;
 
+    while (import_next(w)) // what came before the end counts, and nothing may refer to the link
+        ;
     for (int i = 0; i < WORKER_PEERS; i++)
         if (w->peers[i].state != WORKER_PEER_FREE && w->peers[i].link == l)
             peer = i;

@@ -37,6 +37,9 @@ void worker_prefill_begin(struct worker *w, struct worker_link *l, struct wire_f
     j->kind = WORKER_JOB_PREFILL;
     j->prefill = m;
     j->cells = m.upto;
+    j->keep = m.keep;
+    j->reuse = m.reuse;
+    memcpy(j->owner, m.owner, sizeof j->owner);
     j->hasher = kv_tokens_hasher_new();
     kv_send_init(&j->send, m.transfer, m.epoch);
     j->timeline.on = m.timeline;
@@ -71,8 +74,10 @@ void worker_prefill_plan(struct worker *w, struct worker_job *j)
                   .link_bytes_per_s = link,
                   .kv_bytes_per_token = w->engine->limits.kv_bytes_per_token},
     };
-    j->n_ends = kv_schedule_make(&o, 0, j->prefill.upto, j->ends, WORKER_CHUNKS_MAX);
+    j->n_ends = kv_schedule_make(&o, j->computed, j->prefill.upto, j->ends, WORKER_CHUNKS_MAX);
+    j->next_end = 0;
     j->phase = WORKER_READ;
+    worker_prefill_read(w, j); // prefix memory may have had all of it
 }
 
 // ---- sending -------------------------------------------------------------------------------------
@@ -202,7 +207,7 @@ bool worker_prefill_export(struct worker *w, struct worker_job *j)
 
     if (w->exporting == j)
         return export_finish(w, j);
-    if (w->exporting != NULL || j->bulk == NULL || j->bulk_broken || p1 == j->exported)
+    if (w->exporting != NULL || j->bulk == NULL || j->bulk_broken || p1 <= j->exported)
         return false;
     if (chan_recv(w->export_free, &w->export_block, 0) != 0) {
         if (j->blocked_since_ns == 0)
@@ -264,9 +269,23 @@ int64_t worker_prefill_beats(struct worker *w, int64_t now_ns)
     return w->beat_ns + WORKER_BEAT_NS;
 }
 
-void worker_prefill_chunk(struct worker *w, struct worker_job *j)
+void worker_prefill_read(struct worker *w, struct worker_job *j)
 {
-    uint32_t end = worker_chunk_end(w, j);
+    worker_progress_send(w, j, "prefill", j->computed, j->prefill.upto);
+    if (j->computed < j->prefill.upto) {
+        worker_memory_point(w, j, j->prefill.upto);
+        return;
+    }
+    j->done_ns = clock_now_ns();
+    j->phase = WORKER_DRAIN;
+    worker_memory_settle(w, j);
+    if (j->pulled && j->exported == j->prefill.upto)
+        end_send(j);
+}
+
+void worker_prefill_chunk(struct worker *w, struct worker_job *j, uint32_t rows)
+{
+    uint32_t end = worker_chunk_end(w, j, rows);
     struct tile_sink sink = {w, j, end};
     bool tiled =
         tiles_apply(w, j, end) && w->engine->ops->tiles_set(w->engine, tile_send, &sink) == 0;
@@ -281,13 +300,7 @@ void worker_prefill_chunk(struct worker *w, struct worker_job *j)
         return;
     if (tiled && j->segments > segments)
         j->exported = end;
-    worker_progress_send(w, j, "prefill", j->computed, j->prefill.upto);
-    if (j->computed < j->prefill.upto)
-        return;
-    j->done_ns = clock_now_ns();
-    j->phase = WORKER_DRAIN;
-    if (j->exported == j->prefill.upto)
-        end_send(j);
+    worker_prefill_read(w, j);
 }
 
 // ---- the bulk link -------------------------------------------------------------------------------
@@ -309,23 +322,52 @@ static bool ticket_matches(const char *a, const char *b)
     return differ == 0;
 }
 
+// What the decode worker holds already, it does not get. Its number is checked like all that a peer says.
+static int from_check(const struct worker *w, const struct worker_job *j, int64_t from,
+                      struct err *e)
+{
+    if (from >= j->prefill.upto)
+        return err_set(e, ERR_RANGE, "from token %lld nothing is left of a transfer up to token %u",
+                       (long long)from, j->prefill.upto);
+    if (from > 0 && !worker_handoff_partial(w))
+        return err_set(e, ERR_UNSUPPORTED,
+                       "from token %lld: hand-off mode %s of this model begins at token 0",
+                       (long long)from, engine_handoff_name(w->engine->limits.handoff));
+    return 0;
+}
+
+static int pull_parse(struct worker *w, const struct wire_frame *f, const struct worker_job *j,
+                      int64_t *from, struct err *e)
+{
+    const char *ticket = "";
+    json_t *head = wire_frame_parse(f, e);
+    int rc = head == NULL ? e->code : json_get_string(head, "ticket", &ticket, e);
+
+    if (rc == 0 && (j == NULL || j->pulled || !ticket_matches(ticket, j->prefill.ticket)))
+        rc = err_set(e, ERR_NOT_FOUND, "no transfer is waiting under this id and ticket");
+    if (rc == 0)
+        rc = json_get_i64(head, "from", 0, MESSAGE_MAX_TOKENS, from, e);
+    if (rc == 0)
+        rc = from_check(w, j, *from, e);
+    json_decref(head);
+    return rc;
+}
+
 static void pull(struct worker *w, struct worker_link *l, const struct wire_frame *f)
 {
     struct err e = {0};
-    const char *ticket = "";
+    int64_t from = 0;
     struct worker_job *j = transfer_find(w, f->id);
-    json_t *head = wire_frame_parse(f, &e);
+    int rc = pull_parse(w, f, j, &from, &e);
 
-    if (head != NULL)
-        json_get_string(head, "ticket", &ticket, &e);
-    if (j == NULL || j->pulled || !ticket_matches(ticket, j->prefill.ticket)) {
-        worker_link_send(l, wire_frame_failed(WIRE_ABORT, f->id, ERR_NOT_FOUND,
-                                              "no transfer is waiting under this id and ticket"));
-    } else {
-        j->bulk = l;
-        j->pulled = true;
+    if (rc != 0) {
+        worker_link_send(l, wire_frame_failed(WIRE_ABORT, f->id, rc, e.message));
+        return;
     }
-    json_decref(head);
+    j->bulk = l;
+    j->pulled = true;
+    j->from = j->exported = (uint32_t)from;
+    kv_tokens_hasher_put(j->hasher, j->tokens, j->from);
 }
 
 // What the link carries: a segment's bytes over the time from its departure, or from the arrival of
@@ -366,14 +408,14 @@ void worker_prefill_pull(struct worker *w, const struct worker_event *ev)
 static void prefilled_send(struct worker *w, struct worker_job *j)
 {
     struct engine_pace_counts pace = engine_pace_get(w->engine);
-    json_t *head = json_pack("{s:i,s:f,s:f,s:f,s:f,s:f,s:f,s:I,s:i,s:I,s:f,s:o}", "tokens",
-                             (int)j->prefill.upto, "compute_s", ns_to_s(j->compute_ns), "export_s",
-                             ns_to_s(j->export_ns), "wait_s", ns_to_s(j->wait_ns), "done_s",
-                             ns_to_s(j->done_ns - j->received_ns), "sent_s",
-                             ns_to_s(j->sent_ns - j->received_ns), "link_bytes_per_s", w->link_rate,
-                             "kv_bytes", (json_int_t)j->kv_bytes, "segments", (int)j->segments,
-                             "overruns", (json_int_t)pace.overruns, "worst_ratio", pace.worst_ratio,
-                             "timeline", worker_timeline_json(&j->timeline));
+    json_t *head = json_pack(
+        "{s:i,s:i,s:i,s:f,s:f,s:f,s:f,s:f,s:f,s:I,s:i,s:I,s:f,s:o}", "tokens", (int)j->tokens_read,
+        "tokens_cached", (int)j->cached, "from", (int)j->from, "compute_s", ns_to_s(j->compute_ns),
+        "export_s", ns_to_s(j->export_ns), "wait_s", ns_to_s(j->wait_ns), "done_s",
+        ns_to_s(j->done_ns - j->received_ns), "sent_s", ns_to_s(j->sent_ns - j->received_ns),
+        "link_bytes_per_s", w->link_rate, "kv_bytes", (json_int_t)j->kv_bytes, "segments",
+        (int)j->segments, "overruns", (json_int_t)pace.overruns, "worst_ratio", pace.worst_ratio,
+        "timeline", worker_timeline_json(&j->timeline));
     worker_link_send(j->link, wire_frame_json(WIRE_PREFILLED, j->id, head));
 }
 

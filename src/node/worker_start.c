@@ -88,7 +88,9 @@ int worker_open(struct worker *w, struct engine *g, struct err *e)
 {
     w->engine = g;
     w->rows = mem_alloc(g->limits.n_batch * sizeof *w->rows);
-    w->seq_used = mem_alloc(g->limits.n_seq * sizeof *w->seq_used);
+    w->imports = chan_new(sizeof(struct worker_event), WORKER_IMPORTS);
+    pace_init(&w->pace, w->options.stall_ms / 1e3);
+    worker_memory_init(w);
     w->inbox = chan_new(sizeof(struct worker_event), WORKER_INBOX);
     w->text_inbox = chan_new(sizeof(struct worker_event), WORKER_INBOX);
     blocks_size(w);
@@ -142,13 +144,14 @@ void worker_close(struct worker *w)
     chan_close(w->text_inbox);
     pthread_join(w->text_thread, NULL);
     inbox_drop(w);
+    worker_memory_fini(w);
     w->engine->ops->free(w->engine);
     blocks_free(w->export_free, w->n_blocks);
     blocks_free(w->import_free, w->n_blocks);
     chan_free(w->inbox);
     chan_free(w->text_inbox);
+    chan_free(w->imports);
     free(w->rows);
-    free(w->seq_used);
     if (w->listen_fd >= 0)
         close(w->listen_fd);
 }

@@ -1,0 +1,89 @@
+#include "node/pace.h"
+
+#define NO_BOUND_S 1e9
+#define ROW_LEAST_S 1e-9 // what a row takes is never nothing
+
+void pace_init(struct pace *p, double bound_s)
+{
+    *p = (struct pace){.bound_s = bound_s};
+}
+
+static void average(double *mean, double seen, double weight)
+{
+    *mean = *mean == 0 ? seen : (1 - weight) * *mean + weight * seen;
+}
+
+static uint32_t slot(uint32_t n)
+{
+    return n < PACE_ROWS ? n : PACE_ROWS;
+}
+
+// What a quiet step of n rows takes: as seen, or as with the next smaller or, without one, larger number
+// that was seen. 0: nothing was.
+static double quiet_get(const struct pace *p, uint32_t n)
+{
+    for (uint32_t i = slot(n); i > 0; i--)
+        if (p->quiet_s[i] > 0)
+            return p->quiet_s[i];
+    for (uint32_t i = slot(n); i <= PACE_ROWS; i++)
+        if (p->quiet_s[i] > 0)
+            return p->quiet_s[i];
+    return 0;
+}
+
+double pace_spare_s(const struct pace *p, uint32_t n)
+{
+    double quiet = quiet_get(p, n);
+    double bound = p->bound_s < 0 ? PACE_AUTO * quiet : p->bound_s;
+    if (p->bound_s == 0)
+        return NO_BOUND_S;
+    return bound > quiet ? bound - quiet : 0;
+}
+
+static uint32_t rows_that_fit(double spare_s, double row_s, uint32_t most)
+{
+    double rows = spare_s / (row_s > ROW_LEAST_S ? row_s : ROW_LEAST_S);
+    return rows < most ? (uint32_t)rows : most;
+}
+
+struct pace_share pace_share_get(const struct pace *p, uint32_t n, double row_s)
+{
+    double spare = pace_spare_s(p, n);
+    double chunk_row = p->chunk_row_s > 0 ? p->chunk_row_s : row_s;
+    double mixed_row = p->mixed_row_s > 0 ? p->mixed_row_s : row_s;
+    // Where the decode rows alone are that many, nothing is gained by keeping the others few.
+    uint32_t most = n + 1 < PACE_APART ? PACE_APART - 1 - n : PACE_APART;
+
+    if (p->bound_s == 0)
+        return (struct pace_share){UINT32_MAX, true};
+    if (quiet_get(p, n) == 0 || p->since >= PACE_LOOK_AGAIN)
+        return (struct pace_share){0, false};
+    uint32_t apart = rows_that_fit(spare, chunk_row, UINT32_MAX);
+    if (apart >= PACE_APART)
+        return (struct pace_share){apart, true};
+    uint32_t rows = rows_that_fit(spare, mixed_row, most);
+    // What a row takes is not the same for one and for fifty: in steps towards a better estimate.
+    if (rows > 2 * p->rows + 1)
+        rows = 2 * p->rows + 1;
+    return (struct pace_share){rows > 0 ? rows : 1, false};
+}
+
+void pace_learn_step(struct pace *p, uint32_t n, uint32_t rows, double seconds)
+{
+    double quiet = quiet_get(p, n);
+    if (rows == 0) {
+        average(&p->quiet_s[slot(n)], seconds, 0.2);
+        p->since = 0;
+        return;
+    }
+    p->since++;
+    p->rows = rows;
+    double over = seconds > quiet ? seconds - quiet : 0;
+    average(&p->mixed_row_s, over / rows + ROW_LEAST_S, 0.3);
+}
+
+void pace_learn_chunk(struct pace *p, uint32_t rows, double seconds)
+{
+    if (rows >= PACE_APART)
+        average(&p->chunk_row_s, seconds / rows, 0.3);
+}

@@ -1,0 +1,254 @@
+// Steps of the engine: all running answers by one token, a piece of one prompt, or both together.
+//
+// With nobody decoding, prompts are read in whole chunks, exactly as their schedule says. While answers
+// run, pace.h says how much of a prompt goes along or in between. Jobs that read take turns.
+#include "base/log.h"
+#include "node/worker.h"
+
+#include <stdlib.h>
+
+// Publishes what is about to run. False: something came in meanwhile, look at that first. Whoever
+// posts an event that should stop a chunk posts first and then looks at `running`; we set it first
+// and then look at the inbox: so one of the two sees the other, and no interrupt is missed.
+bool worker_running_set(struct worker *w, const struct worker_job *j)
+{
+    w->engine->ops->interrupt(w->engine, false);
+    if (j->link != NULL) {
+        atomic_store(&w->running, worker_key(j->link->serial, j->id));
+        atomic_store(&w->running_link, j->link->serial);
+    }
+    if (j->bulk != NULL)
+        atomic_store(&w->running_bulk, j->bulk->serial);
+    return chan_len(w->inbox) == 0;
+}
+
+void worker_running_clear(struct worker *w)
+{
+    atomic_store(&w->running, 0);
+    atomic_store(&w->running_link, 0);
+    atomic_store(&w->running_bulk, 0);
+}
+
+// ---- a chunk of one prompt -----------------------------------------------------------------------
+
+// Full chunks give the rate, small ones the floor: where a batch is bound by reading the weights, a
+// small chunk takes longer than its share.
+static void rates_learn(struct worker *w, size_t n, double seconds)
+{
+    uint32_t full = w->engine->limits.n_batch;
+    double rate = (double)n / seconds;
+
+    pace_learn_chunk(&w->pace, (uint32_t)n, seconds);
+    if (n * 2 >= full) {
+        w->prefill_rate = w->prefill_rate == 0 ? rate : 0.7 * w->prefill_rate + 0.3 * rate;
+    } else if (n * 4 <= full && w->prefill_rate > 0) {
+        double floor_s = seconds > 1.25 * (double)n / w->prefill_rate ? seconds : 0;
+        w->floor_s = w->floor_s == 0 ? floor_s : 0.7 * w->floor_s + 0.3 * floor_s;
+    }
+}
+
+uint32_t worker_chunk_end(const struct worker *w, const struct worker_job *j, uint32_t rows)
+{
+    // A schedule with few ends for many tokens is coarser than a step can be.
+    uint32_t batch = w->engine->limits.n_batch;
+    uint64_t most = (uint64_t)j->computed + (rows < batch ? rows : batch);
+    return j->ends[j->next_end] < most ? j->ends[j->next_end] : (uint32_t)most;
+}
+
+static void chunk_rows(struct worker *w, const struct worker_job *j, uint32_t end, size_t at)
+{
+    for (uint32_t p = j->computed; p < end; p++)
+        w->rows[at++] = (struct engine_row){.token = j->tokens[p], .pos = p, .seq = j->seq};
+}
+
+static void chunk_count(struct worker *w, struct worker_job *j, uint32_t end, int64_t t0,
+                        int64_t t1)
+{
+    j->compute_ns += t1 - t0;
+    worker_timeline_add(&j->timeline, &(struct worker_span){"compute", t0, t1, j->computed, end});
+    j->tokens_read += end - j->computed;
+    j->computed = end;
+    j->next_end += j->ends[j->next_end] == end;
+    w->freed = w->freed || w->twins_wait;
+}
+
+int worker_chunk_run(struct worker *w, struct worker_job *j, uint32_t end)
+{
+    struct err e = {0};
+    size_t n = end - j->computed;
+    int64_t t0 = clock_now_ns();
+
+    chunk_rows(w, j, end, 0);
+    int rc =
+        worker_running_set(w, j) ? w->engine->ops->step(w->engine, w->rows, n, &e) : ERR_CANCELLED;
+    int64_t t1 = clock_now_ns();
+    worker_running_clear(w);
+    if (rc == ERR_BUSY && worker_memory_relieve(w))
+        return ERR_CANCELLED; // the same chunk again, with more room
+    if (rc != 0) {
+        j->spoiled = rc != ERR_CANCELLED;
+        if (rc != ERR_CANCELLED)
+            worker_job_fail(w, j, rc, e.message);
+        return rc;
+    }
+    chunk_count(w, j, end, t0, t1);
+    rates_learn(w, n, ns_to_s(t1 - t0 + 1));
+    return 0;
+}
+
+static void read_chunk(struct worker *w, struct worker_job *j, uint32_t rows)
+{
+    j->turn = ++w->turn;
+    if (j->kind == WORKER_JOB_PREFILL)
+        worker_prefill_chunk(w, j, rows);
+    else if (worker_chunk_run(w, j, worker_chunk_end(w, j, rows)) == 0)
+        worker_generate_read(w, j);
+}
+
+static struct worker_job *reader_next(struct worker *w)
+{
+    struct worker_job *next = NULL;
+    for (struct worker_job *j = w->jobs; j != NULL; j = j->next)
+        if (j->phase == WORKER_READ && (next == NULL || j->turn < next->turn))
+            next = j;
+    return next;
+}
+
+// ---- the batched step ----------------------------------------------------------------------------
+
+static size_t rows_collect(struct worker *w)
+{
+    size_t n = 0;
+    for (struct worker_job *j = w->jobs; j != NULL && n < w->engine->limits.n_batch; j = j->next)
+        if (j->phase == WORKER_DECODE)
+            w->rows[n++] = (struct engine_row){j->next_token, j->pos, j->seq, true};
+    return n;
+}
+
+static void step_fail(struct worker *w, struct worker_job *reader, int code, const char *message)
+{
+    struct worker_job *next = NULL;
+    for (struct worker_job *j = w->jobs; j != NULL; j = next) {
+        next = j->next;
+        if (j->phase != WORKER_DECODE && j != reader)
+            continue;
+        j->spoiled = true;
+        worker_job_fail(w, j, code, message);
+    }
+}
+
+// What the sequence holds is what prefix memory will know: the prompt and the answer's own tokens.
+static void history_put(struct worker_job *j, int32_t token)
+{
+    if (j->pos >= j->tokens_cap) {
+        j->tokens_cap = j->pos + 256 + j->pos / 4;
+        j->tokens = mem_resize(j->tokens, j->tokens_cap * sizeof *j->tokens);
+    }
+    j->tokens[j->pos] = token;
+}
+
+// One row of the step is a job's: its next token, which may end it.
+static void token_take(struct worker *w, struct worker_job *j, size_t row)
+{
+    int32_t token = w->engine->ops->sample(w->engine, j->sampler, row);
+    j->pos++;
+    j->next_token = token;
+    history_put(j, token);
+    worker_answer_token(w, j, token, row);
+}
+
+static void tokens_take(struct worker *w, size_t n, int64_t t0, int64_t t1)
+{
+    // Jobs in the order of their rows; token_take may end a job.
+    struct worker_job *next = NULL;
+    size_t row = 0;
+    for (struct worker_job *j = w->jobs; j != NULL && row < n; j = next) {
+        next = j->next;
+        if (j->phase != WORKER_DECODE)
+            continue;
+        worker_timeline_add(&j->timeline,
+                            &(struct worker_span){"decode", t0, t1, j->pos, j->pos + 1});
+        token_take(w, j, row++);
+    }
+}
+
+static void step_learn(struct worker *w, size_t n, uint32_t rows, double seconds)
+{
+    double rate = 1.0 / seconds;
+    pace_learn_step(&w->pace, (uint32_t)n, rows, seconds);
+    if (rows == 0)
+        w->decode_rate = w->decode_rate == 0 ? rate : 0.9 * w->decode_rate + 0.1 * rate;
+}
+
+static void reader_count(struct worker *w, struct worker_job *reader, uint32_t end, int64_t t0,
+                         int64_t t1)
+{
+    reader->turn = ++w->turn;
+    chunk_count(w, reader, end, t0, t1);
+    if (reader->kind == WORKER_JOB_PREFILL)
+        worker_prefill_read(w, reader);
+    else
+        worker_generate_read(w, reader);
+}
+
+// One step of the n decode rows that were collected, and of up to `rows` rows of a prompt.
+static void decode_step(struct worker *w, size_t n, struct worker_job *reader, uint32_t rows)
+{
+    struct err e = {0};
+    uint32_t room = w->engine->limits.n_batch - (uint32_t)n, end = 0;
+
+    if (room == 0)
+        reader = NULL;
+    if (reader != NULL) {
+        end = worker_chunk_end(w, reader, rows < room ? rows : room);
+        rows = end - reader->computed;
+        chunk_rows(w, reader, end, n);
+    } else {
+        rows = 0;
+    }
+    w->engine->ops->interrupt(w->engine, false); // meant for a chunk that has ended
+    int64_t t0 = clock_now_ns();
+    int rc = w->engine->ops->step(w->engine, w->rows, n + rows, &e);
+    int64_t t1 = clock_now_ns();
+    if (rc == ERR_CANCELLED || (rc == ERR_BUSY && worker_memory_relieve(w)))
+        return; // nothing changed: the same step again
+    if (rc != 0) {
+        step_fail(w, reader, rc, e.message);
+        return;
+    }
+    step_learn(w, n, rows, ns_to_s(t1 - t0 + 1));
+    tokens_take(w, n, t0, t1);
+    if (reader != NULL)
+        reader_count(w, reader, end, t0, t1);
+}
+
+size_t worker_decoding(const struct worker *w)
+{
+    size_t n = 0;
+    for (const struct worker_job *j = w->jobs; j != NULL; j = j->next)
+        n += j->phase == WORKER_DECODE;
+    return n;
+}
+
+void worker_step_run(struct worker *w)
+{
+    size_t n = rows_collect(w);
+    struct worker_job *reader = reader_next(w);
+    double row_s = w->prefill_rate > 0 ? 1 / w->prefill_rate : 0;
+    struct pace_share share = {0, false};
+
+    if (n == 0) {
+        if (reader != NULL)
+            read_chunk(w, reader, UINT32_MAX);
+        return;
+    }
+    if (reader != NULL)
+        share = pace_share_get(&w->pace, (uint32_t)n, row_s);
+    if (share.rows > 0 && !share.apart) {
+        decode_step(w, n, reader, share.rows);
+        return;
+    }
+    decode_step(w, n, NULL, 0);
+    if (share.rows > 0)
+        read_chunk(w, reader, share.rows);
+}
