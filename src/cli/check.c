@@ -2,6 +2,7 @@
 // this program links no model library.
 #include "base/buf.h"
 #include "cli/cli.h"
+#include "cli/models.h"
 #include "os/os.h"
 
 #include <errno.h>
@@ -94,6 +95,8 @@ static int check_run(int argc, char **argv)
         return 0;
     if (rc == 0 && !c.model)
         rc = err_set(&e, ERR_INVALID, "no model given; say -m FILE.gguf");
+    if (rc == 0)
+        rc = cli_model_path(&c.model, &e);
     if (rc == 0)
         rc = worker_start(&c, &pid, &e);
     if (rc != 0)

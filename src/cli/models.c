@@ -318,27 +318,32 @@ const struct cli_command cli_alias = {"alias", "name a model", alias_run};
 
 // ---- for other commands --------------------------------------------------------------------------
 
-int cli_model_find(const char **model, struct err *e)
+int cli_model_path(const char **model, struct err *e)
 {
-    static char path[MODELS_PATH_BYTES]; // one model per process
+    static char path[MODELS_PATH_BYTES]; // a process has one model
     struct models_found found;
     if (!*model)
         return 0;
     int rc = models_find(*model, &found, e);
     if (rc != 0)
         return rc;
-    snprintf(path, sizeof path, "%s", found.path);
+    memcpy(path, found.path, sizeof path);
     *model = path;
     return 0;
 }
 
-int cli_model_room(const struct engine_options *o, const char *name, struct err *e)
+// With a graphics card of its own the weights lie elsewhere, and this machine's memory says nothing.
+static bool is_host_memory(const struct engine_options *o)
+{
+    bool shared = strcmp(TANDEM_BACKEND, "cpu") == 0 || strcmp(TANDEM_BACKEND, "metal") == 0;
+    return shared || o->n_gpu_layers == 0;
+}
+
+static int room_check(const struct engine_options *o, const char *name, struct err *e)
 {
     struct models_memory_options options;
     struct models_memory need;
     struct err ignored;
-    if (!o->model || strncmp(o->model, "fake", 4) == 0)
-        return 0;
     struct models_gguf *g = mem_alloc(sizeof *g);
     int rc = models_gguf_read(o->model, g, &ignored);
     if (rc != 0) {
@@ -353,7 +358,27 @@ int cli_model_room(const struct engine_options *o, const char *name, struct err 
     options.type_v = o->type_v;
     if (models_memory_need(g, &options, &need, &ignored) == 0)
         rc = models_memory_check(name, &need, os_memory_available(), e);
+    if (rc != 0)
+        err_set(e, rc, "%.440s, or say --no-memory-check", e->message);
     models_gguf_fini(g);
     free(g);
     return rc;
+}
+
+int cli_model_find(struct engine_options *o, bool any_memory, struct err *e)
+{
+    const char *name = o->model;
+    int rc = cli_model_path(&o->model, e);
+    if (rc != 0 || any_memory || !o->model || strncmp(o->model, "fake", 4) == 0)
+        return rc;
+    return is_host_memory(o) ? room_check(o, models_base_name(name), e) : 0;
+}
+
+struct cli_option cli_model_room_option(bool *value)
+{
+    return (struct cli_option){.name = "--no-memory-check",
+                               .kind = CLI_FLAG,
+                               .value = value,
+                               .help = "load a model also when it seems to need more memory than "
+                                       "is free"};
 }

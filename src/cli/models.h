@@ -15,11 +15,13 @@ void models_json_print(const json_t *v);
 // "3 days", "just now".
 void models_age_format(int64_t unix_s, char out[32]);
 
-// Replaces *model, what a user gave for -m, by the path it means; the text lives as long as the process.
-// NULL stays NULL. What is no name of the store stays as it is, for the engine to judge.
-int cli_model_find(const char **model, struct err *e);
-// Refuses (ERR_BUSY) a model that needs more memory than the machine has free. Without an opinion on what it
-// cannot read: then 0, and the engine says what is wrong with it.
-int cli_model_room(const struct engine_options *o, const char *name, struct err *e);
+// Replaces o->model, what a user gave for -m, by the path that it means; the text lives as long as the
+// process. Then, unless `any_memory`, refuses (ERR_BUSY) a model that needs more memory than the machine has
+// free. What cannot be read here is passed on: the engine says what is wrong with it.
+int cli_model_find(struct engine_options *o, bool any_memory, struct err *e);
+// The same without a look at memory, for commands that load a model for themselves.
+int cli_model_path(const char **model, struct err *e);
+// The option --no-memory-check of commands that call cli_model_find.
+struct cli_option cli_model_room_option(bool *value);
 
 #endif

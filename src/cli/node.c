@@ -4,6 +4,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "cli/cli.h"
+#include "cli/models.h"
 #include "cli/wait.h"
 #include "net/words.h"
 #include "node/message.h"
@@ -25,7 +26,7 @@ static const char about[] = "Offers this machine to a gateway (\"tandem serve --
 struct node {
     struct node_worker_options worker;
     const char *listen, *key_file;
-    bool json;
+    bool json, no_memory_check;
     struct net_addr bound;
     // The supervisor's thread only: the link to the worker. It must stay open, or the worker ends.
     struct wire_link *link;
@@ -55,6 +56,7 @@ static void options_fill(struct node *n, struct cli_option *out)
     size_t count = sizeof(own) / sizeof(own[0]);
 
     memcpy(out, own, sizeof(own));
+    out[count++] = cli_model_room_option(&n->no_memory_check);
     count += cli_worker_options(&n->worker, out + count, ALL_OPTIONS - count - 1);
     memset(&out[count], 0, sizeof(out[count]));
 }
@@ -64,7 +66,10 @@ static int options_apply(struct node *n, struct err *e)
     int rc;
 
     if (!n->worker.engine.model)
-        return err_set(e, ERR_INVALID, "no model: give -m FILE.gguf");
+        return err_set(e, ERR_INVALID, "no model: give -m with a GGUF file or a name of tandem ls");
+    rc = cli_model_find(&n->worker.engine, n->no_memory_check, e);
+    if (rc != 0)
+        return rc;
     rc = net_addr_parse(n->listen ? n->listen : "127.0.0.1", "127.0.0.1", MESSAGE_PORT, &n->bound,
                         e);
     if (rc != 0)
