@@ -210,6 +210,8 @@ static void fake_answer(struct fake *f, const struct fake_frame *q)
         fake_send(f, wire_frame_failed(WIRE_FAILED, q->id, ERR_CANCELLED, "cancelled"));
     else if (q->type == WIRE_STATUS)
         fake_say(f, WIRE_STATUS_IS, q->id, "{\"requests\":0,\"cells_used\":7}");
+    else if (q->type == WIRE_FORGET)
+        fake_say(f, WIRE_FORGOTTEN, q->id, "{\"sequences\":3}");
 }
 
 static int fake_on_frame(void *ctx, struct wire_frame *in, struct err *e)

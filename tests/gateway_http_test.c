@@ -63,7 +63,7 @@ static const struct refusal refusals[] = {
     {"GET", "/v1/models/gpt-9", NULL, 404, "also called \"stem\"", "model"},
     {"GET", "/v1/nothing", NULL, 404, "POST /v1/chat/completions", NULL},
     {"GET", "/", NULL, 404, "GET /v1/models", NULL},
-    {"GET", "/v2/models", NULL, 404, "each also without /v1", NULL},
+    {"GET", "/v2/models", NULL, 404, "those of /v1 also without it", NULL},
     {"GET", "/v1/models/", NULL, 404, "no route", NULL},
     {"GET", CHAT, NULL, 405, "use POST", NULL},
     {"DELETE", "/v1/models", NULL, 405, "use GET", NULL},
@@ -272,7 +272,7 @@ static void test_half_body(void **state)
     w.fd = web_dial(s.port);
     buf_init(&w.in, 1u << 20);
     static const char half[] =
-        "POST " TEXT " HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{\"pro";
+        "POST " TEXT " HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n\r\n{\"pro";
     web_write(&w, half, strlen(half));
     web_close(&w);
     a = web_ask(s.port, TEXT, "{\"prompt\":\"x\"}");
@@ -284,7 +284,7 @@ static void test_half_body(void **state)
 // Two requests on one connection.
 static void test_keep_alive(void **state)
 {
-    static const char ask[] = "POST " TEXT " HTTP/1.1\r\nHost: x\r\nContent-Length: 14\r\n%s\r\n"
+    static const char ask[] = "POST " TEXT " HTTP/1.1\r\nHost: localhost\r\nContent-Length: 14\r\n%s\r\n"
                               "{\"prompt\":\"x\"}";
     struct stage s;
     struct web w;
