@@ -317,7 +317,7 @@ bool worker_memory_admit(struct worker *w, struct worker_job *j);
 // A chunk of a prompt up to `upto` is in; where sequences cannot be cut, a checkpoint may be made.
 void worker_memory_point(struct worker *w, const struct worker_job *j, uint32_t upto);
 // The prompt is in: others may begin with it.
-void worker_memory_settle(struct worker *w, const struct worker_job *j);
+void worker_memory_share(struct worker *w, const struct worker_job *j);
 // The job ends: its sequence is kept or emptied.
 void worker_memory_release(struct worker *w, struct worker_job *j);
 bool worker_memory_relieve(

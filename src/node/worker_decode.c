@@ -40,6 +40,39 @@ void worker_generate_begin(struct worker *w, struct worker_link *l, struct wire_
         worker_job_fail(w, j, rc, e.message);
 }
 
+// ---- where sequences live ------------------------------------------------------------------------
+
+static void seq_settle(struct worker *w, const struct worker_job *j)
+{
+    struct err e = {0};
+    const struct engine_ops *ops = w->engine->ops;
+    if (ops->settle != NULL && ops->settle(w->engine, j->seq, j->cells, &e) != 0)
+        log_debug("worker", "stays where it is: %s seq=%u", e.message, j->seq);
+}
+
+// Answers that are written together go apart. One alone stays where it is: nobody is in its way.
+static void answers_settle(struct worker *w)
+{
+    if (worker_decoding(w) < 2)
+        return;
+    for (struct worker_job *j = w->jobs; j != NULL; j = j->next)
+        if (j->phase == WORKER_DECODE)
+            seq_settle(w, j);
+}
+
+// A prompt that is read beside others goes apart at once, while that costs nothing or little.
+static void reader_settle(struct worker *w, const struct worker_job *j)
+{
+    for (const struct worker_job *k = w->jobs; k != NULL; k = k->next)
+        if (k != j && (k->phase == WORKER_DECODE || k->phase == WORKER_READ) &&
+            k->kind == WORKER_JOB_GENERATE) {
+            seq_settle(w, j);
+            return;
+        }
+}
+
+// ---- one request ---------------------------------------------------------------------------------
+
 // The job has its sequence: who reads the prompt?
 void worker_generate_plan(struct worker *w, struct worker_job *j)
 {
@@ -52,6 +85,7 @@ void worker_generate_plan(struct worker *w, struct worker_job *j)
     struct kv_schedule_options o = {.chunk_tokens = w->engine->limits.n_batch,
                                     .min_chunk_tokens = w->options.min_chunk_tokens,
                                     .plain = true};
+    reader_settle(w, j);
     j->n_ends = kv_schedule_make(&o, j->computed, upto, j->ends, WORKER_CHUNKS_MAX);
     j->next_end = 0;
     j->phase = WORKER_READ;
@@ -72,9 +106,10 @@ void worker_generate_read(struct worker *w, struct worker_job *j)
 
 void worker_decode_ready(struct worker *w, struct worker_job *j)
 {
-    worker_memory_settle(w, j);
+    worker_memory_share(w, j);
     j->phase = WORKER_DECODE;
     j->pos = j->n_tokens - 1;
     j->next_token = j->tokens[j->pos];
     j->decode_start_ns = j->last_token_ns = clock_now_ns();
+    answers_settle(w);
 }

@@ -358,7 +358,7 @@ bool worker_memory_admit(struct worker *w, struct worker_job *j)
 
 // ---- what stays ----------------------------------------------------------------------------------
 
-void worker_memory_settle(struct worker *w, const struct worker_job *j)
+void worker_memory_share(struct worker *w, const struct worker_job *j)
 {
     point_save(w, j->seq, j->computed);
     kv_prefix_put(w->memory.index, j->owner, j->seq, j->tokens, j->computed);

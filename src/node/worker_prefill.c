@@ -278,7 +278,7 @@ void worker_prefill_read(struct worker *w, struct worker_job *j)
     }
     j->done_ns = clock_now_ns();
     j->phase = WORKER_DRAIN;
-    worker_memory_settle(w, j);
+    worker_memory_share(w, j);
     if (j->pulled && j->exported == j->prefill.upto)
         end_send(j);
 }
