@@ -126,6 +126,8 @@ llama_memory_t llama_home_memory(const struct llama_engine *g, uint32_t seq);
 // ---- llama_step.c ------------------------------------------------------------------------------
 int llama_step(struct engine *g, const struct engine_row *rows, size_t n, struct err *e);
 const float *llama_step_logits(struct engine *g, size_t row);
+// Where the logits of a row of the last step lie: the context, and the index there. NULL: not wanted.
+struct llama_context *llama_step_source(const struct llama_engine *g, size_t row, int32_t *index);
 int llama_step_remove(struct engine *g, uint32_t seq, uint32_t p0, uint32_t p1, struct err *e);
 // 0, or ERR_UNSUPPORTED: what the sequence holds is not enough to go on from.
 int llama_step_ready(const struct llama_engine *g, uint32_t seq, struct err *e);

@@ -162,13 +162,19 @@ int llama_step(struct engine *base, const struct engine_row *rows, size_t n, str
     return 0;
 }
 
-const float *llama_step_logits(struct engine *base, size_t row)
+struct llama_context *llama_step_source(const struct llama_engine *g, size_t row, int32_t *index)
 {
-    struct llama_engine *g = llama_of(base);
     if (row >= g->n_rows || !g->outputs[row].wanted)
         return NULL;
-    const struct llama_output *o = &g->outputs[row];
-    return llama_get_logits_ith(o->settled ? g->streams : g->ctx, o->index);
+    *index = g->outputs[row].index;
+    return g->outputs[row].settled ? g->streams : g->ctx;
+}
+
+const float *llama_step_logits(struct engine *base, size_t row)
+{
+    int32_t index = 0;
+    struct llama_context *ctx = llama_step_source(llama_of(base), row, &index);
+    return ctx ? llama_get_logits_ith(ctx, index) : NULL;
 }
 
 // Sliding-window layers have forgotten what a sequence cut back to p0 would look at.
