@@ -134,11 +134,28 @@ struct rig_request {
     bool serial;
     double stall_s;
     uint64_t transfer; // 0: 77
+    const char *owner; // NULL: ""
+    bool keep, reuse;
+    bool parse;
+    json_t *syntax;   // borrowed
+    int32_t logprobs; // 0: none; k + 1 otherwise
+    const char *stop;
+    bool eos; // the answer may end by itself
 };
 
 static inline void rig_generate(struct rig_node *d, const struct rig_request *r)
 {
-    struct message_generate m = {.epoch = 1, .max_tokens = r->max_tokens, .ignore_eos = true};
+    struct message_generate m = {.epoch = 1,
+                                 .max_tokens = r->max_tokens,
+                                 .ignore_eos = !r->eos,
+                                 .keep = r->keep,
+                                 .reuse = r->reuse,
+                                 .parse = r->parse,
+                                 .syntax = r->syntax,
+                                 .logprobs = r->logprobs - 1,
+                                 .stops = {(char *)(uintptr_t)r->stop},
+                                 .n_stops = r->stop != NULL};
+    snprintf(m.owner, sizeof m.owner, "%s", r->owner != NULL ? r->owner : "");
     engine_sampling_default(&m.sampling);
     m.sampling.temperature = 0;
     if (r->port != 0) {
@@ -161,7 +178,10 @@ static inline void rig_prefill(struct rig_node *p, const struct rig_request *r)
                                 .transfer = r->transfer != 0 ? r->transfer : 77,
                                 .ticket = RIG_TICKET,
                                 .serial = r->serial,
+                                .keep = r->keep,
+                                .reuse = r->reuse,
                                 .upto = (uint32_t)r->n - 1};
+    snprintf(m.owner, sizeof m.owner, "%s", r->owner != NULL ? r->owner : "");
     rig_send(p, wire_frame_tokens(WIRE_PREFILL, r->id, message_prefill_json(&m), r->tokens, r->n));
 }
 
@@ -170,9 +190,43 @@ struct rig_answer {
     int32_t ids[512];
     size_t n;
     unsigned type; // WIRE_DONE or WIRE_FAILED
-    char fallback[512], message[512];
-    json_int_t imported, read;
+    char fallback[512], message[512], finish[32];
+    json_int_t imported, read, cached, reasoning, kv_bytes;
+    json_t *deltas, *tops; // all of them, in order, where there were any: see rig_answer_fini
 };
+
+static inline void rig_answer_fini(struct rig_answer *a)
+{
+    json_decref(a->deltas);
+    json_decref(a->tops);
+    a->deltas = a->tops = NULL;
+}
+
+static inline void rig_collect(json_t **all, json_t *list)
+{
+    if (list == NULL)
+        return;
+    if (*all == NULL)
+        *all = json_array();
+    json_array_extend(*all, list);
+}
+
+static inline json_int_t rig_integer(const json_t *head, const char *member)
+{
+    return json_integer_value(json_object_get(head, member));
+}
+
+static inline void rig_done_read(struct rig_answer *a, const json_t *head)
+{
+    const char *s = json_string_value(json_object_get(head, "fallback"));
+    snprintf(a->fallback, sizeof a->fallback, "%s", s != NULL ? s : "");
+    snprintf(a->finish, sizeof a->finish, "%s", json_string_value(json_object_get(head, "finish")));
+    a->imported = rig_integer(head, "tokens_imported");
+    a->read = rig_integer(head, "tokens_read");
+    a->cached = rig_integer(head, "tokens_cached");
+    a->reasoning = rig_integer(head, "reasoning_tokens");
+    a->kv_bytes = rig_integer(head, "kv_bytes");
+}
 
 // Reads until DONE or FAILED.
 static inline void rig_answer_read(struct rig_node *d, struct rig_answer *a)
@@ -185,12 +239,10 @@ static inline void rig_answer_read(struct rig_node *d, struct rig_answer *a)
             strncat(a->text, text, sizeof a->text - strlen(a->text) - 1);
         if (a->type == WIRE_TOKEN && a->n < 512)
             a->ids[a->n++] = (int32_t)json_integer_value(json_object_get(head, "id"));
-        if (a->type == WIRE_DONE) {
-            const char *s = json_string_value(json_object_get(head, "fallback"));
-            snprintf(a->fallback, sizeof a->fallback, "%s", s != NULL ? s : "");
-            a->imported = json_integer_value(json_object_get(head, "tokens_imported"));
-            a->read = json_integer_value(json_object_get(head, "tokens_read"));
-        }
+        rig_collect(&a->deltas, json_object_get(head, "delta"));
+        rig_collect(&a->tops, json_object_get(head, "top"));
+        if (a->type == WIRE_DONE)
+            rig_done_read(a, head);
         if (a->type == WIRE_FAILED)
             snprintf(a->message, sizeof a->message, "%s",
                      json_string_value(json_object_get(head, "message")));
