@@ -1,6 +1,7 @@
 // tandem serve: the gateway with its local worker, in the foreground.
 #include "base/log.h"
 #include "cli/cli.h"
+#include "cli/models.h"
 #include "cli/wait.h"
 #include "gateway/gateway.h"
 #include "net/words.h"
@@ -23,7 +24,7 @@ struct serve {
     const char *listen, *key_file;
     struct cli_list prefill, allow_hosts;
     double drain_s;
-    bool different_weights, json;
+    bool different_weights, json, no_memory_check;
 };
 
 #define ALL_OPTIONS 56
@@ -49,6 +50,11 @@ static size_t access_options(struct serve *s, struct cli_option *out)
          .kind = CLI_FLAG,
          .value = &s->gateway.share_prefixes,
          .help = "let requests of one API key begin with what those of another left in memory"},
+        {.name = "--keep-billing-header",
+         .kind = CLI_FLAG,
+         .value = &s->gateway.keep_billing,
+         .help = "leave the x-anthropic-billing-header block, which Claude Code changes in every "
+                 "request, in the prompt; prefixes are then not found again"},
         {.name = "--allow-host",
          .kind = CLI_LIST,
          .value = &s->allow_hosts,
@@ -138,6 +144,7 @@ static void options_fill(struct serve *s, struct cli_option *out)
 {
     size_t n = http_options(s, out);
 
+    out[n++] = cli_model_room_option(&s->no_memory_check);
     n += access_options(s, out + n);
     n += cluster_options(s, out + n);
     n += cli_worker_options(&s->gateway.worker, out + n, ALL_OPTIONS - n - 1);
@@ -161,11 +168,12 @@ static int key_load(struct serve *s, struct err *e)
 static int options_apply(struct serve *s, struct err *e)
 {
     struct gateway_options *o = &s->gateway;
-    int rc = 0;
+    int rc;
 
     if (!o->worker.engine.model)
-        return err_set(e, ERR_INVALID, "no model: give -m FILE.gguf");
-    if (s->listen)
+        return err_set(e, ERR_INVALID, "no model: give -m with a GGUF file or a name of tandem ls");
+    rc = cli_model_find(&o->worker.engine, s->no_memory_check, e);
+    if (rc == 0 && s->listen)
         rc = net_addr_parse(s->listen, "127.0.0.1", GATEWAY_PORT, &o->listen, e);
     for (size_t i = 0; rc == 0 && i < s->prefill.n; i++)
         rc = net_addr_parse(s->prefill.items[i], "127.0.0.1", MESSAGE_PORT, &o->prefill[i], e);
