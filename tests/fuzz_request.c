@@ -52,9 +52,9 @@ static void check_message(const struct parse_request *r)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 {
     static const struct dialect *const dialects[] = {
-        &dialect_text,       &dialect_chat,     &dialect_responses,  &dialect_messages,
-        &dialect_count,      &dialect_ollama,   &dialect_ollama_generate, &dialect_embeddings,
-        &dialect_rerank,     &dialect_tokenize, &dialect_detokenize, &dialect_template,
+        &dialect_text,   &dialect_chat,     &dialect_responses,       &dialect_messages,
+        &dialect_count,  &dialect_ollama,   &dialect_ollama_generate, &dialect_embeddings,
+        &dialect_rerank, &dialect_tokenize, &dialect_detokenize,      &dialect_template,
     };
     const struct dialect *d;
     struct parse_request r;

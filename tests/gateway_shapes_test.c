@@ -72,8 +72,8 @@ static void test_members(void **state)
     assert_true(near(r.generate.sampling.repeat_penalty, 1.5));
     assert_true(near(r.generate.sampling.frequency_penalty, -2));
     assert_true(near(r.generate.sampling.presence_penalty, 2));
-    assert_string_equal(
-        json_string_value(json_object_get(r.generate.sampling.syntax, "grammar")), "root ::= x");
+    assert_string_equal(json_string_value(json_object_get(r.generate.sampling.syntax, "grammar")),
+                        "root ::= x");
     assert_int_equal(r.max_tokens, 7);
     assert_int_equal(r.generate.n_stops, 2);
     assert_string_equal(r.generate.stops[1], "b");
@@ -155,7 +155,8 @@ static void test_faults(void **state)
 
     (void)state;
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
-        assert_true(parse_request(&dialect_text, rows[i].body, strlen(rows[i].body), &r, &fault) < 0);
+        assert_true(parse_request(&dialect_text, rows[i].body, strlen(rows[i].body), &r, &fault) <
+                    0);
         assert_string_equal(fault.e.message, rows[i].message);
         parse_request_fini(&r);
     }

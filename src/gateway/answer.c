@@ -250,9 +250,9 @@ static json_t *top_json(const json_t *top)
         const json_t *logprob = json_array_get(entry, 2);
 
         if (json_is_string(text) && json_is_number(logprob))
-            json_array_append_new(list, token_json((const uint8_t *)json_string_value(text),
-                                                   json_string_length(text),
-                                                   json_number_value(logprob)));
+            json_array_append_new(list,
+                                  token_json((const uint8_t *)json_string_value(text),
+                                             json_string_length(text), json_number_value(logprob)));
     }
     return list;
 }

@@ -56,8 +56,8 @@ struct answer {
     const struct dialect *dialect;
     const struct parse_request *in; // borrowed
     char id[ANSWER_ID_BYTES];
-    const char *model; // borrowed: the name that the answer carries
-    int64_t created;   // seconds since 1970
+    const char *model;                          // borrowed: the name that the answer carries
+    int64_t created;                            // seconds since 1970
     char fingerprint[ANSWER_FINGERPRINT_BYTES]; // of the model's weights: "fp_0123456789abcdef"
     struct answer_choice choices[ANSWER_CHOICES_MAX];
     size_t n_choices;
@@ -65,9 +65,10 @@ struct answer {
     json_t *timings;           // owned; NULL until the end, and where nothing was generated
     // What was not generated. PARSE_RENDER: the head of RENDERED with "tokens", the ids; owned.
     json_t *result;
-    struct answer_vector *vectors; // PARSE_EMBED and PARSE_RANK: n_vectors of them, one of each input
+    struct answer_vector
+        *vectors; // PARSE_EMBED and PARSE_RANK: n_vectors of them, one of each input
     size_t n_vectors;
-    uint32_t sequence;         // the dialect's own: events so far
+    uint32_t sequence; // the dialect's own: events so far
 };
 
 // A failure as a client is told.
@@ -100,7 +101,8 @@ struct dialect {
                   const json_t *logprobs, struct buf *out);
     void (*choice_end)(struct answer *a, struct answer_choice *c, struct buf *out); // finish is set
     void (*end)(struct answer *a, struct buf *out); // every choice ended; usage and timings are set
-    void (*error)(struct answer *a, const struct answer_fault *f, struct buf *out); // ends the stream
+    void (*error)(struct answer *a, const struct answer_fault *f,
+                  struct buf *out); // ends the stream
 
     // ---- a whole body ----
     void (*whole)(struct answer *a, struct buf *out);
@@ -108,10 +110,10 @@ struct dialect {
     void (*refusal)(const struct answer_fault *f, struct buf *out);
 };
 
-extern const struct dialect dialect_chat;            // OpenAI /chat/completions
-extern const struct dialect dialect_text;            // OpenAI /completions
-extern const struct dialect dialect_responses;       // OpenAI /responses
-extern const struct dialect dialect_messages;        // Anthropic /messages
+extern const struct dialect dialect_chat;      // OpenAI /chat/completions
+extern const struct dialect dialect_text;      // OpenAI /completions
+extern const struct dialect dialect_responses; // OpenAI /responses
+extern const struct dialect dialect_messages;  // Anthropic /messages
 // Anthropic /messages/count_tokens: kind PARSE_RENDER; `whole` tells usage.prompt_tokens.
 extern const struct dialect dialect_count;
 // The same two, with the system block that Claude Code changes in every request left in its place.
@@ -121,13 +123,15 @@ extern const struct dialect dialect_ollama_generate; // Ollama /api/generate
 // What generates nothing, hence has no stream.
 extern const struct dialect dialect_embeddings; // OpenAI /embeddings
 extern const struct dialect dialect_rerank;     // Jina's and llama-server's /rerank
-extern const struct dialect dialect_tokenize, dialect_detokenize, dialect_template; // llama-server's
+extern const struct dialect dialect_tokenize, dialect_detokenize,
+    dialect_template; // llama-server's
 
 // ---- what dialects share: answer.c ----
 // Appends text (valid UTF-8) as a JSON string, quotes included: for what is written per token, where a
 // tree of JSON values would cost more than all the rest.
 void answer_quote_put(struct buf *out, const char *text, size_t n);
-void answer_json_put(struct buf *out, const json_t *value); // compact, fractions as json_line has them
+void answer_json_put(struct buf *out,
+                     const json_t *value); // compact, fractions as json_line has them
 // A JSON string of any bytes.
 json_t *answer_string(const char *text);
 // "data: JSON\n\n", with "event: NAME\n" before it when name is given. Steals the object.

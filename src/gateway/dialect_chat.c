@@ -15,8 +15,9 @@ static int chat_parse(const json_t *body, struct parse_request *out, struct pars
 // Up to where the delta's members follow.
 static void chunk_open(const struct answer *a, struct buf *out)
 {
-    buf_printf(out, "data: {\"id\":\"%s\",\"object\":\"chat.completion.chunk\",\"created\":%" PRId64
-                    ",\"model\":",
+    buf_printf(out,
+               "data: {\"id\":\"%s\",\"object\":\"chat.completion.chunk\",\"created\":%" PRId64
+               ",\"model\":",
                a->id, a->created);
     answer_quote_put(out, a->model, strlen(a->model));
     buf_printf(out, ",\"system_fingerprint\":\"%s\",\"choices\":[", a->fingerprint);
@@ -160,8 +161,7 @@ static json_t *message_json(const struct answer_choice *c)
     json_t *o = json_object();
 
     json_put(o, "role", json_string("assistant"));
-    json_put(o, "content",
-             c->text.len == 0 && c->n_tools > 0 ? json_null() : buf_string(&c->text));
+    json_put(o, "content", c->text.len == 0 && c->n_tools > 0 ? json_null() : buf_string(&c->text));
     json_put(o, "refusal", json_null());
     if (c->reasoning.len > 0)
         json_put(o, "reasoning_content", buf_string(&c->reasoning));

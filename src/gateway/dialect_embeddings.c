@@ -87,8 +87,8 @@ static int embed_parse(const json_t *body, struct parse_request *out, struct par
         (!json_is_integer(dimensions) || json_integer_value(dimensions) < 1))
         return parse_fault_value(fault, "dimensions", "an integer, at least 1", dimensions);
     // What `whole` and the core's check need to know.
-    out->echo = json_pack("{s:b,s:I}", "base64", !floats, "dimensions",
-                          json_integer_value(dimensions));
+    out->echo =
+        json_pack("{s:b,s:I}", "base64", !floats, "dimensions", json_integer_value(dimensions));
     if (inputs_take(json_object_get(body, "input"), out, fault) != 0)
         return fault->e.code;
     return parse_size_check(out, EMBED_PARAM, fault);
@@ -147,8 +147,8 @@ static void embed_whole(struct answer *a, struct buf *out)
 
     buf_puts(out, "{\"object\":\"list\",\"data\":[");
     for (size_t i = 0; i < a->n_vectors; i++) {
-        buf_printf(out, "%s{\"object\":\"embedding\",\"index\":%zu,\"embedding\":",
-                   i > 0 ? "," : "", i);
+        buf_printf(out,
+                   "%s{\"object\":\"embedding\",\"index\":%zu,\"embedding\":", i > 0 ? "," : "", i);
         if (base64)
             values_put_base64(&a->vectors[i], out);
         else

@@ -53,16 +53,16 @@ static json_t *logprobs_json(const json_t *entries, uint32_t *offset)
         json_array_append_new(offsets, json_integer(*offset));
         *offset += characters(token);
     }
-    return json_pack("{s:o,s:o,s:o,s:o}", "tokens", tokens, "token_logprobs", probs,
-                     "top_logprobs", tops, "text_offset", offsets);
+    return json_pack("{s:o,s:o,s:o,s:o}", "tokens", tokens, "token_logprobs", probs, "top_logprobs",
+                     tops, "text_offset", offsets);
 }
 
 // ---- chunks -----------------------------------------------------------------------------------------
 
 static void head_put(const struct answer *a, struct buf *out)
 {
-    buf_printf(out, "{\"id\":\"%s\",\"object\":\"text_completion\",\"created\":%" PRId64
-                    ",\"model\":",
+    buf_printf(out,
+               "{\"id\":\"%s\",\"object\":\"text_completion\",\"created\":%" PRId64 ",\"model\":",
                a->id, a->created);
     answer_quote_put(out, a->model, strlen(a->model));
     buf_printf(out, ",\"system_fingerprint\":\"%s\",\"choices\":[", a->fingerprint);
@@ -109,9 +109,8 @@ static void text_delta(struct answer *a, struct answer_choice *c, const json_t *
         return;
     buf_puts(out, "data: ");
     head_put(a, out);
-    choice_put(c,
-               &(struct piece){json_string_value(text), json_string_length(text), logprobs, NULL},
-               out);
+    choice_put(
+        c, &(struct piece){json_string_value(text), json_string_length(text), logprobs, NULL}, out);
     buf_puts(out, "]}\n\n");
 }
 

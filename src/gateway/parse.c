@@ -502,7 +502,8 @@ static int choices_check(struct parser *p)
     size_t prompts = 1 + json_array_size(p->out->more);
 
     if (prompts * p->out->n > PARSE_CHOICES_MAX)
-        return FAULT(p, "n", "'n' is %u for %zu prompts; at most %d answers are made of one request",
+        return FAULT(p, "n",
+                     "'n' is %u for %zu prompts; at most %d answers are made of one request",
                      p->out->n, prompts, PARSE_CHOICES_MAX);
     return 0;
 }
@@ -541,9 +542,8 @@ int parse_size_check(const struct parse_request *out, const char *param, struct 
     }
     if (bytes > 0 && bytes <= WIRE_HEAD_MAX)
         return 0;
-    parse_fault_set(fault, ERR_RANGE, param,
-                    "'%s' takes %zu bytes as JSON, at most %u are taken", param, bytes,
-                    WIRE_HEAD_MAX);
+    parse_fault_set(fault, ERR_RANGE, param, "'%s' takes %zu bytes as JSON, at most %u are taken",
+                    param, bytes, WIRE_HEAD_MAX);
     fault->status = 413;
     return ERR_RANGE;
 }

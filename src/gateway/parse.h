@@ -43,7 +43,8 @@ struct parse_request {
     const struct dialect *dialect; // how it is answered; immutable
     json_t *echo;   // members of the request that the dialect's answer repeats; owned; NULL: none
     json_t *render; // head of the RENDER message; owned
-    json_t *more;   // heads of further RENDERs, for several prompts or inputs, in an array; owned; NULL: none
+    json_t *
+        more; // heads of further RENDERs, for several prompts or inputs, in an array; owned; NULL: none
     char model[PARSE_MODEL_BYTES]; // "" when the request names none
     uint32_t n;                    // answers to each prompt, at least 1
     uint32_t max_tokens;           // 0: not given; UINT32_MAX: as many as fit

@@ -10,7 +10,8 @@
 
 static int check_tool(struct parser *p, const json_t *tool, size_t i)
 {
-    const json_t *type = json_object_get(tool, "type"), *function = json_object_get(tool, "function");
+    const json_t *type = json_object_get(tool, "type"),
+                 *function = json_object_get(tool, "function");
     const json_t *parameters = json_object_get(function, "parameters");
     const json_t *words = json_object_get(function, "description");
 
@@ -22,8 +23,8 @@ static int check_tool(struct parser *p, const json_t *tool, size_t i)
         json_string_length(json_object_get(function, "name")) == 0)
         return FAULT(p, "tools", "'tools[%zu].function' must be an object with a string 'name'", i);
     if (parameters && !json_is_null(parameters) && !json_is_object(parameters))
-        return FAULT(p, "tools", "'tools[%zu].function.parameters' must be a JSON schema, an object",
-                     i);
+        return FAULT(p, "tools",
+                     "'tools[%zu].function.parameters' must be a JSON schema, an object", i);
     if (words && !json_is_null(words) && !json_is_string(words))
         return FAULT(p, "tools", "'tools[%zu].function.description' must be a string", i);
     return 0;

@@ -253,8 +253,9 @@ static int prompt_put(struct parser *p, json_t *v, json_t *head)
     if (json_array_size(v) == 0)
         return FAULT(p, "prompt", "'prompt' is empty");
     if (parser_is_set(p->body, "response_format") || parser_is_set(p->body, "json_schema"))
-        return FAULT(p, "prompt",
-                     "'prompt' as token ids excludes 'response_format' and 'json_schema'; send text");
+        return FAULT(
+            p, "prompt",
+            "'prompt' as token ids excludes 'response_format' and 'json_schema'; send text");
     json_put(head, "tokens", json_incref(v));
     return check_token_ids(p, v);
 }

@@ -12,8 +12,7 @@
 
 const char *request_phase_name(enum request_phase p)
 {
-    static const char *const names[] = {"render", "wait",  "offer",
-                                        "generate", "embed", "linger"};
+    static const char *const names[] = {"render", "wait", "offer", "generate", "embed", "linger"};
 
     return names[p];
 }

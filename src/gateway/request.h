@@ -32,7 +32,8 @@
 #define REQUEST_WAIT_NS (120 * NS_PER_S) // for a restarting worker
 #define REQUEST_LINGER_NS (NS_PER_S / 5) // for the prefill node's own figures, after DONE
 #define REQUEST_FIRST_BEAT_NS NS_PER_S   // while a prompt is still being tokenised
-#define REQUEST_PROGRESS_NS (NS_PER_S / 2) // between two comments that tell how far a prompt is read
+#define REQUEST_PROGRESS_NS                                                                        \
+    (NS_PER_S / 2) // between two comments that tell how far a prompt is read
 #define REQUEST_FALLBACK_BYTES 512
 #define REQUEST_WINDOW 8 // inputs that are rendered or embedded at one time
 
@@ -65,10 +66,10 @@ struct request_input {
 
 // What a worker does for one answer or one embedding.
 struct request_run {
-    bool open;         // the worker owes an end
-    json_t *done;      // its account; owned
-    json_t *untold;    // log probabilities of tokens whose text is held back; owned; NULL: none
-    int32_t *written;  // the tokens of the answer so far; owned
+    bool open;        // the worker owes an end
+    json_t *done;     // its account; owned
+    json_t *untold;   // log probabilities of tokens whose text is held back; owned; NULL: none
+    int32_t *written; // the tokens of the answer so far; owned
     uint32_t n_written, cap_written;
 };
 
@@ -80,7 +81,7 @@ struct request {
     struct parse_request in;
     struct answer answer;
     enum request_phase phase;
-    char key[MESSAGE_OWNER_BYTES]; // whose request it is, as limits see it; "" without keys
+    char key[MESSAGE_OWNER_BYTES];     // whose request it is, as limits see it; "" without keys
     char request_id[REQUEST_ID_BYTES]; // the client's X-Request-Id, or the one made for it
     int64_t last_token_ns;             // the metrics' own
     int64_t received_ns;
@@ -88,8 +89,8 @@ struct request {
     int64_t progress_ns; // when the next comment of progress may go out
     int64_t beat_ns;     // when a comment line is due
     bool over;
-    bool streaming, said; // the client has seen a status; the dialect has begun the stream
-    bool begun, retried;  // the decode worker worked on it; it was planned twice
+    bool streaming, said;   // the client has seen a status; the dialect has begun the stream
+    bool begun, retried;    // the decode worker worked on it; it was planned twice
     unsigned retry_after_s; // told with a 503
 
     struct request_input *inputs;
@@ -98,7 +99,7 @@ struct request {
     size_t n_runs, n_done;
     uint32_t last; // the run that ended last
     bool rendered_all;
-    bool followed; // the runs behind the leader have been started
+    bool followed;     // the runs behind the leader have been started
     uint32_t n_tokens; // of all inputs
     uint32_t epoch;
     struct sched_choice choice;

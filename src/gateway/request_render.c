@@ -178,7 +178,8 @@ static void embed_send(struct request *r, size_t at)
     if (scores_pairs(r))
         pair_make(r, at, &pair, &n);
     request_run_open(r, at);
-    peer_send(r->decode, wire_frame_tokens(WIRE_EMBED, r->id + at, NULL, pair ? pair : in->tokens, n));
+    peer_send(r->decode,
+              wire_frame_tokens(WIRE_EMBED, r->id + at, NULL, pair ? pair : in->tokens, n));
     free(pair);
 }
 
@@ -203,9 +204,10 @@ static bool embed_check(struct core *c, struct request *r)
                 (long long)wanted, w->identity.n_embd);
     } else if (r->in.kind == PARSE_EMBED && bytes > ANSWER_BODY_MAX) {
         fault.param = "input";
-        err_set(&e, ERR_RANGE,
-                "%zu embeddings of %u dimensions are more than one answer holds; send fewer at once",
-                r->n_inputs, w->identity.n_embd);
+        err_set(
+            &e, ERR_RANGE,
+            "%zu embeddings of %u dimensions are more than one answer holds; send fewer at once",
+            r->n_inputs, w->identity.n_embd);
     } else {
         return true;
     }
@@ -229,8 +231,7 @@ void request_embed(struct core *c, struct request *r)
     embed_next(r);
 }
 
-void request_on_embedded(struct core *c, struct request *r, uint32_t at,
-                         const struct wire_frame *f)
+void request_on_embedded(struct core *c, struct request *r, uint32_t at, const struct wire_frame *f)
 {
     struct answer_vector *v = &r->answer.vectors[at];
     uint32_t n = (uint32_t)(f->body.len / 4), n_embd = r->decode->welcome.identity.n_embd;

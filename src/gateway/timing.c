@@ -118,12 +118,13 @@ static json_t *timeline_json(const struct timing *t)
 
 // ---- all of it --------------------------------------------------------------------------------------
 
-static const char *const prefill_members[] = {"tokens",   "tokens_cached", "from", "compute_s",   "export_s", "wait_s",
-                                              "done_s",   "sent_s",      "kv_bytes", "segments",
-                                              "overruns", "worst_ratio", NULL};
-static const char *const decode_members[] = {"queue_s", "prefill_s",   "decode_s",        "handoff_end_s",
-                                             "tokens_cached", "tokens_read", "tokens_imported", "kv_bytes",
-                                             "overruns",    "worst_ratio",     NULL};
+static const char *const prefill_members[] = {
+    "tokens", "tokens_cached", "from",     "compute_s", "export_s",    "wait_s", "done_s",
+    "sent_s", "kv_bytes",      "segments", "overruns",  "worst_ratio", NULL};
+static const char *const decode_members[] = {
+    "queue_s",     "prefill_s",       "decode_s", "handoff_end_s", "tokens_cached",
+    "tokens_read", "tokens_imported", "kv_bytes", "overruns",      "worst_ratio",
+    NULL};
 
 static void details_put(json_t *o, const struct timing *t)
 {

@@ -15,8 +15,8 @@ struct timing {
     const char *prefill_node, *decode_node;
     // As "Q4_0"; NULL: no prefill node took part. They may differ where that was allowed.
     const char *prefill_weights, *decode_weights;
-    const char *fallback; // NULL: none
-    uint32_t prompt_tokens, gen_tokens; // of all prompts and answers of the request
+    const char *fallback;                         // NULL: none
+    uint32_t prompt_tokens, gen_tokens;           // of all prompts and answers of the request
     uint32_t lead_prompt_tokens, lead_gen_tokens; // of those that the accounts below are about
     double prefill_sent_s, decode_sent_s; // when PREFILL and GENERATE went out; below 0: never
     double ttft_s;                        // first token; below 0: none
