@@ -42,8 +42,8 @@ size_t llama_text_piece(struct engine *base, int32_t token, char *out, size_t ca
     struct llama_engine *g = llama_of(base);
     if (!base->limits.has_tokenizer || token < 0 || (uint32_t)token >= base->identity.n_vocab)
         return 0;
-    int32_t n = llama_token_to_piece(g->vocab, token, out,
-                                     cap > INT32_MAX ? INT32_MAX : (int32_t)cap, 0, false);
+    int32_t n = llama_token_to_piece(
+        g->vocab, token, out, cap > INT32_MAX ? INT32_MAX : (int32_t)cap, 0, g->shown[token]);
     return n > 0 ? (size_t)n : 0;
 }
 
