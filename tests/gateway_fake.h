@@ -34,6 +34,8 @@ struct fake {
     bool mute;                                             // never answers HELLO
     _Atomic bool hold_render, hold_prefill, hold_generate; // noted, not answered; any time
     uint32_t gen_tokens; // of an answer it makes by itself, at most
+    uint32_t n_embd;     // of an embedding: each number is a count of tokens or 0
+    bool ranks;
     struct net_key key;
 
     pthread_mutex_t lock;
@@ -66,6 +68,7 @@ static struct fake fake_make(const char *name)
                          .weights_hash = 1,
                          .handoff = ENGINE_HANDOFF_RANGES,
                          .gen_tokens = 4,
+                         .n_embd = 4,
                          .listen_fd = -1,
                          .lock = PTHREAD_MUTEX_INITIALIZER,
                          .changed = PTHREAD_COND_INITIALIZER};
@@ -93,6 +96,8 @@ static json_t *fake_welcome(const struct fake *f)
     snprintf(w.identity.type_v, sizeof(w.identity.type_v), "f16");
     w.identity.weights_hash = f->weights_hash;
     w.identity.n_vocab = 300;
+    w.identity.n_embd = f->n_embd;
+    w.limits.ranks = f->ranks;
     w.limits.n_ctx = f->n_ctx;
     w.limits.n_seq = 4;
     w.limits.n_batch = 512;
@@ -173,8 +178,9 @@ static void fake_render(struct fake *f, const struct fake_frame *q)
 {
     const json_t *ids = json_object_get(q->head, "tokens");
     json_t *text = json_object_get(q->head, "prompt"), *head;
+    const json_t *plain = json_object_get(q->head, "text");
     const json_t *messages = json_object_get(json_object_get(q->head, "chat"), "messages");
-    size_t n = json_array_size(ids) + json_string_length(text);
+    size_t n = json_array_size(ids) + json_string_length(text) + json_string_length(plain);
     int32_t *tokens;
 
     for (size_t i = 0; i < json_array_size(messages); i++)
@@ -183,8 +189,27 @@ static void fake_render(struct fake *f, const struct fake_frame *q)
     for (size_t i = 0; i < n; i++)
         tokens[i] = (int32_t)(i % 256);
     head = json_pack("{s:[],s:n}", "stop", "syntax");
+    if (json_object_get(q->head, "want_prompt"))
+        json_put(head, "prompt", json_string("<rendered>"));
+    if (json_object_get(q->head, "want_pieces"))
+        json_put(head, "pieces", json_pack("[s,s]", "p0", "p1"));
+    if (json_object_get(q->head, "detokenize"))
+        json_put(head, "text", json_string("words"));
     fake_send(f, wire_frame_tokens(WIRE_RENDERED, q->id, head, tokens, n));
     free(tokens);
+}
+
+// {n, 0, 0, ..}: what a test can tell one text from another by. A score is the number of tokens.
+static void fake_embed(struct fake *f, const struct fake_frame *q)
+{
+    uint32_t n = f->ranks ? 1 : f->n_embd;
+    float *values = mem_alloc(n * sizeof(*values));
+    struct wire_body body = {.data = values, .len = n * sizeof(*values)};
+    struct wire_frame frame = wire_frame_json(WIRE_EMBEDDED, q->id, NULL);
+
+    values[0] = (float)q->n_tokens;
+    frame.body = body;
+    fake_send(f, frame);
 }
 
 static void fake_prefill(struct fake *f, const struct fake_frame *q)
@@ -204,6 +229,8 @@ static void fake_answer(struct fake *f, const struct fake_frame *q)
         fake_render(f, q);
     else if (q->type == WIRE_GENERATE && !f->hold_generate)
         fake_generate(f, q);
+    else if (q->type == WIRE_EMBED && !f->hold_generate)
+        fake_embed(f, q);
     else if (q->type == WIRE_PREFILL && !f->hold_prefill)
         fake_prefill(f, q);
     else if (q->type == WIRE_CANCEL)

@@ -118,13 +118,24 @@ static bool choose_handoff_wish(const struct sched_facts *f, uint32_t to_read,
     return choose(out, SCHED_LOCAL, SCHED_NO_NODE);
 }
 
+// " (384 of 400 probably cached)", where something is.
+static void cached_tell(const struct sched_facts *f, char *out, size_t out_bytes)
+{
+    out[0] = '\0';
+    if (f->cached_tokens > 0)
+        snprintf(out, out_bytes, " (%u of %u probably cached)", f->cached_tokens, f->prompt_tokens);
+}
+
 static bool choose_auto(const struct sched_facts *f, uint32_t to_read, struct sched_choice *out)
 {
     size_t node = node_pick(f, true);
+    char cached[64];
+
+    cached_tell(f, cached, sizeof(cached));
 
     if (to_read <= f->threshold_tokens) {
         snprintf(out->reason, sizeof(out->reason),
-                 "%u uncached tokens to read, hybrid needs more than %u", to_read,
+                 "%u uncached tokens to read%s, hybrid needs more than %u", to_read, cached,
                  f->threshold_tokens);
         return choose(out, SCHED_LOCAL, SCHED_NO_NODE);
     }
@@ -137,8 +148,8 @@ static bool choose_auto(const struct sched_facts *f, uint32_t to_read, struct sc
         return choose(out, SCHED_LOCAL, SCHED_NO_NODE);
     }
     snprintf(out->reason, sizeof(out->reason),
-             "%u uncached tokens to read (more than %u) and prefill node %s is up", to_read,
-             f->threshold_tokens, f->nodes[node].name);
+             "%u uncached tokens to read%s (more than %u) and prefill node %s is up", to_read,
+             cached, f->threshold_tokens, f->nodes[node].name);
     return choose(out, SCHED_HYBRID, node);
 }
 
