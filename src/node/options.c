@@ -61,7 +61,7 @@ static int integers_parse(const json_t *v, struct node_worker_options *o, struct
     int64_t n[8] = {0};
     int rc = integer_get(v, "ctx", 0, 1 << 24, o->engine.n_ctx, &n[0], e);
     if (rc == 0)
-        rc = integer_get(v, "seqs", 1, 256, o->engine.n_seq, &n[1], e);
+        rc = integer_get(v, "seqs", 1, 1024, o->engine.n_seq, &n[1], e);
     if (rc == 0)
         rc = integer_get(v, "batch", 16, 1 << 16, o->engine.n_batch, &n[2], e);
     if (rc == 0)
