@@ -335,6 +335,14 @@ static int refused(struct job *j)
 // 0: all is there. Otherwise j->again says whether another attempt makes sense.
 static int attempt(struct job *j)
 {
+    j->come = 0;
+    j->again = false;
+    // Nothing would tell whether the rest belongs to what is there.
+    bool blind = j->done > 0 && !j->etag[0] && !j->f->sha256;
+    int rc =
+        blind ? part_restart(j, "the server does not say whether its file is still the same") : 0;
+    if (rc != 0)
+        return rc;
     struct net_http_get g = {.url = j->f->url,
                              .token = j->f->token,
                              .offset = j->done,
@@ -344,9 +352,7 @@ static int attempt(struct job *j)
                              .on_data = on_data,
                              .stopped = on_stopped,
                              .ctx = j};
-    j->come = 0;
-    j->again = false;
-    int rc = net_http_get(&g, &j->head, j->e);
+    rc = net_http_get(&g, &j->head, j->e);
     if (rc == ERR_CLOSED || rc == ERR_TIMEOUT)
         j->again = true;
     if (rc != 0)
