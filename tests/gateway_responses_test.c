@@ -125,7 +125,7 @@ static void test_refusals(void **state)
         {"[]", "", "object"},
         {"{}", "input", "absent"},
         {"{\"input\":5}", "input", "(got 5)"},
-        {"{\"input\":[]}", "input", "at least one item"},
+        {"{\"input\":[]}", "input", "at least one item (got [])"},
         {"{\"input\":[{\"type\":\"web_search_call\"}]}", "input", "holds no message"},
         {"{\"input\":[7]}", "input[0]", "must be an object"},
         {"{\"input\":[{\"role\":7,\"content\":\"x\"}]}", "input[0].role", "must be a string"},
@@ -145,7 +145,7 @@ static void test_refusals(void **state)
          "input[0].call_id", "absent"},
         {"{\"input\":[{\"type\":\"function_call\",\"call_id\":\"c\",\"name\":\"f\","
          "\"arguments\":{}}]}",
-         "input[0].arguments", "got an object"},
+         "input[0].arguments", "(got {})"},
         {"{\"input\":[{\"type\":\"function_call_output\",\"call_id\":\"c\"}]}", "input[0].output",
          "absent"},
         {"{\"input\":[{\"type\":\"item_reference\",\"id\":\"x\"}]}", "input[0]",

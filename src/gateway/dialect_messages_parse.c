@@ -89,22 +89,7 @@ static int tool_add(const struct spot *s, json_t *tools)
 
 static int step_tools(const struct spot *body, json_t *chat)
 {
-    struct spot s = spot_member(body, "tools");
-    json_t *given, *tools;
-    int rc = 0;
-
-    if (spot_get(body, "tools", SPOT_ARRAY, &given) != 0)
-        return ERR_INVALID;
-    tools = json_array();
-    for (size_t i = 0; rc == 0 && i < json_array_size(given); i++) {
-        struct spot tool = spot_element(&s, i);
-
-        rc = tool_add(&tool, tools);
-    }
-    if (rc == 0 && json_array_size(tools) > 0)
-        json_put(chat, "tools", json_incref(tools));
-    json_decref(tools);
-    return rc;
+    return translate_tools(body, chat, tool_add);
 }
 
 static int choice_put(const struct spot *s, const char *type, json_t *chat)

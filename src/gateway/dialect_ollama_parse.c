@@ -256,22 +256,7 @@ static int tool_add(const struct spot *s, json_t *tools)
 
 static int step_tools(const struct spot *body, json_t *chat)
 {
-    struct spot s = spot_member(body, "tools");
-    json_t *given, *tools;
-
-    if (spot_get(body, "tools", SPOT_ARRAY, &given) != 0)
-        return ERR_INVALID;
-    if (json_array_size(given) == 0)
-        return 0;
-    tools = json_array();
-    json_put(chat, "tools", tools);
-    for (size_t i = 0; i < json_array_size(given); i++) {
-        struct spot tool = spot_element(&s, i);
-
-        if (tool_add(&tool, tools) != 0)
-            return ERR_INVALID;
-    }
-    return 0;
+    return translate_tools(body, chat, tool_add);
 }
 
 // ---- generate ---------------------------------------------------------------------------------------------

@@ -13,7 +13,8 @@
 
 struct conversation {
     json_t *messages;
-    json_t *turn; // the assistant's message that further items join, borrowed; NULL: none
+    json_t *leading; // texts for the system before the first message; owned
+    json_t *turn;    // the assistant's message that further items join, borrowed; NULL: none
 };
 
 static bool has(const json_t *message, const char *member)
@@ -33,22 +34,6 @@ static json_t *turn_get(struct conversation *c)
     return c->turn;
 }
 
-// Many templates want one system message and want it first: those at the start become one.
-static bool system_joined(struct conversation *c, json_t *content)
-{
-    json_t *first = json_array_get(c->messages, 0), *texts;
-
-    if (json_array_size(c->messages) != 1 ||
-        strcmp(json_string_value(json_object_get(first, "role")), "system") != 0)
-        return false;
-    texts = json_array();
-    json_array_append(texts, json_object_get(first, "content"));
-    json_array_append(texts, content);
-    json_put(first, "content", chat_join(texts, "\n\n"));
-    json_decref(texts);
-    return true;
-}
-
 // Steals the content.
 static void message_add(struct conversation *c, const char *role, json_t *content)
 {
@@ -59,8 +44,8 @@ static void message_add(struct conversation *c, const char *role, json_t *conten
         return;
     }
     c->turn = NULL;
-    if (strcmp(role, "system") == 0 && system_joined(c, content))
-        json_decref(content);
+    if (strcmp(role, "system") == 0 && json_array_size(c->messages) == 0)
+        json_array_append_new(c->leading, content);
     else
         json_array_append_new(c->messages, chat_message(role, content));
 }
@@ -224,28 +209,40 @@ static int item_add(const struct spot *s, struct conversation *c)
     return 0;
 }
 
-int responses_input(const struct spot *body, json_t *chat)
+static int items_add(const struct spot *input, struct conversation *c)
 {
-    struct conversation c = {.messages = json_array()};
-    struct spot input = spot_member(body, "input");
-    json_t *instructions;
-
-    json_put(chat, "messages", c.messages);
-    if (spot_get(body, "instructions", SPOT_TEXT, &instructions) != 0)
-        return ERR_INVALID;
-    if (instructions && json_string_length(instructions) > 0)
-        message_add(&c, "system", json_incref(instructions));
-    if (json_is_string(input.value)) {
-        message_add(&c, "user", json_string(json_string_value(input.value)));
+    if (json_is_string(input->value)) {
+        message_add(c, "user", json_string(json_string_value(input->value)));
         return 0;
     }
-    if (!json_is_array(input.value) || json_array_size(input.value) == 0)
-        return spot_fault(&input, "must be a string or an array with at least one item");
-    for (size_t i = 0; i < json_array_size(input.value); i++) {
-        struct spot item = spot_element(&input, i);
+    if (!json_is_array(input->value) || json_array_size(input->value) == 0)
+        return spot_fault(input, "must be a string or an array with at least one item");
+    for (size_t i = 0; i < json_array_size(input->value); i++) {
+        struct spot item = spot_element(input, i);
 
-        if (item_add(&item, &c) != 0)
+        if (item_add(&item, c) != 0)
             return ERR_INVALID;
     }
-    return json_array_size(c.messages) > 0 ? 0 : spot_fault(&input, "holds no message");
+    return 0;
+}
+
+int responses_input(const struct spot *body, json_t *chat)
+{
+    struct conversation c = {.messages = json_array(), .leading = json_array()};
+    struct spot input = spot_member(body, "input");
+    json_t *instructions;
+    int rc = spot_get(body, "instructions", SPOT_TEXT, &instructions);
+
+    json_put(chat, "messages", c.messages);
+    if (rc == 0 && instructions && json_string_length(instructions) > 0)
+        json_array_append(c.leading, instructions);
+    if (rc == 0)
+        rc = items_add(&input, &c);
+    // Many templates want one system message and want it first: those at the start become one.
+    if (rc == 0 && json_array_size(c.leading) > 0)
+        json_array_insert_new(c.messages, 0, chat_message("system", chat_join(c.leading, "\n\n")));
+    json_decref(c.leading);
+    if (rc == 0 && json_array_size(c.messages) == 0)
+        rc = spot_fault(&input, "holds no message");
+    return rc;
 }

@@ -102,22 +102,7 @@ static int tool_add(const struct spot *s, json_t *tools)
 
 static int step_tools(const struct spot *body, json_t *chat)
 {
-    struct spot s = spot_member(body, "tools");
-    json_t *given, *tools;
-    int rc = 0;
-
-    if (spot_get(body, "tools", SPOT_ARRAY, &given) != 0)
-        return ERR_INVALID;
-    tools = json_array();
-    for (size_t i = 0; rc == 0 && i < json_array_size(given); i++) {
-        struct spot tool = spot_element(&s, i);
-
-        rc = tool_add(&tool, tools);
-    }
-    if (rc == 0 && json_array_size(tools) > 0)
-        json_put(chat, "tools", json_incref(tools));
-    json_decref(tools);
-    return rc;
+    return translate_tools(body, chat, tool_add);
 }
 
 static int choice_function(const struct spot *s, json_t *chat)
@@ -157,6 +142,9 @@ static int choice_allowed(const struct spot *s, json_t *chat)
         return spot_fault(&mode, "must be \"auto\" or \"required\"");
     if (spot_need(s, "tools", SPOT_ARRAY, &allowed) != 0)
         return ERR_INVALID;
+    if (json_array_size(allowed) > TRANSLATE_TOOLS_MAX)
+        return spot_fault(s, "allows %zu tools, at most %d are taken", json_array_size(allowed),
+                          TRANSLATE_TOOLS_MAX);
     for (size_t i = json_array_size(tools); i > 0; i--)
         if (!among(allowed, json_array_get(tools, i - 1)))
             json_array_remove(tools, i - 1);

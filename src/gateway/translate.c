@@ -44,17 +44,18 @@ static void path_put(const struct spot *s, struct buf *b)
 // What was sent: small values as they are, of large ones only the kind.
 static void shown_put(const json_t *v, struct buf *b)
 {
+    bool empty = json_array_size(v) + json_object_size(v) == 0;
     char *text;
 
-    if (!v || json_is_object(v) || json_is_array(v)) {
-        buf_puts(b, !v                  ? " (it is absent)"
-                    : json_is_object(v) ? " (got an object)"
-                                        : " (got an array)");
-        return;
+    if (!v) {
+        buf_puts(b, " (it is absent)");
+    } else if (!empty) {
+        buf_puts(b, json_is_object(v) ? " (got an object)" : " (got an array)");
+    } else {
+        text = json_line(v);
+        buf_printf(b, " (got %.*s%s)", SHOWN_BYTES, text, strlen(text) > SHOWN_BYTES ? "..." : "");
+        free(text);
     }
-    text = json_line(v);
-    buf_printf(b, " (got %.*s%s)", SHOWN_BYTES, text, strlen(text) > SHOWN_BYTES ? "..." : "");
-    free(text);
 }
 
 int spot_fault(const struct spot *s, const char *format, ...)
@@ -154,6 +155,29 @@ int translate_steps(const struct spot *body, json_t *chat, translate_step *const
         if ((*steps)(body, chat) != 0)
             return ERR_INVALID;
     return 0;
+}
+
+int translate_tools(const struct spot *body, json_t *chat, translate_tool *add)
+{
+    struct spot s = spot_member(body, "tools");
+    json_t *given, *tools;
+    int rc = 0;
+
+    if (spot_get(body, "tools", SPOT_ARRAY, &given) != 0)
+        return ERR_INVALID;
+    if (json_array_size(given) > TRANSLATE_TOOLS_MAX)
+        return spot_fault(&s, "has %zu entries, at most %d are taken", json_array_size(given),
+                          TRANSLATE_TOOLS_MAX);
+    tools = json_array();
+    for (size_t i = 0; rc == 0 && i < json_array_size(given); i++) {
+        struct spot tool = spot_element(&s, i);
+
+        rc = add(&tool, tools);
+    }
+    if (rc == 0 && json_array_size(tools) > 0)
+        json_put(chat, "tools", json_incref(tools));
+    json_decref(tools);
+    return rc;
 }
 
 // 'OPENAI' in a message, followed by what can follow a name there, becomes 'CLIENT'.

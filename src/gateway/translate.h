@@ -45,6 +45,12 @@ int spot_type(const struct spot *s, const char *otherwise, const char **out);
 typedef int translate_step(const struct spot *body, json_t *chat);
 int translate_steps(const struct spot *body, json_t *chat, translate_step *const *steps);
 
+// "tools" of the client into those of the chat request. `add` puts what a tool becomes into `tools`, or
+// nothing where a tool is not for this model.
+typedef int translate_tool(const struct spot *tool, json_t *tools);
+#define TRANSLATE_TOOLS_MAX 1024
+int translate_tools(const struct spot *body, json_t *chat, translate_tool *add);
+
 // A member that the client calls otherwise than OpenAI does.
 struct translate_name {
     const char *openai, *client;
