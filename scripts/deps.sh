@@ -1,5 +1,5 @@
 #!/bin/sh
-# deps.sh [build] [check] [cross]: installs what is missing from the system's package manager (apt-get
+# deps.sh [build] [check] [cross] [clients]: installs what is missing from the system's package manager (apt-get
 # or brew), and nothing else. Default: build. Asks the network nothing when all is there.
 . "$(dirname -- "$0")/lib.sh"
 
@@ -29,6 +29,10 @@ check command valgrind                 valgrind                 -
 check fuzzer  clang                    libclang-rt-14-dev       -
 cross command aarch64-linux-gnu-gcc    gcc-aarch64-linux-gnu    -
 cross command qemu-aarch64-static      qemu-user-static         -
+clients venv    python3                python3-venv             -
+clients command npm                    npm                      node
+clients command strace                 strace                   -
+clients command unshare                util-linux               -
 '
 
 has() {
@@ -36,6 +40,7 @@ has() {
     command) command -v "$2" >/dev/null 2>&1 ;;
     module) pkg-config --exists "$2" 2>/dev/null ;;
     pip) "$2" -m pip --version >/dev/null 2>&1 ;;
+    venv) "$2" -c 'import ensurepip, venv' >/dev/null 2>&1 ;;
     fuzzer) ls "$("$2" -print-resource-dir 2>/dev/null)"/lib/*/libclang_rt.fuzzer* >/dev/null 2>&1 ;;
     esac
 }

@@ -1,0 +1,54 @@
+#!/bin/sh
+# test-deps.sh python|js|agents: gets the pinned packages that the tests with real clients use, once per set of
+# versions, into the cache folder. Prints one line: the Python program, or the folder of node_modules.
+. "$(dirname -- "$0")/lib.sh"
+
+clients=$root/tests/clients
+kept=$(cache_dir)/clients
+
+get_python() {
+    python3 -m venv "$1" >&2 || return 1
+    "$1/bin/python" -m pip install --quiet --no-cache-dir --disable-pip-version-check --no-deps \
+        -r "$clients/requirements.txt" >&2
+}
+
+# Scripts of packages run for the agents alone: that is how their programs are put into place.
+get_npm() {
+    cp "$clients/$2/package.json" "$clients/$2/package-lock.json" "$1/"
+    (cd "$1" && npm ci --cache "$1/cache" --no-audit --no-fund --no-update-notifier --loglevel=error $3 >&2) || return 1
+    rm -rf "$1/cache"
+}
+
+# key_of PROGRAM FILE...: names what is installed; another version of one of them is another folder.
+key_of() {
+    program=$1
+    shift
+    { "$program" --version && cat "$@"; } >"$temp/key"
+    sha256_of "$temp/key" | cut -c1-12
+}
+
+what=${1:-}
+mkdir -p "$kept"
+temp=$(mktemp -d "$kept/get.XXXXXX")
+trap 'rm -rf "$temp"' EXIT
+trap 'exit 1' HUP INT TERM
+"$root/scripts/deps.sh" clients
+case $what in
+python) key=$(key_of python3 "$clients/requirements.txt") ;;
+js | agents) key=$(key_of node "$clients/$what/package-lock.json") ;;
+*) die "say python, js or agents" ;;
+esac
+folder=$kept/$what-$key
+if [ ! -f "$folder/COMPLETE" ]; then
+    say "clients: installing the pinned packages for $what"
+    rm -rf "$folder"
+    mkdir "$folder"
+    case $what in
+    python) get_python "$folder" ;;
+    js) get_npm "$folder" js --ignore-scripts ;;
+    agents) get_npm "$folder" agents "" ;;
+    esac || die "the packages for $what could not be installed; the reason is above"
+    touch "$folder/COMPLETE"
+fi
+[ "$what" = python ] && folder=$folder/bin/python
+printf '%s\n' "$folder"
