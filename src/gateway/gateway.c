@@ -131,6 +131,8 @@ int gateway_start_on(const struct gateway_options *o, const struct core_source *
     g = mem_alloc(sizeof(*g));
     g->options = *o;
     g->options.worker.key = o->key;
+    // The gateway limits requests; each may ask for several answers, and the worker has room for all.
+    g->options.worker.max_requests = o->max_requests * PARSE_CHOICES_MAX;
     own.ctx = g;
     rc = gateway_run(g, source ? source : &own, port, e);
     if (rc != 0) {

@@ -3,6 +3,7 @@
 
 #include "base/buf.h"
 #include "base/json.h"
+#include "gateway/ollama.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -106,4 +107,43 @@ enum MHD_Result run_forget(struct exchange *x)
     query_free(q);
     reply_drop(reply);
     return http_answer(x, status, route_error(x, status, err_name(rc), "key", e.message));
+}
+
+// ---- Ollama's ---------------------------------------------------------------------------------------------
+
+enum MHD_Result run_ollama_version(struct exchange *x)
+{
+    json_t *o = ollama_version_json();
+    char *text = json_line(o);
+
+    json_decref(o);
+    return http_answer(x, 200, text);
+}
+
+enum MHD_Result run_ollama_tags(struct exchange *x)
+{
+    return run_query(x, QUERY_OLLAMA_TAGS);
+}
+
+enum MHD_Result run_ollama_ps(struct exchange *x)
+{
+    return run_query(x, QUERY_OLLAMA_PS);
+}
+
+enum MHD_Result run_ollama_show(struct exchange *x)
+{
+    char model[PARSE_MODEL_BYTES] = "";
+    struct parse_fault fault = {.status = 400};
+    size_t n;
+    const char *text = http_body(x, &n);
+    json_t *body = json_parse(text, n, &fault.e);
+    int rc = body ? ollama_show_parse(body, model, &fault) : fault.e.code;
+
+    json_decref(body);
+    http_body_drop(x);
+    if (rc != 0)
+        return http_answer(x, (unsigned)fault.status,
+                           route_error(x, (unsigned)fault.status, err_name(fault.e.code),
+                                       fault.param, fault.e.message));
+    return query_send(x, query_new(QUERY_OLLAMA_SHOW, reply_new(x->connection), model));
 }

@@ -258,7 +258,8 @@ static void tell_forgotten(struct query *q)
     json_t *o;
 
     if (q->nodes < q->asked) {
-        snprintf(message, sizeof(message), "%llu of %zu workers did not answer within %d s; ask again",
+        snprintf(message, sizeof(message),
+                 "%llu of %zu workers did not answer within %d s; ask again",
                  (unsigned long long)(q->asked - q->nodes), q->asked,
                  (int)(STATUS_FORGET_NS / NS_PER_S));
         reply_finish(q->reply, 504, answer_error(504, message, "timeout", NULL), 0);
@@ -319,6 +320,14 @@ static void workers_ask(struct core *c, struct query *q)
         query_finish(c, q);
 }
 
+static void tell_ollama(struct core *c, struct query *q)
+{
+    unsigned status;
+    json_t *o = status_ollama(c, q, &status);
+
+    tell(q, status, o);
+}
+
 void status_on_query(struct core *c, struct query *q)
 {
     switch (q->kind) {
@@ -336,6 +345,11 @@ void status_on_query(struct core *c, struct query *q)
         break;
     case QUERY_MODEL:
         tell_model(c, q);
+        break;
+    case QUERY_OLLAMA_TAGS:
+    case QUERY_OLLAMA_PS:
+    case QUERY_OLLAMA_SHOW:
+        tell_ollama(c, q);
         break;
     }
     query_free(q);

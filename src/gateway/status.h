@@ -25,13 +25,16 @@ enum query_kind {
     QUERY_STATUS,
     QUERY_METRICS,
     QUERY_FORGET,
+    QUERY_OLLAMA_TAGS,
+    QUERY_OLLAMA_PS,
+    QUERY_OLLAMA_SHOW,
 };
 
 struct query {
     struct query *next;
     enum query_kind kind;
     struct reply *reply;
-    char model[PARSE_MODEL_BYTES];   // of QUERY_MODEL
+    char model[PARSE_MODEL_BYTES];   // of QUERY_MODEL and QUERY_OLLAMA_SHOW
     struct buf page;                 // of QUERY_METRICS: its head, by the HTTP thread
     char owner[MESSAGE_OWNER_BYTES]; // of QUERY_FORGET, with `all` false
     bool all;
@@ -55,5 +58,8 @@ void status_stop(struct core *c); // answers what waits
 // True when `name` is one the local worker's model goes by; known: its list, for messages.
 bool status_model_known(struct core *c, const char *name);
 void status_models_list(struct core *c, char *out, size_t out_bytes);
+
+// ---- status_ollama.c ----
+json_t *status_ollama(struct core *c, struct query *q, unsigned *status); // a new reference
 
 #endif
