@@ -199,6 +199,7 @@ enum fault {
     FAULT_GARBAGE,
     FAULT_REFUSED,
     FAULT_OTHER_MODEL,
+    FAULT_FROM_IGNORED, // sends from token 0 what D holds already
     FAULT_OTHER_KEY,
     FAULT_NO_TLS,
     FAULT_COUNT,
@@ -227,11 +228,15 @@ static const char *const fault_names[FAULT_COUNT] = {"none",
                                                      "garbage bytes",
                                                      "refused",
                                                      "other model",
+                                                     "from ignored",
                                                      "other key",
                                                      "no TLS"};
 
+#define N_WARM 250
+
 struct liar {
     enum fault fault;
+    uint32_t from; // as PULL says
     int listen_fd;
     uint16_t port;
     pthread_t thread;
@@ -331,8 +336,8 @@ static void liar_transfer(struct liar *l, struct net_conn *c)
         row = (struct engine_row){.token = prompt[i], .pos = i};
         assert_int_equal(g->ops->step(g, &row, 1, &e), 0);
     }
-    uint32_t index = 0;
-    for (uint32_t p0 = 0; p0 < N_PROMPT - 1; p0 += 100, index++) {
+    uint32_t index = 0, p0 = fault == FAULT_FROM_IGNORED ? 0 : l->from;
+    for (; p0 < N_PROMPT - 1; p0 += 100, index++) {
         uint32_t p1 = p0 + 100 < N_PROMPT - 1 ? p0 + 100 : N_PROMPT - 1;
         bool here = index == 2;
         if (here && fault == FAULT_SKIPPED)
@@ -355,7 +360,7 @@ static void liar_transfer(struct liar *l, struct net_conn *c)
             liar_segment(l, c, &send, g, p0, p1);
     }
     l->fault = fault;
-    if (index >= 7)
+    if (p0 >= N_PROMPT - 1)
         liar_end(l, c, &send);
     kv_send_fini(&send);
     g->ops->free(g);
@@ -381,6 +386,9 @@ static bool liar_hello(struct liar *l, struct net_conn *c)
     }
     liar_write(c, wire_frame_json(WIRE_WELCOME, 0, message_welcome_json(&m)));
     ok = wire_frame_read(c, &f, RIG_DEADLINE, &e) == 0 && f.type == WIRE_PULL;
+    json_t *head = ok ? wire_frame_parse(&f, &e) : NULL;
+    l->from = (uint32_t)rig_integer(head, "from");
+    json_decref(head);
     wire_frame_fini(&f);
     return ok;
 }
@@ -415,7 +423,8 @@ static void *liar_thread(void *arg)
     return NULL;
 }
 
-static void fault_run(enum fault fault)
+// With `warm`, D holds the first N_WARM tokens before.
+static void fault_run(enum fault fault, bool warm)
 {
     struct err e = {0};
     struct net_addr a = {.host = "127.0.0.1"};
@@ -423,7 +432,7 @@ static void fault_run(enum fault fault)
     struct rig_node *d = rig_start("fake", ENGINE_HANDOFF_RANGES, false, false);
     struct rig_answer answer;
 
-    print_message("%s\n", fault_names[fault]);
+    print_message("%s%s\n", fault_names[fault], warm ? ", warm" : "");
     l.listen_fd = net_listen(&a, &rig_key, &e);
     assert_true(l.listen_fd >= 0);
     assert_int_equal(pthread_create(&l.thread, NULL, liar_thread, &l), 0);
@@ -432,7 +441,14 @@ static void fault_run(enum fault fault)
                             .n = N_PROMPT,
                             .max_tokens = N_ANSWER,
                             .port = a.port,
-                            .stall_s = 0.2};
+                            .stall_s = 0.2,
+                            .reuse = true};
+    if (warm) {
+        struct rig_request first = {
+            .id = 2, .tokens = prompt, .n = N_WARM, .max_tokens = 1, .keep = true};
+        rig_generate(d, &first);
+        rig_answer_read(d, &answer);
+    }
     rig_generate(d, &r);
     rig_answer_read(d, &answer);
     print_message("  -> %s\n", answer.fallback);
@@ -442,9 +458,11 @@ static void fault_run(enum fault fault)
         assert_int_equal(answer.type, WIRE_DONE);
         assert_memory_not_equal(answer.ids, reference.ids, answer.n * sizeof *answer.ids);
     } else {
+        bool good = fault == FAULT_NONE || (fault == FAULT_FROM_IGNORED && !warm);
         assert_answer(&answer);
-        assert_int_equal(answer.fallback[0] == 0, fault == FAULT_NONE);
-        assert_int_equal(answer.imported + answer.read, N_PROMPT);
+        assert_int_equal(answer.fallback[0] == 0, good);
+        assert_int_equal(answer.cached, warm ? N_WARM : 0);
+        assert_int_equal(answer.cached + answer.imported + answer.read, N_PROMPT);
     }
     atomic_store(&l.stop, true);
     rig_stop(d);
@@ -455,8 +473,10 @@ static void fault_run(enum fault fault)
 static void test_faults(void **state)
 {
     (void)state;
-    for (int f = 0; f < FAULT_COUNT; f++)
-        fault_run((enum fault)f);
+    for (int f = 0; f < FAULT_COUNT; f++) {
+        fault_run((enum fault)f, false);
+        fault_run((enum fault)f, true);
+    }
 }
 
 // Nobody listens where the prefill worker should be.

@@ -46,6 +46,22 @@ static uint32_t rows_that_fit(double spare_s, double row_s, uint32_t most)
     return rows < most ? (uint32_t)rows : most;
 }
 
+// What a row takes is not the same for one and for fifty, and the first may take more than the rest: so
+// from an estimate in steps to a better one, and one more as long as there is time left, up to what was
+// seen to be too many.
+static uint32_t rows_choose(const struct pace *p, double spare_s, double row_s, uint32_t most)
+{
+    uint32_t rows = rows_that_fit(spare_s, row_s, most);
+    if (rows > 2 * p->rows + 1)
+        rows = 2 * p->rows + 1;
+    if (rows <= p->rows && p->over_s < spare_s)
+        rows = p->rows + 1;
+    if (p->too_many > 0 && rows >= p->too_many)
+        rows = p->too_many - 1;
+    rows = rows < most ? rows : most;
+    return rows > 0 ? rows : 1;
+}
+
 struct pace_share pace_share_get(const struct pace *p, uint32_t n, double row_s)
 {
     double spare = pace_spare_s(p, n);
@@ -61,11 +77,7 @@ struct pace_share pace_share_get(const struct pace *p, uint32_t n, double row_s)
     uint32_t apart = rows_that_fit(spare, chunk_row, UINT32_MAX);
     if (apart >= PACE_APART)
         return (struct pace_share){apart, true};
-    uint32_t rows = rows_that_fit(spare, mixed_row, most);
-    // What a row takes is not the same for one and for fifty: in steps towards a better estimate.
-    if (rows > 2 * p->rows + 1)
-        rows = 2 * p->rows + 1;
-    return (struct pace_share){rows > 0 ? rows : 1, false};
+    return (struct pace_share){rows_choose(p, spare, mixed_row, most), false};
 }
 
 void pace_learn_step(struct pace *p, uint32_t n, uint32_t rows, double seconds)
@@ -78,8 +90,17 @@ void pace_learn_step(struct pace *p, uint32_t n, uint32_t rows, double seconds)
     }
     p->since++;
     p->rows = rows;
-    double over = seconds > quiet ? seconds - quiet : 0;
-    average(&p->mixed_row_s, over / rows + ROW_LEAST_S, 0.3);
+    p->over_s = seconds > quiet ? seconds - quiet : 0;
+    // Three times what was expected is somebody else's work on this machine, not these rows'.
+    bool odd = p->mixed_row_s > 0 && p->over_s > 3 * rows * p->mixed_row_s;
+    if (!odd && rows > 1 && p->over_s > pace_spare_s(p, n)) {
+        p->too_many = rows;
+        p->too_many_age = 0;
+    } else if (p->too_many > 0 && ++p->too_many_age >= PACE_TRY_AGAIN) {
+        p->too_many = 0;
+        p->too_many_age = 0;
+    }
+    average(&p->mixed_row_s, p->over_s / rows + ROW_LEAST_S, 0.3);
 }
 
 void pace_learn_chunk(struct pace *p, uint32_t rows, double seconds)

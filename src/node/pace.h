@@ -18,14 +18,19 @@
 #define PACE_ROWS 256      // decode rows that are told apart
 #define PACE_APART 64      // a chunk of its own has at least so many rows
 #define PACE_AUTO 1.75     // the bound, in quiet steps, when none is given: leaves room below twice
+#define PACE_TRY_AGAIN 256 // every so many steps one row more is tried, though it was too many
 #define PACE_LOOK_AGAIN 32 // every so many steps one is quiet, to see what quiet is
 
 struct pace {
     double bound_s;                  // between two tokens; 0: none; < 0: PACE_AUTO quiet steps
     double quiet_s[PACE_ROWS + 1];   // a decode step of so many rows; 0: not yet seen
     double mixed_row_s, chunk_row_s; // what a prompt row takes, going along and apart; 0: unknown
-    uint32_t rows;                   // that went along in the last mixed step
-    uint32_t since;                  // steps since the last quiet one
+    // The last mixed step: its prompt rows and what they took in all.
+    uint32_t rows;
+    double over_s;
+    // So many rows were too many, and how many mixed steps ago; 0: not known.
+    uint32_t too_many, too_many_age;
+    uint32_t since; // steps since the last quiet one
 };
 
 struct pace_share {

@@ -1,0 +1,118 @@
+// The prefill side against a decode side that says what it should not: every PULL is checked.
+#include "tests/worker_rig.h"
+
+#define N_PROMPT 700
+
+static int32_t prompt[N_PROMPT];
+
+static int setup(void **state)
+{
+    (void)state;
+    rig_tokens(prompt, N_PROMPT, 1);
+    return 0;
+}
+
+static struct net_conn *bulk_dial(const struct rig_node *p)
+{
+    struct err e = {0};
+    struct net_addr a = {.host = "127.0.0.1", .port = p->port};
+    struct net_conn *c = NULL;
+    struct wire_frame f = {0};
+    struct message_hello h = {
+        .version = WIRE_VERSION, .role = "bulk", .has_identity = true, .same_weights = true};
+
+    h.identity = p->w.welcome.identity; // immutable since it was loaded
+    assert_int_equal(net_conn_dial(&a, &rig_key, RIG_DEADLINE, &c, &e), 0);
+    f = wire_frame_json(WIRE_HELLO, 0, message_hello_json(&h));
+    assert_int_equal(wire_frame_write(c, &f, RIG_DEADLINE, &e), 0);
+    wire_frame_fini(&f);
+    assert_int_equal(wire_frame_read(c, &f, RIG_DEADLINE, &e), 0);
+    assert_int_equal(f.type, WIRE_WELCOME);
+    wire_frame_fini(&f);
+    return c;
+}
+
+// Sends a PULL and reads what comes of it, but for BEATs: the type, and the text of an ABORT.
+static struct wire_frame pull_try(struct net_conn *c, const char *head)
+{
+    struct err e = {0};
+    struct wire_frame f = wire_frame_json(WIRE_PULL, 77, json_loads(head, 0, NULL));
+    assert_int_equal(wire_frame_write(c, &f, RIG_DEADLINE, &e), 0);
+    do {
+        wire_frame_fini(&f);
+        assert_int_equal(wire_frame_read(c, &f, RIG_DEADLINE, &e), 0);
+    } while (f.type == WIRE_BEAT);
+    return f;
+}
+
+#define PULL_FROM(from) "{\"ticket\":\"" RIG_TICKET "\",\"from\":" from "}"
+
+// What a puller says it holds is checked, and a refusal leaves the transfer to one that says it right.
+static void test_pull_from(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *head, *says;
+    } bad[] = {{PULL_FROM("699"), "699"},    {PULL_FROM("100000"), "100000"},
+               {PULL_FROM("-1"), "from"},    {PULL_FROM("1.5"), "from"},
+               {PULL_FROM("\"0\""), "from"}, {"{\"ticket\":5}", "ticket"},
+               {"{\"from\":0}", "ticket"},   {PULL_FROM("4294967296"), "from"}};
+    struct err e = {0};
+    struct rig_node *p = rig_start("fake", ENGINE_HANDOFF_RANGES, true, false);
+    struct rig_request r = {.id = 5, .tokens = prompt, .n = N_PROMPT};
+    unsigned type = 0;
+
+    rig_prefill(p, &r);
+    json_decref(rig_recv(p, &type));
+    struct net_conn *c = bulk_dial(p);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        struct wire_frame f = pull_try(c, bad[i].head);
+        if (f.type != WIRE_ABORT || strstr(f.head, bad[i].says) == NULL)
+            fail_msg("%s: %.*s", bad[i].head, (int)f.head_bytes, f.head);
+        wire_frame_fini(&f);
+    }
+    struct wire_frame f = pull_try(c, PULL_FROM("698"));
+    struct kv_segment s;
+    assert_int_equal(f.type, WIRE_SEGMENT);
+    assert_int_equal(kv_segment_decode(f.head, f.head_bytes, &s, &e), 0);
+    assert_true(s.p0 == 698 && s.p1 == 699 && s.index == 0 && s.flags == KV_SEGMENT_LAST);
+    assert_true(s.tokens_hash == kv_tokens_hash(prompt, 699)); // of all of it
+    wire_frame_fini(&f);
+    json_t *done = rig_recv(p, &type);
+    assert_int_equal(type, WIRE_PREFILLED);
+    assert_int_equal(rig_integer(done, "from"), 698);
+    json_decref(done);
+    net_conn_free(c);
+    rig_stop(p);
+}
+
+// Where ranges cannot be cut anywhere a transfer begins at token 0.
+static void test_pull_from_whole(void **state)
+{
+    (void)state;
+    static const enum engine_handoff modes[] = {ENGINE_HANDOFF_WHOLE, ENGINE_HANDOFF_LATE_STATE,
+                                                ENGINE_HANDOFF_RANGES};
+    for (size_t i = 0; i < 3; i++) {
+        struct rig_node *p = rig_start("fake:state=1", modes[i], true, false);
+        struct rig_request r = {.id = 5, .tokens = prompt, .n = N_PROMPT};
+        unsigned type = 0;
+        rig_prefill(p, &r);
+        json_decref(rig_recv(p, &type));
+        struct net_conn *c = bulk_dial(p);
+        struct wire_frame f = pull_try(c, PULL_FROM("16"));
+        assert_int_equal(f.type, WIRE_ABORT);
+        assert_non_null(strstr(f.head, engine_handoff_name(modes[i])));
+        wire_frame_fini(&f);
+        net_conn_free(c);
+        rig_stop(p);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_pull_from),
+        cmocka_unit_test(test_pull_from_whole),
+    };
+    return cmocka_run_group_tests(tests, setup, NULL);
+}
