@@ -307,7 +307,12 @@ static void on_failed(struct core *c, struct request *r, struct peer *p, uint32_
         prefill_lost(c, r, r->phase == REQUEST_OFFER ? "refused" : "failed", e.message);
     } else if (p == r->decode && r->runs[at].open) {
         request_run_shut(r, at);
-        if (!remote_retry(c, r, e.code, e.message))
+        if (remote_retry(c, r, e.code, e.message))
+            return;
+        // What a worker finds too long is the prompt: it told both numbers.
+        if (e.code == ERR_RANGE)
+            request_fail_as(c, r, request_prompt_fault(r, "context_length_exceeded"), &e);
+        else
             request_fail(c, r, &e);
     }
 }

@@ -136,6 +136,8 @@ void request_on_rendered(struct core *c, struct request *r, uint32_t at, const j
 void request_embed(struct core *c, struct request *r);
 void request_on_embedded(struct core *c, struct request *r, uint32_t at,
                          const struct wire_frame *f);
+// A prompt that cannot be worked on: 400, and the member that it came in.
+struct request_fault request_prompt_fault(const struct request *r, const char *code);
 // What comes after rendering, also when the worker had to start again.
 void request_go(struct core *c, struct request *r);
 

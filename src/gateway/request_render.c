@@ -59,12 +59,13 @@ static void syntax_take(struct request *r, const json_t *head)
     g->parse = r->in.kind == PARSE_CHAT && json_object_size(syntax) > plain;
 }
 
-static struct request_fault prompt_fault(const struct request *r, const char *code)
+struct request_fault request_prompt_fault(const struct request *r, const char *code)
 {
     static const char *const params[] = {[PARSE_CHAT] = "messages",
                                          [PARSE_TEXT] = "prompt",
                                          [PARSE_EMBED] = "input",
-                                         [PARSE_RANK] = "documents"};
+                                         [PARSE_RANK] = "documents",
+                                         [PARSE_RENDER] = NULL};
 
     return (struct request_fault){.status = 400, .code = code, .param = params[r->in.kind]};
 }
@@ -81,7 +82,7 @@ static bool inputs_check(struct core *c, struct request *r)
 
         if (n == 0) {
             err_set(&e, ERR_INVALID, "the prompt has no tokens");
-            request_fail_as(c, r, prompt_fault(r, "empty_prompt"), &e);
+            request_fail_as(c, r, request_prompt_fault(r, "empty_prompt"), &e);
             return false;
         }
         if (!writes || n < n_ctx)
@@ -90,7 +91,7 @@ static bool inputs_check(struct core *c, struct request *r)
                 "the prompt has %u tokens, the context holds %u and needs room for at least one "
                 "more; shorten the prompt or start the server with a larger --ctx",
                 n, n_ctx);
-        request_fail_as(c, r, prompt_fault(r, "context_length_exceeded"), &e);
+        request_fail_as(c, r, request_prompt_fault(r, "context_length_exceeded"), &e);
         return false;
     }
     return true;
