@@ -1,65 +1,11 @@
 // The llama.cpp engine with tiny random models of other kinds of cache: a recurrent state that travels
 // once, a window that slides, a cache that crosses whole. llama.cpp's own generator makes the models.
-#include "llama_rig.h"
+#include "llama_archs.h"
 
 #include "engine/llama_engine.h"
-#include "os/os.h"
 
-#include <dirent.h>
-#include <errno.h>
-#include <limits.h>
 #include <math.h>
 #include <pthread.h>
-#include <stdio.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
-static char dir[] = "/tmp/tandem-archs-XXXXXX";
-
-static int models_make(void **state)
-{
-    char script[PATH_MAX];
-    const char *source = getenv("TANDEM_SOURCE");
-    struct err e = {0};
-    pid_t pid;
-    int status = 0;
-    (void)state;
-    assert_non_null(source);
-    assert_non_null(mkdtemp(dir));
-    snprintf(script, sizeof script, "%s/scripts/archs.sh", source);
-    const char *argv[] = {"/bin/sh", script, dir, "gemma3", "jamba", "mamba", "deepseek4", NULL};
-    struct os_spawn s = {.argv = argv, .stdout_fd = STDERR_FILENO, .stderr_fd = -1};
-    if (os_spawn(&s, &pid, &e) != 0)
-        fail_msg("%s", e.message);
-    while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
-        ;
-    assert_int_equal(status, 0);
-    return 0;
-}
-
-static int models_remove(void **state)
-{
-    char path[PATH_MAX];
-    DIR *d = opendir(dir);
-    (void)state;
-    for (struct dirent *entry; d && (entry = readdir(d));) {
-        snprintf(path, sizeof path, "%s/%s", dir, entry->d_name);
-        unlink(path);
-    }
-    if (d)
-        closedir(d);
-    return rmdir(dir);
-}
-
-static struct engine *open_arch(const char *file, enum engine_handoff handoff, uint32_t n_batch)
-{
-    char path[PATH_MAX];
-    struct engine_options o = rig_options(handoff);
-    o.n_batch = n_batch;
-    snprintf(path, sizeof path, "%s/%s", dir, file);
-    o.model = path;
-    return rig_open_with(&o);
-}
 
 // [0, n) in pieces of 64, each exported when it is computed (late: when all are).
 struct transfer {
@@ -106,8 +52,8 @@ static void late_state_travels_once(void **state)
     static const char *const models[] = {"jamba-dense.gguf", "mamba-dense.gguf"};
     (void)state;
     for (size_t m = 0; m < 2; m++) {
-        struct engine *p = open_arch(models[m], ENGINE_HANDOFF_LATE_STATE, 512);
-        struct engine *d = open_arch(models[m], ENGINE_HANDOFF_LATE_STATE, 512);
+        struct engine *p = archs_open(models[m], ENGINE_HANDOFF_LATE_STATE, 512);
+        struct engine *d = archs_open(models[m], ENGINE_HANDOFF_LATE_STATE, 512);
         struct err e = {0};
         struct transfer t;
         float *want = reference(d, 256);
@@ -143,7 +89,7 @@ static void late_state_travels_once(void **state)
 
 static void a_state_is_exported_where_it_stands(void **state)
 {
-    struct engine *p = open_arch("jamba-dense.gguf", ENGINE_HANDOFF_RANGES, 512);
+    struct engine *p = archs_open("jamba-dense.gguf", ENGINE_HANDOFF_RANGES, 512);
     struct err e = {0};
     uint8_t buf[8];
     (void)state;
@@ -166,7 +112,7 @@ static void *interrupt_soon(void *ctx)
 // A recurrent state cannot be taken back, so a step that runs is finished.
 static void recurrent_models_are_interrupted_between_steps(void **state)
 {
-    struct engine *g = open_arch("mamba-dense.gguf", ENGINE_HANDOFF_NONE, 512);
+    struct engine *g = archs_open("mamba-dense.gguf", ENGINE_HANDOFF_NONE, 512);
     pthread_t thread;
     struct err e = {0};
     uint32_t at = 0;
@@ -201,8 +147,8 @@ static void rig_close(struct engine *g, float *got, const float *want)
 // The cache of a sliding window holds the windows of all sequences and one batch, here a small one.
 static void a_window_that_was_lost_is_not_gone_on_from(void **state)
 {
-    struct engine *p = open_arch("gemma3-dense.gguf", ENGINE_HANDOFF_RANGES, 64);
-    struct engine *d = open_arch("gemma3-dense.gguf", ENGINE_HANDOFF_RANGES, 64);
+    struct engine *p = archs_open("gemma3-dense.gguf", ENGINE_HANDOFF_RANGES, 64);
+    struct engine *d = archs_open("gemma3-dense.gguf", ENGINE_HANDOFF_RANGES, 64);
     struct transfer soon, late;
     struct err e = {0};
     uint32_t n_swa = p->identity.n_swa;
@@ -239,8 +185,8 @@ static void a_window_that_was_lost_is_not_gone_on_from(void **state)
 
 static void deepseek4_crosses_whole(void **state)
 {
-    struct engine *p = open_arch("deepseek4-moe.gguf", ENGINE_HANDOFF_WHOLE, 512);
-    struct engine *d = open_arch("deepseek4-moe.gguf", ENGINE_HANDOFF_WHOLE, 512);
+    struct engine *p = archs_open("deepseek4-moe.gguf", ENGINE_HANDOFF_WHOLE, 512);
+    struct engine *d = archs_open("deepseek4-moe.gguf", ENGINE_HANDOFF_WHOLE, 512);
     struct err e = {0};
     size_t len = 0;
     uint8_t small[8];
@@ -271,5 +217,7 @@ int main(void)
         cmocka_unit_test(a_window_that_was_lost_is_not_gone_on_from),
         cmocka_unit_test(deepseek4_crosses_whole),
     };
-    return cmocka_run_group_tests(tests, models_make, models_remove);
+    static const char *const archs[] = {"gemma3", "jamba", "mamba", "deepseek4"};
+    memcpy(archs_wanted, archs, sizeof archs);
+    return cmocka_run_group_tests(tests, archs_make, archs_remove);
 }

@@ -177,6 +177,12 @@ static int paced_fork(struct engine *g, uint32_t src, uint32_t dst, uint32_t p1,
     return i->ops->fork(i, src, dst, p1, e);
 }
 
+static int paced_settle(struct engine *g, uint32_t seq, uint32_t upto, struct err *e)
+{
+    struct engine *i = paced_of(g)->inner;
+    return i->ops->settle(i, seq, upto, e);
+}
+
 static size_t paced_checkpoint_bytes(struct engine *g, uint32_t seq)
 {
     struct engine *i = paced_of(g)->inner;
@@ -308,6 +314,7 @@ static const struct engine_ops paced_ops = {
     .logits = paced_logits,
     .remove = paced_remove,
     .fork = paced_fork,
+    .settle = paced_settle,
     .checkpoint_bytes = paced_checkpoint_bytes,
     .checkpoint_save = paced_checkpoint_save,
     .checkpoint_restore = paced_checkpoint_restore,
@@ -341,6 +348,8 @@ struct engine *engine_paced_new(struct engine *inner, double prefill_tokens_per_
     p->ops = paced_ops;
     if (inner->ops->tiles_set == NULL)
         p->ops.tiles_set = NULL;
+    if (inner->ops->settle == NULL)
+        p->ops.settle = NULL;
     if (inner->ops->import_tile == NULL)
         p->ops.import_tile = NULL;
     p->base.ops = &p->ops;

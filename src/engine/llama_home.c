@@ -25,7 +25,7 @@
 #define CELLS_AT (BLOB_HEAD_BYTES + 4)
 
 // Memory for one state, kept from move to move: new pages cost more than the copy.
-static uint8_t *staging_fit(struct llama_engine *g, size_t bytes)
+uint8_t *llama_home_staging(struct llama_engine *g, size_t bytes)
 {
     if (bytes > g->staging_cap) {
         uint8_t *more = realloc(g->staging, bytes);
@@ -46,11 +46,13 @@ static int state_move(struct llama_engine *g, struct home from, struct home to, 
                       struct err *e)
 {
     uint32_t n = g->base.limits.n_seq;
-    size_t others = 4 * (size_t)(n - 1), bytes = llama_state_seq_get_size(from.ctx, (llama_seq_id)seq);
-    uint8_t *state = staging_fit(g, bytes + others);
+    size_t others = 4 * (size_t)(n - 1),
+           bytes = llama_state_seq_get_size(from.ctx, (llama_seq_id)seq);
+    uint8_t *state = llama_home_staging(g, bytes + others);
     size_t len = state ? llama_state_seq_get_data(from.ctx, state, bytes, (llama_seq_id)seq) : 0;
     if (len == 0)
-        return err_set(e, ERR_ENGINE, "sequence %" PRIu32 " could not be moved: %zu bytes", seq, bytes);
+        return err_set(e, ERR_ENGINE, "sequence %" PRIu32 " could not be moved: %zu bytes", seq,
+                       bytes);
     if (to.ctx == g->streams) {
         le_put32(state + STREAM_COUNT_AT, n);
         memset(state + len, 0, others);

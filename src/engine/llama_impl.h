@@ -39,21 +39,24 @@ struct llama_engine {
     struct engine base;
     struct llama_model *model;
     struct llama_context *ctx;
-    llama_memory_t mem; // NULL: the model keeps none
+    llama_memory_t mem;            // NULL: the model keeps none
     struct llama_context *streams; // with a cache for each sequence; NULL: not needed yet
     struct llama_context_params stream_params; // what it is made with
     uint8_t *staging;                          // for moves between the two
     size_t staging_cap;
+    struct llama_context *embed;              // for embeddings; NULL: not needed yet
+    struct llama_context_params embed_params; // what it is made from
+    bool embedding;                           // it is computing
     const struct llama_vocab *vocab;
     struct llama_chat *chat; // NULL: no tokenizer
     bool *shown;             // n_vocab: special tokens whose text is part of an answer
 
-    struct llama_batch batch; // n_batch rows, one sequence id each
-    struct llama_seq *seqs;   // limits.n_seq
-    llama_seq_id scratch;     // == limits.n_seq
+    struct llama_batch batch;     // n_batch rows, one sequence id each
+    struct llama_seq *seqs;       // limits.n_seq
+    llama_seq_id scratch;         // == limits.n_seq
     struct llama_output *outputs; // n_batch; rows of the last step
-    size_t n_rows;            // rows of the last step
-    uint32_t max_outputs;     // rows of one step that may want logits
+    size_t n_rows;                // rows of the last step
+    uint32_t max_outputs;         // rows of one step that may want logits
 
     bool recurrent; // some layers keep a state: no partial removal, no interruption inside a step
     bool slides;    // some layers hold the last n_swa positions only
@@ -121,7 +124,25 @@ void llama_home_fini(struct llama_engine *g);
 int llama_home_settle(struct engine *g, uint32_t seq, uint32_t upto, struct err *e);
 // Brings a settled sequence back into the shared cache.
 int llama_home_return(struct llama_engine *g, uint32_t seq, struct err *e);
+// Memory for the state of a sequence, kept from use to use; NULL: there is none.
+uint8_t *llama_home_staging(struct llama_engine *g, size_t bytes);
 llama_memory_t llama_home_memory(const struct llama_engine *g, uint32_t seq);
+
+// ---- llama_keep.c ------------------------------------------------------------------------------
+void llama_keep_init(struct llama_engine *g); // says what can be cut
+int llama_keep_fork(struct engine *g, uint32_t src, uint32_t dst, uint32_t p1, struct err *e);
+size_t llama_keep_bytes(struct engine *g, uint32_t seq);
+int llama_keep_save(struct engine *g, uint32_t seq, void *buf, size_t cap, size_t *len,
+                    struct err *e);
+int llama_keep_restore(struct engine *g, uint32_t seq, uint32_t p, const void *data, size_t len,
+                       struct err *e);
+
+// ---- llama_embed.c -----------------------------------------------------------------------------
+// `shared`: the parameters of g->ctx.
+void llama_embed_init(struct llama_engine *g, const struct llama_context_params *shared);
+void llama_embed_fini(struct llama_engine *g);
+int llama_embed_tokens(struct engine *g, const int32_t *tokens, size_t n, float *out,
+                       struct err *e);
 
 // ---- llama_step.c ------------------------------------------------------------------------------
 int llama_step(struct engine *g, const struct engine_row *rows, size_t n, struct err *e);
@@ -131,6 +152,8 @@ struct llama_context *llama_step_source(const struct llama_engine *g, size_t row
 int llama_step_remove(struct engine *g, uint32_t seq, uint32_t p0, uint32_t p1, struct err *e);
 // 0, or ERR_UNSUPPORTED: what the sequence holds is not enough to go on from.
 int llama_step_ready(const struct llama_engine *g, uint32_t seq, struct err *e);
+// Whether sliding-window layers have forgotten what a sequence cut back to p0 would look at.
+bool llama_step_window_gone(const struct llama_engine *g, uint32_t seq, uint32_t p0);
 void llama_step_interrupt(struct engine *g, bool on);
 bool llama_step_aborted(void *g); // ggml's abort callback
 

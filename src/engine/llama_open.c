@@ -22,7 +22,11 @@ static const struct engine_ops ops = {
     .step = llama_step,
     .logits = llama_step_logits,
     .remove = llama_step_remove,
+    .fork = llama_keep_fork,
     .settle = llama_home_settle,
+    .checkpoint_bytes = llama_keep_bytes,
+    .checkpoint_save = llama_keep_save,
+    .checkpoint_restore = llama_keep_restore,
     .export_bytes = llama_range_bytes,
     .export_start = llama_range_export,
     .export_poll = llama_range_poll,
@@ -36,6 +40,7 @@ static const struct engine_ops ops = {
     .parser_new = llama_parse_new,
     .parser_free = llama_parse_free,
     .parser_put = llama_parse_put,
+    .embed = llama_embed_tokens,
     .sampler_new = llama_sample_new,
     .sampler_free = llama_sample_free,
     .sampler_accept = llama_sample_accept,
@@ -49,6 +54,7 @@ static void llama_free_engine(struct engine *base)
     llama_tile_fini(g);
     llama_range_fini(g);
     llama_home_fini(g);
+    llama_embed_fini(g);
     llama_chat_free(g->chat);
     if (g->batch.token)
         llama_batch_free(g->batch);
@@ -237,6 +243,8 @@ int engine_llama_open(const struct engine_options *o, struct engine **out, struc
         if (rc == 0) {
             llama_tile_init(g, o->tiles);
             llama_home_init(g, &p);
+            llama_embed_init(g, &p);
+            llama_keep_init(g);
         }
     }
     if (gguf)

@@ -50,7 +50,8 @@ static int row_check(const struct llama_engine *g, const struct engine_row *row,
     return seq->next == seq->held ? llama_step_ready(g, row->seq, e) : 0;
 }
 
-static int rows_check(struct llama_engine *g, const struct engine_row *rows, size_t n, struct err *e)
+static int rows_check(struct llama_engine *g, const struct engine_row *rows, size_t n,
+                      struct err *e)
 {
     uint32_t outputs = 0;
     for (size_t i = 0; i < g->base.limits.n_seq; i++)
@@ -116,7 +117,8 @@ static int decode_error(struct llama_engine *g, int rc, const char *why, size_t 
 }
 
 // The rows of one cache; 0 too when it has none.
-static int rows_decode(struct llama_engine *g, const struct engine_row *rows, size_t n, bool settled)
+static int rows_decode(struct llama_engine *g, const struct engine_row *rows, size_t n,
+                       bool settled)
 {
     struct llama_context *ctx = settled ? g->streams : g->ctx;
     if (!ctx || batch_fill(g, rows, n, settled) == 0)
@@ -177,8 +179,7 @@ const float *llama_step_logits(struct engine *base, size_t row)
     return ctx ? llama_get_logits_ith(ctx, index) : NULL;
 }
 
-// Sliding-window layers have forgotten what a sequence cut back to p0 would look at.
-static bool window_gone(const struct llama_engine *g, uint32_t seq, uint32_t p0)
+bool llama_step_window_gone(const struct llama_engine *g, uint32_t seq, uint32_t p0)
 {
     uint32_t n_swa = g->base.identity.n_swa;
     if (n_swa == 0 || g->recurrent)
@@ -204,7 +205,7 @@ int llama_step_remove(struct engine *base, uint32_t seq, uint32_t p0, uint32_t p
                        "remove: [%" PRIu32 ", %" PRIu32 ") would leave a gap in sequence %" PRIu32
                        " of %" PRIu32 " positions",
                        p0, p1, seq, s->held);
-    if (p0 > 0 && (g->recurrent || window_gone(g, seq, p0)))
+    if (p0 > 0 && (g->recurrent || llama_step_window_gone(g, seq, p0)))
         return err_set(e, ERR_UNSUPPORTED,
                        "remove: the %s of sequence %" PRIu32 " cannot go back to position %" PRIu32
                        "; remove it from 0",
@@ -228,5 +229,6 @@ void llama_step_interrupt(struct engine *base, bool on)
 bool llama_step_aborted(void *ctx)
 {
     struct llama_engine *g = ctx;
-    return !g->recurrent && atomic_load_explicit(&g->interrupted, memory_order_relaxed);
+    return (g->embedding || !g->recurrent) &&
+           atomic_load_explicit(&g->interrupted, memory_order_relaxed);
 }
