@@ -22,7 +22,7 @@ enum field_kind {
     FIELD_COUNT,     // how many elements an array has
     FIELD_TEMPLATE,
 };
-enum per_layer { LAYERS_HEAD_KV, LAYERS_WINDOW, LAYERS_RECURRENT };
+enum per_layer { LAYERS_HEAD_KV, LAYERS_WINDOW, LAYERS_RECURRENT, LAYERS_FF };
 
 struct field {
     const char *key; // behind "ARCH." where it begins with a dot
@@ -55,7 +55,7 @@ static const struct field fields[] = {
     NUMBER(".block_count", n_layer),
     NUMBER(".context_length", n_ctx),
     NUMBER(".embedding_length", n_embd),
-    NUMBER(".feed_forward_length", n_ff),
+    {".feed_forward_length", FIELD_PER_LAYER, LAYERS_FF, 0},
     NUMBER(".attention.head_count", n_head),
     {".attention.head_count_kv", FIELD_PER_LAYER, LAYERS_HEAD_KV, 0},
     NUMBER(".expert_count", n_expert),
@@ -112,8 +112,12 @@ static void per_layer_set(struct models_gguf *g, enum per_layer which, uint32_t 
         g->head_kv[il] = v;
     else if (which == LAYERS_WINDOW)
         g->in_window[il] = v != 0;
-    else
+    else if (which == LAYERS_RECURRENT)
         g->recurrent[il] = v != 0;
+    else
+        g->has_ff[il] = v != 0;
+    if (which == LAYERS_FF && v > g->n_ff)
+        g->n_ff = v;
 }
 
 static int per_layer_array(struct models_reader *r, const char *key, enum per_layer which)

@@ -56,6 +56,7 @@ struct models_gguf {
     uint32_t head_kv[MODELS_GGUF_LAYERS_MAX];
     uint8_t in_window[MODELS_GGUF_LAYERS_MAX]; // 1: sees only the window
     uint8_t recurrent[MODELS_GGUF_LAYERS_MAX]; // 1: keeps a state and no KV
+    uint8_t has_ff[MODELS_GGUF_LAYERS_MAX];    // 1: has a feed-forward part
     bool has_head_kv, has_windows, has_recurrent;
 
     char tokenizer[32], pre_tokenizer[64];
@@ -96,8 +97,9 @@ bool models_gguf_row_bytes(uint32_t type, uint64_t n, uint64_t *bytes);
 // By name ("q8_0"), or MODELS_GGUF_NONE.
 uint32_t models_gguf_type_find(const char *name);
 
-// Whether a layer's KV or state is of each kind (il < n_layer).
+// What a layer (il < n_layer) keeps of the tokens it has seen: KV of all or of a window, a state, or both.
 bool models_gguf_layer_in_window(const struct models_gguf *g, uint32_t il);
 bool models_gguf_layer_recurrent(const struct models_gguf *g, uint32_t il);
+bool models_gguf_layer_has_kv(const struct models_gguf *g, uint32_t il);
 
 #endif

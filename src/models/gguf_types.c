@@ -84,7 +84,8 @@ bool models_gguf_layer_in_window(const struct models_gguf *g, uint32_t il)
     } fixed[] = {{"gemma2", 2},  {"gemma3", 6}, {"gemma3n", 5}, {"gpt-oss", 2},
                  {"cohere2", 4}, {"llama4", 4}, {"olmo2", 4},   {"exaone4", 4}};
     uint32_t period = g->window_period;
-    if (g->window == 0 || il >= g->n_layer)
+    // DeepSeek-V4 compresses what is outside of the window, in ways of its own.
+    if (g->window == 0 || il >= g->n_layer || strcmp(g->arch, "deepseek4") == 0)
         return false;
     if (g->has_windows)
         return g->in_window[il] != 0;
@@ -95,17 +96,51 @@ bool models_gguf_layer_in_window(const struct models_gguf *g, uint32_t il)
     return period > 0 && il % period < period - 1;
 }
 
+static bool is_arch(const struct models_gguf *g, const char *const *names)
+{
+    for (; *names; names++)
+        if (strcmp(*names, g->arch) == 0)
+            return true;
+    return false;
+}
+
+// Of how many layers one attends, where only some do and the file does not list them.
+static uint32_t full_interval(const struct models_gguf *g)
+{
+    static const char *const four[] = {"qwen3next", "qwen35", "qwen35moe", "qwen4exp", NULL};
+    if (g->full_interval > 0)
+        return g->full_interval;
+    return is_arch(g, four) ? 4 : strcmp(g->arch, "minimax-01") == 0 ? 8 : 0;
+}
+
+static bool is_nemotron_h(const struct models_gguf *g)
+{
+    return strncmp(g->arch, "nemotron_h", strlen("nemotron_h")) == 0;
+}
+
 bool models_gguf_layer_recurrent(const struct models_gguf *g, uint32_t il)
 {
-    static const char *const all[] = {"mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7"};
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
-        if (strcmp(all[i], g->arch) == 0)
-            return true;
+    static const char *const all[] = {"mamba", "mamba2", "rwkv6",     "rwkv6qwen2",
+                                      "rwkv7", "arwkv7", "falcon-h1", NULL};
+    bool no_heads = g->has_head_kv && g->head_kv[il] == 0;
+    if (is_arch(g, all))
+        return true;
     if (g->has_recurrent)
         return g->recurrent[il] != 0;
-    if (g->full_interval > 0)
-        return (il + 1) % g->full_interval != 0;
+    if (full_interval(g) > 0)
+        return (il + 1) % full_interval(g) != 0;
+    if (is_nemotron_h(g)) // whose feed-forward parts are layers of their own
+        return no_heads && !g->has_ff[il];
     // Jamba, Granite, LFM2 and others: a layer without KV heads is a recurrent one.
-    return g->has_head_kv && g->head_kv[il] == 0 &&
-           (g->ssm_inner > 0 || g->shortconv_cache > 0 || g->kda_head > 0);
+    return no_heads && (g->ssm_inner > 0 || g->shortconv_cache > 0 || g->kda_head > 0);
+}
+
+bool models_gguf_layer_has_kv(const struct models_gguf *g, uint32_t il)
+{
+    if (strcmp(g->arch, "falcon-h1") == 0) // both in every layer
+        return true;
+    if (models_gguf_layer_recurrent(g, il) || (is_nemotron_h(g) && g->has_ff[il]))
+        return false;
+    // The last layers of some models look into the cache of an earlier one.
+    return g->shared_kv_layers >= g->n_layer || il < g->n_layer - g->shared_kv_layers;
 }

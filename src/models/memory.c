@@ -55,20 +55,12 @@ static void layer_elements(const struct models_gguf *g, uint32_t il, uint64_t *k
     *v = g->key_length_mla && g->value_length_mla ? 0 : (uint64_t)v_head * heads;
 }
 
-static bool layer_has_kv(const struct models_gguf *g, uint32_t il)
-{
-    if (models_gguf_layer_recurrent(g, il))
-        return false;
-    // The last layers of some models look into the cache of an earlier one.
-    return g->shared_kv_layers >= g->n_layer || il < g->n_layer - g->shared_kv_layers;
-}
-
 static bool layer_token_bytes(const struct models_gguf *g, uint32_t il, struct kv_types t,
                               uint64_t *bytes)
 {
     uint64_t k = 0, v = 0, k_bytes = 0, v_bytes = 0;
     *bytes = 0;
-    if (!layer_has_kv(g, il))
+    if (!models_gguf_layer_has_kv(g, il))
         return true;
     layer_elements(g, il, &k, &v);
     if (!models_gguf_row_bytes(t.k, k, &k_bytes) || !models_gguf_row_bytes(t.v, v, &v_bytes))
@@ -127,6 +119,8 @@ static uint64_t state_elements(const struct models_gguf *g)
     if (g->kda_head > 0)
         return 3 * (conv ? conv : 3) * g->n_head * g->kda_head +
                (uint64_t)g->kda_head * g->kda_head * g->n_head;
+    if (strcmp(g->arch, "minimax-01") == 0) // linear attention: a matrix per head
+        return (uint64_t)g->key_length * g->key_length * g->n_head;
     return conv * (g->ssm_inner + 2ull * g->ssm_groups * g->ssm_state) +
            (uint64_t)g->ssm_state * g->ssm_inner;
 }
@@ -136,8 +130,7 @@ static void state_add(const struct models_gguf *g, const struct models_memory_op
 {
     uint64_t layers = 0;
     for (uint32_t il = 0; il < g->n_layer; il++)
-        // Falcon-H1 has both in every layer.
-        layers += models_gguf_layer_recurrent(g, il) || strcmp(g->arch, "falcon-h1") == 0;
+        layers += models_gguf_layer_recurrent(g, il);
     out->state_bytes = layers * state_elements(g) * 4 * (o->n_seq + 1ull);
 }
 
