@@ -147,6 +147,25 @@ static void test_tools_whole(void **state)
     stage_stop(&s);
 }
 
+// What is refused before a stream began is a body as any other.
+static void test_refused_stream(void **state)
+{
+    struct stage s;
+    struct web w;
+    struct web_answer a;
+
+    (void)state;
+    stage_init(&s);
+    stage_ready(&s, false);
+    w = web_post(s.port, CHAT, "{" MSG ",\"stream\":true,\"model\":\"none\"}");
+    a = web_finish(&w);
+    assert_int_equal(a.status, 404);
+    assert_has(a.head, "application/json");
+    assert_has(a.body, "model_not_found");
+    web_answer_fini(&a);
+    stage_stop(&s);
+}
+
 static void test_tools_stream(void **state)
 {
     struct stage s;
@@ -595,6 +614,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_syntax),
         cmocka_unit_test(test_tools_whole),
+        cmocka_unit_test(test_refused_stream),
         cmocka_unit_test(test_tools_stream),
         cmocka_unit_test(test_nonsense),
         cmocka_unit_test(test_logprobs_chat),

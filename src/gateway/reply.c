@@ -231,8 +231,9 @@ static struct MHD_Response *response_whole(struct reply *r)
         free(body);
         return NULL;
     }
+    // An error is JSON, also where the answer would have been a stream.
     MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE,
-                            r->type ? r->type : "application/json");
+                            r->type && r->status == MHD_HTTP_OK ? r->type : "application/json");
     if (r->retry_after_s > 0) {
         snprintf(seconds, sizeof(seconds), "%u", r->retry_after_s);
         MHD_add_response_header(response, MHD_HTTP_HEADER_RETRY_AFTER, seconds);

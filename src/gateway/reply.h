@@ -22,7 +22,7 @@ struct reply *reply_new(struct MHD_Connection *connection);
 void reply_drop(struct reply *r);
 
 // The type of a whole answer or a stream, static text, before the core knows of the reply. By default
-// application/json for the one and text/event-stream for the other.
+// application/json for the one and text/event-stream for the other. Errors sent whole are always JSON.
 void reply_type_set(struct reply *r, const char *type);
 
 // ---- the core's side -------------------------------------------------------------------------------
