@@ -7,6 +7,7 @@
 #   link       the peer link alone, TLS on loopback
 #   local      the local path against llama-bench (bench/local.sh)
 #   memory     what gateway and nodes add
+#   gateway    what a request, a streamed token and thousands of connections cost (bench/gateway.sh)
 #   long       7168 tokens in, 28 out, one run; only when asked for
 #
 # Writes bench/results/acceptance.json with date and machine and prints a table. Exit code 3 when a
@@ -41,12 +42,15 @@ measure_local() {
 measure_memory() {
     "$root/bench/memory.sh" >"$1"
 }
+measure_gateway() {
+    "$root/bench/gateway.sh" >"$1"
+}
 measure_long() {
     "$bin/tandem" bench -m "$model" --prompt 7168 --gen 28 --runs 1 --svg "$results/long.svg" \
         --json-file "$1" >&2
 }
 
-[ $# -gt 0 ] || set -- link memory local streaming emulated slow-link
+[ $# -gt 0 ] || set -- link memory local gateway streaming emulated slow-link
 for part in "$@"; do
     say "acceptance: $part"
     function=measure_$(printf '%s' "$part" | tr - _)

@@ -19,6 +19,11 @@ def transfer_floor_ratio(part):
     return hybrid["total_s"] / (hybrid["kv_bytes"] / hybrid["link_bytes_per_s"] + decode_alone)
 
 
+def slow_readers_ratio(part):
+    """How long the fast streams take beside slow readers, against without them."""
+    return part["slow"]["fast_streams_s"] / part["fast"]["fast_streams_s"]
+
+
 # part, what, value of the part, "at least" or "at most", bound
 BOUNDS = [
     ("emulated", "efficiency", lambda p: p["efficiency"], ">=", 0.98),
@@ -37,6 +42,11 @@ BOUNDS = [
     ("link", "link GB/s", lambda p: p["link"]["gb_per_s"], ">=", 1.2),
     ("local", "decode / llama-bench tg", lambda p: p["decode_ratio"], ">=", 0.98),
     ("local", "prefill / llama-bench pp", lambda p: p["prefill_ratio"], ">=", 0.98),
+    ("gateway", "CPU ms per request", lambda p: p["single"]["cpu_ms_per_request"], "<=", 0.5),
+    ("gateway", "CPU us per streamed token", lambda p: p["streams"]["cpu_us_per_token"], "<=", 20),
+    ("gateway", "MiB, 1,000 streams and 5,000 idle", lambda p: p["streams"]["peak_memory_mib"], "<=", 300),
+    ("gateway", "idle connections kept", lambda p: p["streams"]["idle_still_open"], ">=", 5000),
+    ("gateway", "fast streams beside slow / alone", slow_readers_ratio, "<=", 1.1),
     ("memory", "added MB", lambda p: p["added_bytes"] / 1e6, "<=", 60),
 ]
 

@@ -26,6 +26,7 @@
 #define ARGUMENTS 5
 #define READ_BYTES 65536
 #define SLOW_BYTES 64
+#define SLOW_BUFFER 2048
 #define SLOW_NS (NS_PER_S / 10)
 #define LIMIT_NS (300 * NS_PER_S)
 
@@ -50,7 +51,8 @@ static void fail(const char *what)
     exit(1);
 }
 
-static int dial(const struct load *l)
+// buffer: of what has come and was not read, in bytes; 0: the system's own.
+static int dial(const struct load *l, int buffer)
 {
     struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(l->port)};
     int fd = socket(AF_INET, SOCK_STREAM, 0);
@@ -58,6 +60,8 @@ static int dial(const struct load *l)
     a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     if (fd < 0)
         fail("socket");
+    if (buffer > 0)
+        setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &buffer, sizeof(buffer));
     if (connect(fd, (struct sockaddr *)&a, sizeof(a)) != 0)
         fail("connect");
     return fd;
@@ -147,7 +151,7 @@ static void idle_open(struct load *l)
 {
     l->idle_fds = mem_alloc(((size_t)l->idle + 1) * sizeof(int));
     for (long i = 0; i < l->idle; i++) {
-        l->idle_fds[i] = dial(l);
+        l->idle_fds[i] = dial(l, 0);
         send_all(l->idle_fds[i], "GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n");
         answer_read(l->idle_fds[i]);
     }
@@ -165,7 +169,7 @@ static void requests_run(struct load *l, json_t *out)
 {
     static const char body[] = "{\"prompt\":\"x\",\"max_tokens\":1,\"temperature\":0,"
                                "\"ignore_eos\":true,\"cache_prompt\":false}";
-    int fd = dial(l);
+    int fd = dial(l, 0);
     double cpu = cpu_seconds(l);
     int64_t begun_ns = clock_now_ns();
 
@@ -189,7 +193,7 @@ static void stream_open(struct load *l, struct stream *s, long i)
 {
     char body[256];
 
-    *s = (struct stream){.fd = dial(l), .slow = i < l->slow};
+    *s = (struct stream){.fd = dial(l, i < l->slow ? SLOW_BUFFER : 0), .slow = i < l->slow};
     snprintf(body, sizeof(body),
              "{\"prompt\":\"stream %ld\",\"max_tokens\":%ld,\"temperature\":0,\"stream\":true,"
              "\"ignore_eos\":true,\"cache_prompt\":false}",
