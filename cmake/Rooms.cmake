@@ -38,7 +38,7 @@ room(tandem_base SOURCES ${base} LINKS tandem_libs)
 # Which memory a model takes depends on what computes it.
 set_source_files_properties(${CMAKE_SOURCE_DIR}/src/cli/models.c PROPERTIES
     COMPILE_DEFINITIONS "TANDEM_BACKEND=\"${TANDEM_BACKEND}\"")
-sources(front node/supervisor*.c gateway/*.c cli/*.c)
+sources(front node/supervisor*.c gateway/*.c plan/*.c cli/*.c)
 list(FILTER front EXCLUDE REGEX "/cli/main\\.c$")
 room(tandem_front SOURCES ${front} LINKS tandem_base)
 

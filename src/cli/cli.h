@@ -19,7 +19,8 @@ struct cli_command {
     int (*run)(int argc, char **argv); // argv[0] is the command's name; returns the exit code
 };
 extern const struct cli_command cli_serve, cli_node, cli_pair, cli_check, cli_bench, cli_demo,
-    cli_ps, cli_chat, cli_config, cli_forget, cli_pull, cli_ls, cli_show, cli_rm, cli_alias;
+    cli_ps, cli_chat, cli_config, cli_forget, cli_pull, cli_ls, cli_show, cli_rm, cli_alias,
+    cli_plan;
 
 enum cli_option_kind {
     CLI_FLAG,   // bool

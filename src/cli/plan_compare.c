@@ -1,0 +1,258 @@
+// tandem plan compare: two machines and a link against each of them alone.
+#include "cli/plan.h"
+
+#include "base/json.h"
+#include "cli/cli.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define BAR_CELLS 44
+
+struct options {
+    struct plan_pair pair;
+    struct cli_list machines;
+    const char *engine;
+    bool json;
+};
+
+static const char about[] =
+    "Compares two machines that share a request over a link with each of them alone: one reads the\n"
+    "prompt, the other writes the answer, and the KV cache crosses meanwhile. --engine published takes\n"
+    "rates that somebody published for this very model (the default where there are any), llama.cpp\n"
+    "predicts them; both are shown. Exit code 3: the model does not fit into both machines.";
+
+static int options_parse(int argc, char **argv, struct options *o, bool *done, struct err *e)
+{
+    const struct cli_option options[] = {
+        {"--machines", 0, CLI_LIST, &o->machines, "A,B", "two machines of the catalogue", 0, 0},
+        {"--link", 0, CLI_STRING, &o->pair.link, "ID", "between them (10gbe)", 0, 0},
+        {"--model", 'm', CLI_STRING, &o->pair.model, "ID", "of the catalogue, or FILE.gguf", 0, 0},
+        {"--quant", 0, CLI_STRING, &o->pair.quant, "NAME", "Q4_K_M, MXFP4, ... (F16)", 0, 0},
+        {"--prompt", 0, CLI_DOUBLE, &o->pair.prompt, "N", "tokens of the prompt (8192)", 1,
+         PLAN_TOKENS_MAX},
+        {"--gen", 0, CLI_DOUBLE, &o->pair.gen, "N", "tokens of the answer (256)", 1,
+         PLAN_TOKENS_MAX},
+        {"--engine", 0, CLI_STRING, &o->engine, "NAME", "published or llama.cpp", 0, 0},
+        {"--json", 0, CLI_FLAG, &o->json, NULL, "print one JSON object", 0, 0},
+        {0},
+    };
+    return cli_parse(argc, argv, options,
+                     "tandem plan compare --machines A,B --model ID [--quant NAME] [--link ID] "
+                     "[--prompt N] [--gen N] [--engine published|llama.cpp]",
+                     about, NULL, done, e);
+}
+
+// "A,B" comes as one text from the command line.
+static int machines_split(struct options *o, char *text, size_t text_bytes, struct err *e)
+{
+    if (o->machines.n == 1 && strlen(o->machines.items[0]) < text_bytes) {
+        snprintf(text, text_bytes, "%s", o->machines.items[0]);
+        char *comma = strchr(text, ',');
+        if (comma != NULL && strchr(comma + 1, ',') == NULL) {
+            *comma = '\0';
+            o->pair.machines[0] = text;
+            o->pair.machines[1] = comma + 1;
+            return 0;
+        }
+    } else if (o->machines.n == 2) {
+        o->pair.machines[0] = o->machines.items[0];
+        o->pair.machines[1] = o->machines.items[1];
+        return 0;
+    }
+    return err_set(e, ERR_INVALID,
+                   "--machines wants two names, for example dgx-spark,mac-studio-m3-ultra");
+}
+
+static int pair_complete(struct options *o, char *text, size_t text_bytes, struct err *e)
+{
+    int rc = machines_split(o, text, text_bytes, e);
+    if (rc != 0)
+        return rc;
+    if (o->pair.model == NULL)
+        return err_set(e, ERR_INVALID, "--model ID is missing, for example llama-3.1-8b");
+    if (o->engine == NULL)
+        o->pair.rates = PLAN_RATES_AUTO;
+    else if (strcmp(o->engine, "published") == 0)
+        o->pair.rates = PLAN_RATES_PUBLISHED;
+    else if (strcmp(o->engine, "llama.cpp") == 0)
+        o->pair.rates = PLAN_RATES_LLAMA;
+    else
+        return err_set(e, ERR_INVALID, "--engine is \"%.40s\"; say published or llama.cpp",
+                       o->engine);
+    return 0;
+}
+
+// ---- JSON ------------------------------------------------------------------------------------------------
+
+static json_t *solo_json(const struct plan_solo *s)
+{
+    json_t *o = json_object();
+    json_put(o, "name", json_string(s->name));
+    json_put(o, "fits", json_boolean(s->fits));
+    if (!s->fits) {
+        char text[512];
+        plan_too_large(s->name, s->need_bytes, s->have_bytes, text, sizeof text);
+        json_put(o, "error", json_string(text));
+    }
+    json_put(o, "prefill_s", s->fits ? json_real(s->prefill_s) : json_null());
+    json_put(o, "decode_s", s->fits ? json_real(s->decode_s) : json_null());
+    json_put(o, "total_s", s->fits ? json_real(s->total_s) : json_null());
+    if (s->source != NULL)
+        json_put(o, "source", json_string(s->source));
+    return o;
+}
+
+static json_t *both_json(const struct plan_comparison *r, const struct plan_both *b)
+{
+    if (!r->possible)
+        return json_null();
+    json_t *o = json_object();
+    json_put(o, "reads", json_string(r->solo[r->reader].name));
+    json_put(o, "writes", json_string(r->solo[r->writer].name));
+    json_put(o, "prefill_s", json_real(b->prefill_s));
+    json_put(o, "transfer_s", json_real(b->transfer_s));
+    json_put(o, "tail_s", json_real(b->tail_s));
+    json_put(o, "decode_s", json_real(b->decode_s));
+    json_put(o, "total_s", json_real(b->total_s));
+    return o;
+}
+
+static json_t *comparison_json(const struct plan_comparison *r)
+{
+    json_t *o = json_object(), *solo = json_array(), *speedup = json_object();
+    json_t *over = json_object(), *even = json_object();
+    json_put(o, "engine", json_string(r->published ? "published" : "llama.cpp"));
+    for (size_t i = 0; i < 2; i++) {
+        json_array_append_new(solo, solo_json(&r->solo[i]));
+        json_put(over, r->solo[i].name,
+                 r->possible ? json_real(r->solo[i].total_s / r->hybrid.total_s) : json_null());
+    }
+    json_put(o, "solo", solo);
+    json_put(o, "hybrid", both_json(r, &r->hybrid));
+    json_put(o, "serial", both_json(r, &r->serial));
+    json_put(speedup, "over", over);
+    json_put(speedup, "over_best", r->possible ? json_real(r->gain) : json_null());
+    json_put(speedup, "serial_over_best",
+             r->possible ? json_real(r->best_solo_s / r->serial.total_s) : json_null());
+    json_put(o, "speedup", speedup);
+    json_put(even, "prompt_tokens", plan_number(ceil(r->even_prompt)));
+    json_put(even, "gen_tokens", plan_number(ceil(r->even_gen)));
+    json_put(even, "link_gbps", plan_number(r->even_gbps));
+    json_put(even, "gen_tokens_to_gain_a_tenth", plan_number(floor(r->fade_gen)));
+    json_put(o, "breakeven", even);
+    json_put(o, "kv_bytes", json_real(r->kv_bytes));
+    json_put(o, "link_bytes_per_s", json_real(r->link_bytes_per_s));
+    return o;
+}
+
+// ---- pictures -----------------------------------------------------------------------------------------------
+
+static void line_print(const char *name, double prefill, double tail, double decode, double longest)
+{
+    double total = prefill + tail + decode;
+    int cells = (int)lround(BAR_CELLS * total / longest);
+    printf("  %-26.26s %8.3f %8.3f %8.3f %8.3f s  ", name, prefill, tail, decode, total);
+    for (int i = 0; i < cells; i++) {
+        double at = total * (i + 0.5) / cells;
+        putchar(at < prefill ? '=' : at < prefill + tail ? '~' : '-');
+    }
+    putchar('\n');
+}
+
+static void tokens_print(const char *text, double x, const char *unit, const char *otherwise)
+{
+    if (isfinite(x))
+        printf("  %s %.4g %s\n", text, x, unit);
+    else
+        printf("  %s %s\n", text, otherwise);
+}
+
+static void comparison_print(const struct plan_comparison *r)
+{
+    double longest = fmax(r->solo[0].total_s, r->solo[1].total_s);
+    printf("\n%s:\n", r->published ? "with published rates" : "predicted for llama.cpp");
+    printf("  %-26s %8s %8s %8s %8s    = reads  ~ waits for the link  - writes\n", "", "prefill",
+           "tail", "decode", "total");
+    for (size_t i = 0; i < 2; i++) {
+        const struct plan_solo *s = &r->solo[i];
+        char text[512];
+        if (s->fits) {
+            line_print(s->name, s->prefill_s, 0, s->decode_s, longest);
+            continue;
+        }
+        plan_too_large(s->name, s->need_bytes, s->have_bytes, text, sizeof text);
+        printf("  %-26.26s %s\n", s->name, text);
+    }
+    if (!r->possible)
+        return;
+    line_print("both, one after the other", r->serial.prefill_s, r->serial.tail_s,
+               r->serial.decode_s, longest);
+    line_print("both, overlapped", r->hybrid.prefill_s, r->hybrid.tail_s, r->hybrid.decode_s,
+               longest);
+    printf("  %s reads, %s writes: %.2f times as fast as the better of them alone\n",
+           r->solo[r->reader].name, r->solo[r->writer].name, r->gain);
+    tokens_print("it begins to pay at a prompt of", r->even_prompt, "tokens", "no length");
+    tokens_print("and an answer of", r->even_gen, "tokens", "no length");
+    tokens_print("and a link of", r->even_gbps, "Gbit/s", "no rate");
+    tokens_print("it gains at least a tenth up to an answer of", r->fade_gen, "tokens",
+                 isnan(r->fade_gen) ? "no length: less than a tenth already" : "any length");
+}
+
+static void out_print(const struct options *o, const struct plan_comparison *r,
+                      const struct plan_comparison *other)
+{
+    if (o->json) {
+        json_t *out = comparison_json(r);
+        if (other != NULL)
+            json_put(out, "other_engine", comparison_json(other));
+        char *line = json_line(out);
+        puts(line);
+        free(line);
+        json_decref(out);
+        return;
+    }
+    printf("%s %s, %.0f tokens in, %.0f out, over %s; the cache is %.3g GB\n", o->pair.model,
+           o->pair.quant != NULL ? o->pair.quant : "", o->pair.prompt, o->pair.gen, o->pair.link,
+           r->kv_bytes / 1e9);
+    comparison_print(r);
+    for (size_t i = 0; i < 2; i++)
+        if (r->solo[i].source != NULL)
+            printf("  %s: %s\n", r->solo[i].name, r->solo[i].source);
+    if (r->published)
+        printf("  That demonstration did not run llama.cpp, and its text leaves open whether one or two\n"
+               "  machines read the prompt.\n");
+    if (other != NULL)
+        comparison_print(other);
+}
+
+int plan_compare_run(int argc, char **argv)
+{
+    struct options o = {.pair = {.link = "10gbe", .prompt = 8192, .gen = 256}};
+    struct plan_comparison r = {0}, other = {0};
+    struct plan_catalogue *c = NULL;
+    struct err e = {0};
+    char text[2 * PLAN_NAME_BYTES];
+    bool done = false;
+    int rc = options_parse(argc, argv, &o, &done, &e);
+    if (rc == 0 && done)
+        return 0;
+    if (rc == 0)
+        rc = pair_complete(&o, text, sizeof text, &e);
+    if (rc == 0)
+        rc = plan_catalogue_open(&c, &e);
+    if (rc == 0)
+        rc = plan_compare(c, &o.pair, &r, &e);
+    bool both = rc == 0 && plan_published(c, &o.pair);
+    if (both) {
+        o.pair.rates = r.published ? PLAN_RATES_LLAMA : PLAN_RATES_PUBLISHED;
+        rc = plan_compare(c, &o.pair, &other, &e);
+    }
+    if (rc == 0)
+        out_print(&o, &r, both ? &other : NULL);
+    plan_catalogue_free(c);
+    if (rc != 0)
+        return cli_fail("plan", &e);
+    return r.possible ? 0 : 3;
+}
