@@ -508,8 +508,8 @@ static void bad_listings_are_refused(void **state)
         "{\"sha\": \"a\", \"siblings\": {}}",
         "{\"sha\": \"a\", \"siblings\": [{\"rfilename\": \"a.gguf\", \"size\": -1}]}",
         "{\"sha\": \"a\", \"siblings\": [{\"rfilename\": \"a.gguf\", \"size\": \"1\"}]}",
-        "{\"sha\": \"a\", \"siblings\": [{\"rfilename\": \"a.gguf\", \"lfs\": {\"sha256\": "
-        "\"x\"}}]}",
+        ("{\"sha\": \"a\", \"siblings\": [{\"rfilename\": \"a.gguf\", \"lfs\": "
+         "{\"sha256\": \"x\"}}]}"),
     };
     (void)state;
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
