@@ -60,6 +60,13 @@ static void test_messages(void **state)
          "messages",
          "[{\"role\":\"user\",\"content\":\"a\"},"
          "{\"role\":\"tool\",\"content\":\"b\",\"tool_call_id\":\"c\"}]"},
+        // Two messages of the user in a row are one, and so is what the system says later.
+        {MAX "\"messages\":[" USER ",{\"role\":\"system\",\"content\":\"a\"}," USER "]}",
+         "messages", "[{\"role\":\"user\",\"content\":\"hi\\na\\nhi\"}]"},
+        {SAYS("{\"type\":\"tool_result\",\"tool_use_id\":\"c\",\"content\":[{\"type\":"
+              "\"tool_reference\",\"tool_name\":\"x\"}]}"),
+         "messages",
+         "[{\"role\":\"tool\",\"content\":\"found the tool x\",\"tool_call_id\":\"c\"}]"},
         // A last message of the assistant is gone on with.
         {MAX "\"messages\":[" USER ",{\"role\":\"assistant\",\"content\":\"Well, \"}]}",
          "continue_final_message", "true"},

@@ -5,6 +5,9 @@
     "{\"type\":\"function\",\"name\":\"read\",\"description\":\"reads\",\"strict\":true,"          \
     "\"parameters\":{\"type\":\"object\"}}"
 #define OTHER "{\"type\":\"function\",\"name\":\"write\",\"parameters\":null}"
+#define SPACE                                                                                      \
+    "{\"type\":\"namespace\",\"name\":\"disk\",\"description\":\"d\",\"tools\":[" TOOL             \
+    ",{\"type\":\"custom\",\"name\":\"x\"}]}"
 #define CHAT_TOOL                                                                                  \
     "{\"type\":\"function\",\"function\":{\"name\":\"read\",\"description\":\"reads\","            \
     "\"parameters\":{\"type\":\"object\"}}}"
@@ -22,7 +25,21 @@ static void test_messages(void **state)
          "{\"role\":\"developer\",\"content\":\"e\"}]}",
          "messages",
          "[{\"role\":\"system\",\"content\":\"a\\n\\nb\\n\\nc\"},"
-         "{\"role\":\"user\",\"content\":\"d\"},{\"role\":\"system\",\"content\":\"e\"}]"},
+         "{\"role\":\"user\",\"content\":\"d\\ne\"}]"},
+        // Two messages of the user in a row are one: templates want the roles to alternate.
+        {"{\"input\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"user\",\"content\":\"b\"},"
+         "{\"role\":\"developer\",\"content\":\"c\"},{\"role\":\"assistant\",\"content\":\"d\"},"
+         "{\"role\":\"system\",\"content\":\"e\"}]}",
+         "messages",
+         "[{\"role\":\"user\",\"content\":\"a\\nb\\nc\"},{\"role\":\"assistant\",\"content\":\"d\"}"
+         ","
+         "{\"role\":\"user\",\"content\":\"e\"}]"},
+        {"{\"input\":[{\"role\":\"user\",\"content\":\"u\"},{\"type\":\"function_call\","
+         "\"call_id\":\"c\",\"name\":\"read\",\"namespace\":\"disk\",\"arguments\":\"{}\"}]}",
+         "messages",
+         "[{\"role\":\"user\",\"content\":\"u\"},{\"role\":\"assistant\",\"content\":\"\","
+         "\"tool_calls\":[{\"id\":\"c\",\"type\":\"function\",\"function\":{"
+         "\"name\":\"disk__read\",\"arguments\":\"{}\"}}]}]"},
         {"{\"input\":[{\"role\":\"user\",\"content\":[{\"type\":\"input_text\",\"text\":\"a\"},"
          "{\"type\":\"input_text\",\"text\":\"b\"}]}]}",
          "messages", "[{\"role\":\"user\",\"content\":\"a\\nb\"}]"},
@@ -86,6 +103,9 @@ static void test_members(void **state)
         {HI "\"tools\":[" TOOL "," OTHER "],\"tool_choice\":{\"type\":\"allowed_tools\","
             "\"mode\":\"required\",\"tools\":[{\"type\":\"function\",\"name\":\"read\"}]}}",
          "tools", "[" CHAT_TOOL "]"},
+        {HI "\"tools\":[" SPACE "]}", "tools",
+         "[{\"type\":\"function\",\"function\":{\"name\":\"disk__read\","
+         "\"description\":\"reads\",\"parameters\":{\"type\":\"object\"}}}]"},
         {HI "\"parallel_tool_calls\":false}", "parallel_tool_calls", "false"},
         {HI "\"text\":{\"format\":{\"type\":\"text\"},\"verbosity\":\"low\"}}", "response_format",
          NULL},
@@ -166,6 +186,10 @@ static void test_refusals(void **state)
         {HI "\"max_output_tokens\":1.5}", "max_output_tokens", "integer"},
         {HI "\"tools\":{}}", "tools", "array"},
         {HI "\"tools\":[7]}", "tools[0]", "object"},
+        {HI "\"tools\":[{\"type\":\"namespace\",\"name\":\"n\"}]}", "tools[0].tools", "absent"},
+        {HI
+         "\"tools\":[{\"type\":\"namespace\",\"name\":\"n\",\"tools\":[{\"type\":\"function\"}]}]}",
+         "tools[0].tools[0].name", "absent"},
         {HI "\"tools\":[{\"name\":\"x\"}]}", "tools[0].type", "absent"},
         {HI "\"tools\":[{\"type\":\"function\"}]}", "tools[0].name", "absent"},
         {HI "\"tools\":[{\"type\":\"function\",\"name\":\"f\",\"parameters\":\"x\"}]}",
@@ -207,6 +231,9 @@ static const char *const everything[] = {
     "{\"tool\":1,\"id\":\"call_b\",\"name\":\"read\",\"arguments\":\"{}\"}",
     "{\"content\":\"After.\"}",
     NULL};
+static const char *const spaced[] = {
+    "{\"tool\":0,\"id\":\"call_a\",\"name\":\"disk__read\",\"arguments\":\"{}\"}",
+    "{\"tool\":1,\"id\":\"call_b\",\"name\":\"read\",\"arguments\":\"{}\"}", NULL};
 static const char *const thought[] = {"{\"reasoning\":\"Hm\"}", NULL};
 static const char *const silence[] = {NULL};
 
@@ -224,6 +251,9 @@ static void test_answers(void **state)
          HI "\"tools\":[" TOOL "],\"tool_choice\":\"auto\",\"metadata\":{\"k\":\"v\"}}", everything,
          "tool_calls"},
         {"responses_all.sse", HI "\"stream\":true,\"tools\":[" TOOL "]}", everything, "tool_calls"},
+        {"responses_namespace.sse", HI "\"stream\":true,\"tools\":[" TOOL "," SPACE "]}", spaced,
+         "tool_calls"},
+        {"responses_namespace.json", HI "\"tools\":[" SPACE "," TOOL "]}", spaced, "tool_calls"},
         {"responses_summary.sse",
          HI "\"stream\":true,\"reasoning\":{\"effort\":\"low\",\"summary\":\"auto\"}}", thought,
          "stop"},

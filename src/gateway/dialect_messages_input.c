@@ -43,6 +43,12 @@ static void turn_flush(struct turn *t)
 
     if (json_array_size(t->texts) + json_array_size(t->thoughts) + json_array_size(t->calls) == 0)
         return;
+    if (strcmp(t->role, "assistant") != 0) {
+        // What the system says in the middle of a conversation is put into the user's mouth.
+        chat_user_put(t->messages, chat_join(t->texts, "\n"));
+        json_array_clear(t->texts);
+        return;
+    }
     message = chat_message(t->role, chat_join(t->texts, "\n"));
     if (json_array_size(t->thoughts) > 0)
         json_put(message, "reasoning_content", chat_join(t->thoughts, "\n"));
@@ -111,6 +117,18 @@ static int block_search_result(const struct spot *s, struct turn *t)
 static int block_thinking(const struct spot *s, struct turn *t)
 {
     return text_add(s, "thinking", t->thoughts);
+}
+
+// A tool that was looked for and found. All tools of a request are offered from the start, so that it is
+// enough to name it.
+static int block_tool_reference(const struct spot *s, struct turn *t)
+{
+    json_t *name;
+
+    if (spot_need(s, "tool_name", SPOT_TEXT, &name) != 0)
+        return ERR_INVALID;
+    json_array_append_new(t->texts, json_sprintf("found the tool %s", json_string_value(name)));
+    return 0;
 }
 
 // What a service alone can read, or what its own tools did: nothing that this model could use.
@@ -184,7 +202,7 @@ static const struct block {
     {"tool_use", OF_ASSISTANT, block_tool_use},
     {"thinking", OF_ASSISTANT, block_thinking},
     {"redacted_thinking", OF_ASSISTANT, block_skip},
-    {"tool_reference", IN_RESULT, block_skip},
+    {"tool_reference", IN_RESULT, block_tool_reference},
     {"server_tool_use", OF_ASSISTANT, block_skip},
     {"web_search_tool_result", OF_ASSISTANT, block_skip},
     {"web_fetch_tool_result", OF_ASSISTANT, block_skip},

@@ -81,13 +81,56 @@ json_t *responses_reasoning(const struct answer *a, const char *id, const char *
     return o;
 }
 
-json_t *responses_call(const char *id, const char *status, const struct answer_tool *t,
-                       const char *arguments)
+// The function of a namespace that the model knows as `flat`; NULL: none.
+static const char *namespace_find(const json_t *space, const char *flat)
+{
+    const json_t *list = json_object_get(space, "tools"), *name;
+    const char *found = NULL;
+
+    for (size_t i = 0; !found && i < json_array_size(list); i++) {
+        json_t *known;
+
+        name = json_object_get(json_array_get(list, i), "name");
+        if (!json_is_string(name))
+            continue;
+        known = responses_flat_name(json_object_get(space, "name"), name);
+        if (strcmp(json_string_value(known), flat) == 0)
+            found = json_string_value(name);
+        json_decref(known);
+    }
+    return found;
+}
+
+const char *responses_plain_name(const struct answer *a, const struct answer_tool *t,
+                                 const char **space)
+{
+    const json_t *tools = json_object_get(a->in->echo, "tools");
+    const char *flat = t->name ? t->name : "";
+
+    *space = NULL;
+    for (size_t i = 0; i < json_array_size(tools); i++) {
+        const json_t *tool = json_array_get(tools, i);
+        const char *type = json_string_value(json_object_get(tool, "type"));
+        const char *plain = strcmp(type, "namespace") == 0 ? namespace_find(tool, flat) : NULL;
+
+        if (!plain)
+            continue;
+        *space = json_string_value(json_object_get(tool, "name"));
+        return plain;
+    }
+    return flat;
+}
+
+json_t *responses_call(const struct answer *a, const char *id, const char *status,
+                       const struct answer_tool *t, const char *arguments)
 {
     json_t *o = item(id, "function_call", status);
+    const char *space, *name = responses_plain_name(a, t, &space);
 
     json_put(o, "call_id", answer_string(t->id ? t->id : ""));
-    json_put(o, "name", answer_string(t->name ? t->name : ""));
+    json_put(o, "name", answer_string(name));
+    if (space)
+        json_put(o, "namespace", json_string(space));
     json_put(o, "arguments", answer_string(arguments));
     return o;
 }
@@ -202,8 +245,9 @@ static json_t *output_json(const struct answer *a, const struct answer_choice *c
         const struct answer_tool *t = &c->tools[i];
 
         responses_item_id(a, "fc", n++, id);
-        json_array_append_new(output, responses_call(id, i + 1 < c->n_tools ? "completed" : status,
-                                                     t, text_of(&t->arguments)));
+        json_array_append_new(output,
+                              responses_call(a, id, i + 1 < c->n_tools ? "completed" : status, t,
+                                             text_of(&t->arguments)));
     }
     return output;
 }

@@ -34,7 +34,7 @@ static json_t *turn_get(struct conversation *c)
     return c->turn;
 }
 
-// Steals the content.
+// Steals the content. What the system says in the middle of a conversation is put into the user's mouth.
 static void message_add(struct conversation *c, const char *role, json_t *content)
 {
     if (strcmp(role, "assistant") == 0) {
@@ -47,7 +47,7 @@ static void message_add(struct conversation *c, const char *role, json_t *conten
     if (strcmp(role, "system") == 0 && json_array_size(c->messages) == 0)
         json_array_append_new(c->leading, content);
     else
-        json_array_append_new(c->messages, chat_message(role, content));
+        chat_user_put(c->messages, content);
 }
 
 // ---- content ----------------------------------------------------------------------------------------
@@ -135,14 +135,15 @@ static int item_message(const struct spot *s, struct conversation *c)
 
 static int item_call(const struct spot *s, struct conversation *c)
 {
-    json_t *id, *name, *arguments;
+    json_t *id, *name, *arguments, *space;
 
     if (spot_need(s, "call_id", SPOT_TEXT, &id) != 0 ||
         spot_need(s, "name", SPOT_TEXT, &name) != 0 ||
+        spot_get(s, "namespace", SPOT_TEXT, &space) != 0 ||
         spot_need(s, "arguments", SPOT_TEXT, &arguments) != 0)
         return ERR_INVALID;
-    chat_call_put(turn_get(c),
-                  chat_call(json_incref(id), json_incref(name), json_incref(arguments)));
+    chat_call_put(turn_get(c), chat_call(json_incref(id), responses_flat_name(space, name),
+                                         json_incref(arguments)));
     return 0;
 }
 

@@ -81,23 +81,57 @@ static int step_plain(const struct spot *body, json_t *chat)
 
 // ---- tools ------------------------------------------------------------------------------------------------
 
-// Tools that a hosted service would run itself are left out: the model then does without them.
-static int tool_add(const struct spot *s, json_t *tools)
+json_t *responses_flat_name(const json_t *space, const json_t *name)
+{
+    return space ? json_sprintf("%s__%s", json_string_value(space), json_string_value(name))
+                 : json_string(json_string_value(name));
+}
+
+static int function_add(const struct spot *s, const json_t *space, json_t *tools)
 {
     json_t *name, *description, *parameters;
-    const char *type;
 
-    if (spot_type(s, NULL, &type) != 0)
-        return ERR_INVALID;
-    if (strcmp(type, "function") != 0)
-        return 0;
     if (spot_need(s, "name", SPOT_TEXT, &name) != 0 ||
         spot_get(s, "description", SPOT_TEXT, &description) != 0 ||
         spot_get(s, "parameters", SPOT_OBJECT, &parameters) != 0)
         return ERR_INVALID;
-    json_array_append_new(tools, chat_tool(json_incref(name), json_incref(description),
-                                           parameters ? json_incref(parameters) : json_object()));
+    json_array_append_new(tools,
+                          chat_tool(responses_flat_name(space, name), json_incref(description),
+                                    parameters ? json_incref(parameters) : json_object()));
     return 0;
+}
+
+// {"type": "namespace", "name", "tools": [functions]}
+static int namespace_add(const struct spot *s, json_t *tools)
+{
+    struct spot list = spot_member(s, "tools");
+    json_t *name, *functions;
+
+    if (spot_need(s, "name", SPOT_TEXT, &name) != 0 ||
+        spot_need(s, "tools", SPOT_ARRAY, &functions) != 0)
+        return ERR_INVALID;
+    for (size_t i = 0; i < json_array_size(functions); i++) {
+        struct spot function = spot_element(&list, i);
+        const char *type;
+
+        if (spot_type(&function, NULL, &type) != 0)
+            return ERR_INVALID;
+        if (strcmp(type, "function") == 0 && function_add(&function, name, tools) != 0)
+            return ERR_INVALID;
+    }
+    return 0;
+}
+
+// Tools that a hosted service would run itself are left out: the model then does without them.
+static int tool_add(const struct spot *s, json_t *tools)
+{
+    const char *type;
+
+    if (spot_type(s, NULL, &type) != 0)
+        return ERR_INVALID;
+    if (strcmp(type, "namespace") == 0)
+        return namespace_add(s, tools);
+    return strcmp(type, "function") == 0 ? function_add(s, NULL, tools) : 0;
 }
 
 static int step_tools(const struct spot *body, json_t *chat)

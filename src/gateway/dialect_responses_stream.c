@@ -114,7 +114,7 @@ static json_t *open_item(const struct answer *a, const struct answer_choice *c, 
         return responses_reasoning(a, id, status, text);
     if (c->block == BLOCK_TEXT)
         return responses_message(id, status, text, text ? own_logprobs(c) : NULL);
-    return responses_call(id, status, open_call(c), text ? text : "");
+    return responses_call(a, id, status, open_call(c), text ? text : "");
 }
 
 static json_t *part_json(const struct answer *a, const struct answer_choice *c, const char *text,
@@ -193,9 +193,10 @@ static void content_done(struct answer *a, const struct answer_choice *c, const 
                          struct buf *out)
 {
     json_t *o = part_event(a, c, content_type(a, c, true));
+    const char *space;
 
     if (c->block == BLOCK_CALL) {
-        json_put(o, "name", answer_string(open_call(c)->name ? open_call(c)->name : ""));
+        json_put(o, "name", answer_string(responses_plain_name(a, open_call(c), &space)));
         json_put(o, "arguments", answer_string(text));
     } else {
         json_put(o, "text", answer_string(text));

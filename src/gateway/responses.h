@@ -14,6 +14,9 @@ int responses_parse(const json_t *body, struct parse_request *out, struct parse_
 // "instructions" and "input" into the messages of a chat request.
 int responses_input(const struct spot *body, json_t *chat);
 
+// A function inside a namespace, as the model knows it: "NAMESPACE__NAME". space NULL: the name alone.
+json_t *responses_flat_name(const json_t *space, const json_t *name);
+
 // ---- the objects of an answer; all of them new references ----------------------------------------------
 
 #define RESPONSES_ITEM_ID_BYTES (ANSWER_ID_BYTES + 16)
@@ -28,8 +31,11 @@ json_t *responses_message(const char *id, const char *status, const char *text,
                           const json_t *logprobs);
 json_t *responses_reasoning(const struct answer *a, const char *id, const char *status,
                             const char *text);
-json_t *responses_call(const char *id, const char *status, const struct answer_tool *t,
-                       const char *arguments);
+json_t *responses_call(const struct answer *a, const char *id, const char *status,
+                       const struct answer_tool *t, const char *arguments);
+// The name by which the client knows a function that was called; *space is its namespace or NULL.
+const char *responses_plain_name(const struct answer *a, const struct answer_tool *t,
+                                 const char **space);
 // Whether the client asked for a summary: then it gets the reasoning where it looks for that one.
 bool responses_summary(const struct answer *a);
 // The response; steals `output`. Status "in_progress": without usage.

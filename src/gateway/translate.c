@@ -174,6 +174,10 @@ int translate_tools(const struct spot *body, json_t *chat, translate_tool *add)
 
         rc = add(&tool, tools);
     }
+    // One entry may have become several.
+    if (rc == 0 && json_array_size(tools) > TRANSLATE_TOOLS_MAX)
+        rc = spot_fault(&s, "holds %zu tools, at most %d are taken", json_array_size(tools),
+                        TRANSLATE_TOOLS_MAX);
     if (rc == 0 && json_array_size(tools) > 0)
         json_put(chat, "tools", json_incref(tools));
     json_decref(tools);
@@ -238,6 +242,36 @@ json_t *chat_message(const char *role, json_t *content)
     json_put(o, "role", json_string(role));
     json_put(o, "content", content);
     return o;
+}
+
+static json_t *text_part(json_t *text)
+{
+    json_t *o = json_object();
+
+    json_put(o, "type", json_string("text"));
+    json_put(o, "text", text);
+    return o;
+}
+
+// As parts, which parse_openai joins: joining here would copy what came before once for each message.
+void chat_user_put(json_t *messages, json_t *text)
+{
+    json_t *last = json_array_get(messages, json_array_size(messages) - 1), *parts;
+    const char *role = json_string_value(json_object_get(last, "role"));
+
+    if (!role || strcmp(role, "user") != 0) {
+        json_array_append_new(messages, chat_message("user", text));
+        return;
+    }
+    parts = json_object_get(last, "content");
+    if (json_is_string(parts)) {
+        json_t *first = text_part(json_incref(parts));
+
+        parts = json_array();
+        json_array_append_new(parts, first);
+        json_put(last, "content", parts);
+    }
+    json_array_append_new(parts, text_part(text));
 }
 
 json_t *chat_call(json_t *id, json_t *name, json_t *arguments)

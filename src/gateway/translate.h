@@ -63,6 +63,9 @@ int translate_finish(const struct spot *body, enum parse_kind kind, json_t *chat
 // ---- parts of a chat request. All steal what they are given ----------------------------------------------
 
 json_t *chat_message(const char *role, json_t *content);
+// Words of the user: of the last message, where that is the user's already. Many templates refuse two
+// messages of one role in a row, and nearly all a system message that is not the first.
+void chat_user_put(json_t *messages, json_t *text);
 json_t *chat_call(json_t *id, json_t *name, json_t *arguments); // arguments: the text of an object
 json_t *chat_tool(json_t *name, json_t *description, json_t *parameters); // description may be NULL
 json_t *chat_named_choice(json_t *name);    // the tool_choice of one function
