@@ -13,6 +13,10 @@
 #include <string.h>
 #include <unistd.h>
 
+#ifndef TANDEM_BACKEND // the build tells what computes; where it does not, nothing lies elsewhere
+#define TANDEM_BACKEND "cpu"
+#endif
+
 void models_json_print(const json_t *v)
 {
     char *line = json_line(v);
