@@ -27,6 +27,12 @@ struct rig_node {
 
 static const struct net_key rig_key = {.bytes = {1, 2, 3, 4, 5, 6, 7, 8}};
 
+// What workers are made with that a test may change before it makes one.
+static struct {
+    uint32_t n_ctx, n_seq, n_batch;
+    int32_t stall_ms;
+} rig_options = {8192, 4, 128, NODE_STALL_AUTO};
+
 static inline void *rig_thread(void *arg)
 {
     struct rig_node *n = arg;
@@ -51,9 +57,9 @@ static inline struct engine *rig_engine(const char *model, enum engine_handoff m
     struct engine *g = NULL;
     engine_options_default(&o);
     o.model = model;
-    o.n_ctx = 8192;
-    o.n_seq = 4;
-    o.n_batch = 128;
+    o.n_ctx = rig_options.n_ctx;
+    o.n_seq = rig_options.n_seq;
+    o.n_batch = rig_options.n_batch;
     o.handoff = mode;
     o.tiles = true;
     if (engine_fake_open(&o, &g, &e) != 0)
@@ -75,6 +81,8 @@ static inline struct rig_node *rig_start(const char *model, enum engine_handoff 
     n->w.options.key = rig_key;
     n->w.options.no_tiles = !tiles;
     n->w.options.min_chunk_tokens = 16;
+    n->w.options.stall_ms = rig_options.stall_ms;
+    n->w.options.max_requests = 256;
     n->w.listen_fd = listen ? net_listen(&a, &rig_key, &e) : -1;
     n->port = listen ? a.port : 0;
     assert_int_equal(worker_open(&n->w, rig_engine(model, mode), &e), 0);

@@ -46,6 +46,7 @@
 #define WORKER_IDLE_NS (30 * NS_PER_S)       // a peer that left without a word
 #define WORKER_BULK_FRAME_NS (60 * NS_PER_S) // the other side may be in a long chunk of its own
 #define WORKER_OVERTAKES 8                   // a waiting job is passed so often and no more
+#define WORKER_LOOK_AHEAD 16                 // so many jobs that do not fit are looked at in one go
 #define WORKER_TWIN_TOKENS 128u              // a common beginning that is worth waiting for
 #define WORKER_IMPORTS 256                   // frames of transfers that wait for their time
 #define WORKER_POINTS 4                      // checkpoints of a sequence ...
@@ -149,11 +150,15 @@ struct worker_job {
     bool keep, reuse;            // prefix memory afterwards, and before
     bool spoiled;                // a step failed: nobody knows what the sequence holds
     bool passed, waits_for_twin; // scratch of one look at those that wait
+    uint32_t owner_running;      // scratch too: jobs of its owner that run
     uint32_t overtaken;          // how often a later job was admitted before this one
-    uint64_t turn;               // when it last read a chunk, in turns
-    uint32_t seq, cells;         // valid unless QUEUED or EMBED
-    uint32_t cached;             // tokens that prefix memory had
-    uint32_t computed;           // tokens [0, computed) are in the engine
+    uint64_t turn;               // when it last computed, in turns
+    uint64_t round;              // the last round of decode steps that it had a row in
+    size_t row;                  // that row, while in_step
+    bool in_step;
+    uint32_t seq, cells; // valid unless QUEUED or EMBED
+    uint32_t cached;     // tokens that prefix memory had
+    uint32_t computed;   // tokens [0, computed) are in the engine
     int64_t received_ns, admitted_ns, progress_ns;
     struct worker_timeline timeline;
     int64_t compute_ns;
@@ -218,7 +223,7 @@ struct worker_memory {
     struct worker_seq *seqs; // [n_seq]
     struct kv_prefix *index;
     struct kv_prefix_hit *hits; // scratch, [n_seq]
-    uint32_t cells_kept, n_kept;
+    uint32_t cells_kept, n_kept, n_running;
 };
 
 enum worker_peer_state { WORKER_PEER_FREE, WORKER_PEER_DIALING, WORKER_PEER_UP };
@@ -255,8 +260,8 @@ struct worker {
     struct worker_job *jobs; // in order of arrival
     size_t n_jobs;
     struct worker_memory memory;
-    uint32_t cells_used; // of running jobs, as accounted before they were admitted
-    uint64_t turn;
+    uint32_t cells_used;  // of running jobs, as accounted before they were admitted
+    uint64_t turn, round; // of chunks, of decode steps
     struct pace pace;
     struct chan *imports; // struct worker_event: frames that came while answers ran
     struct worker_peer peers[WORKER_PEERS];
@@ -320,6 +325,7 @@ void worker_memory_point(struct worker *w, const struct worker_job *j, uint32_t 
 void worker_memory_share(struct worker *w, const struct worker_job *j);
 // The job ends: its sequence is kept or emptied.
 void worker_memory_release(struct worker *w, struct worker_job *j);
+bool worker_memory_has_sequence(const struct worker *w); // one that is not running
 bool worker_memory_relieve(
     struct worker *w); // forgets the oldest kept sequence; false: none is left
 uint32_t worker_memory_forget(struct worker *w, const char *owner); // NULL: all; how many

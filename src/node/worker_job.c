@@ -153,17 +153,21 @@ void worker_progress_send(struct worker *w, struct worker_job *j, const char *ph
 
 // ---- the order of those that wait ----------------------------------------------------------------
 
-static uint32_t owner_running(const struct worker *w, const char *owner)
-{
-    uint32_t n = 0;
-    for (const struct worker_job *j = w->jobs; j != NULL; j = j->next)
-        n += j->phase != WORKER_QUEUED && strcmp(j->owner, owner) == 0;
-    return n;
-}
-
 static bool starved(const struct worker_job *j)
 {
     return j->overtaken >= WORKER_OVERTAKES;
+}
+
+// How many jobs of its owner run, for every job that waits.
+static void owners_count(struct worker *w)
+{
+    for (struct worker_job *j = w->jobs; j != NULL; j = j->next) {
+        j->passed = j->waits_for_twin = false;
+        j->owner_running = 0;
+        for (uint32_t i = 0; j->phase == WORKER_QUEUED && i < w->engine->limits.n_seq; i++)
+            j->owner_running += w->memory.seqs[i].state == WORKER_SEQ_RUNNING &&
+                                strcmp(w->memory.seqs[i].owner, j->owner) == 0;
+    }
 }
 
 // Who is next: one that was overtaken often enough, else of the owner with the fewest jobs running; and
@@ -171,17 +175,11 @@ static bool starved(const struct worker_job *j)
 static struct worker_job *queue_next(const struct worker *w)
 {
     struct worker_job *best = NULL;
-    uint32_t best_running = 0;
-    for (struct worker_job *j = w->jobs; j != NULL; j = j->next) {
-        if (j->phase != WORKER_QUEUED || j->passed)
-            continue;
-        uint32_t running = owner_running(w, j->owner);
-        if (best == NULL || (starved(j) && !starved(best)) ||
-            (starved(j) == starved(best) && running < best_running)) {
+    for (struct worker_job *j = w->jobs; j != NULL; j = j->next)
+        if (j->phase == WORKER_QUEUED && !j->passed &&
+            (best == NULL || (starved(j) && !starved(best)) ||
+             (starved(j) == starved(best) && j->owner_running < best->owner_running)))
             best = j;
-            best_running = running;
-        }
-    }
     return best;
 }
 
@@ -218,6 +216,8 @@ static bool twin_reads(struct worker *w, const struct worker_job *j)
 
 static void job_start(struct worker *w, struct worker_job *j)
 {
+    for (struct worker_job *k = w->jobs; k != NULL; k = k->next)
+        k->owner_running += strcmp(k->owner, j->owner) == 0;
     for (struct worker_job *k = w->jobs; k != j; k = k->next)
         k->overtaken += k->phase == WORKER_QUEUED && !k->waits_for_twin;
     j->admitted_ns = clock_now_ns();
@@ -231,13 +231,15 @@ static void job_start(struct worker *w, struct worker_job *j)
 void worker_jobs_admit(struct worker *w)
 {
     struct worker_job *j = NULL;
+    unsigned without_room = 0;
 
     if (!w->freed)
         return; // nothing has changed since the last look
     w->freed = w->twins_wait = false;
-    for (j = w->jobs; j != NULL; j = j->next)
-        j->passed = j->waits_for_twin = false;
-    while ((j = queue_next(w)) != NULL) {
+    if (!worker_memory_has_sequence(w))
+        return;
+    owners_count(w);
+    while (without_room < WORKER_LOOK_AHEAD && (j = queue_next(w)) != NULL) {
         j->passed = true;
         j->waits_for_twin = twin_reads(w, j);
         w->twins_wait = w->twins_wait || j->waits_for_twin;
@@ -247,5 +249,7 @@ void worker_jobs_admit(struct worker *w)
             job_start(w, j);
         else if (starved(j))
             return; // nobody goes before it any more
+        else
+            without_room++;
     }
 }

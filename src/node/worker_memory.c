@@ -270,13 +270,15 @@ static uint32_t seq_free(const struct worker *w)
     return NO_SEQ;
 }
 
+bool worker_memory_has_sequence(const struct worker *w)
+{
+    return w->memory.n_running < w->engine->limits.n_seq;
+}
+
 // Could there be room, if everything that is kept were forgotten?
 static bool room_possible(const struct worker *w, const struct worker_job *j)
 {
-    uint32_t running = 0;
-    for (uint32_t i = 0; i < w->engine->limits.n_seq; i++)
-        running += w->memory.seqs[i].state == WORKER_SEQ_RUNNING;
-    return running < w->engine->limits.n_seq &&
+    return worker_memory_has_sequence(w) &&
            (uint64_t)w->cells_used + j->cells <= w->engine->limits.n_ctx;
 }
 
@@ -351,6 +353,8 @@ bool worker_memory_admit(struct worker *w, struct worker_job *j)
     else if (x.way == WAY_FORK)
         j->cached = take_fork(w, &x, j->seq);
     w->memory.seqs[j->seq].state = WORKER_SEQ_RUNNING;
+    memcpy(w->memory.seqs[j->seq].owner, j->owner, sizeof j->owner);
+    w->memory.n_running++;
     w->cells_used += j->cells;
     j->computed = j->cached;
     return true;
@@ -387,6 +391,7 @@ void worker_memory_release(struct worker *w, struct worker_job *j)
     uint32_t n = j->keep ? job_holds(w, j) : 0;
 
     w->cells_used -= j->cells;
+    w->memory.n_running--;
     if (n < REUSE_LEAST) {
         s->state = WORKER_SEQ_FREE;
         seq_clear(w, j->seq);
@@ -398,7 +403,6 @@ void worker_memory_release(struct worker *w, struct worker_job *j)
     s->n = n;
     s->prompt = n < j->n_tokens ? n : j->n_tokens;
     s->used_ns = clock_now_ns();
-    memcpy(s->owner, j->owner, sizeof s->owner);
     w->memory.cells_kept += n;
     w->memory.n_kept++;
 }

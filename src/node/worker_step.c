@@ -116,13 +116,28 @@ static struct worker_job *reader_next(struct worker *w)
 
 // ---- the batched step ----------------------------------------------------------------------------
 
+// Rows of the answers that had none in this round yet, behind the n that are there.
+static size_t rows_of_round(struct worker *w, size_t n)
+{
+    for (struct worker_job *j = w->jobs; j != NULL && n < w->engine->limits.n_batch; j = j->next) {
+        if (j->phase != WORKER_DECODE || j->in_step || j->round == w->round)
+            continue;
+        w->rows[n] = (struct engine_row){j->next_token, j->pos, j->seq, true};
+        j->in_step = true;
+        j->round = w->round;
+        j->row = n++;
+    }
+    return n;
+}
+
+// A row for every running answer; where there are more than a step holds, all come once in every round.
 static size_t rows_collect(struct worker *w)
 {
-    size_t n = 0;
-    for (struct worker_job *j = w->jobs; j != NULL && n < w->engine->limits.n_batch; j = j->next)
-        if (j->phase == WORKER_DECODE)
-            w->rows[n++] = (struct engine_row){j->next_token, j->pos, j->seq, true};
-    return n;
+    for (struct worker_job *j = w->jobs; j != NULL; j = j->next)
+        j->in_step = false;
+    size_t n = rows_of_round(w, 0);
+    w->round++;
+    return rows_of_round(w, n);
 }
 
 static void step_fail(struct worker *w, struct worker_job *reader, int code, const char *message)
@@ -157,18 +172,16 @@ static void token_take(struct worker *w, struct worker_job *j, size_t row)
     worker_answer_token(w, j, token, row);
 }
 
-static void tokens_take(struct worker *w, size_t n, int64_t t0, int64_t t1)
+static void tokens_take(struct worker *w, int64_t t0, int64_t t1)
 {
-    // Jobs in the order of their rows; token_take may end a job.
-    struct worker_job *next = NULL;
-    size_t row = 0;
-    for (struct worker_job *j = w->jobs; j != NULL && row < n; j = next) {
+    struct worker_job *next = NULL; // token_take may end a job
+    for (struct worker_job *j = w->jobs; j != NULL; j = next) {
         next = j->next;
-        if (j->phase != WORKER_DECODE)
+        if (!j->in_step || j->phase != WORKER_DECODE)
             continue;
         worker_timeline_add(&j->timeline,
                             &(struct worker_span){"decode", t0, t1, j->pos, j->pos + 1});
-        token_take(w, j, row++);
+        token_take(w, j, j->row);
     }
 }
 
@@ -217,7 +230,7 @@ static void decode_step(struct worker *w, size_t n, struct worker_job *reader, u
         return;
     }
     step_learn(w, n, rows, ns_to_s(t1 - t0 + 1));
-    tokens_take(w, n, t0, t1);
+    tokens_take(w, t0, t1);
     if (reader != NULL)
         reader_count(w, reader, end, t0, t1);
 }
