@@ -71,16 +71,20 @@ common_params_sampling params_of(const struct llama_draw_options *o)
     return p;
 }
 
-// A word that is one token of its own is looked for as that token.
+// A word that is a token of its own kind is looked for as that token, not as the same letters by chance.
 common_grammar_trigger trigger_of(const llama_vocab *vocab, const common_json &trigger)
 {
     common_grammar_trigger t;
-    t.type = static_cast<common_grammar_trigger_type>(trigger.at("type").get<int>());
+    int type = trigger.at("type").get<int>();
+    if (type < COMMON_GRAMMAR_TRIGGER_TYPE_WORD || type > COMMON_GRAMMAR_TRIGGER_TYPE_PATTERN_FULL)
+        throw std::invalid_argument("a trigger of an unknown type");
+    t.type = static_cast<common_grammar_trigger_type>(type);
     t.value = trigger.at("value").get<std::string>();
     if (t.type != COMMON_GRAMMAR_TRIGGER_TYPE_WORD)
         return t;
     std::vector<llama_token> tokens = common_tokenize(vocab, t.value, false, true);
-    if (tokens.size() == 1) {
+    const int special = LLAMA_TOKEN_ATTR_CONTROL | LLAMA_TOKEN_ATTR_USER_DEFINED;
+    if (tokens.size() == 1 && (llama_vocab_get_attr(vocab, tokens[0]) & special) != 0) {
         t.type = COMMON_GRAMMAR_TRIGGER_TYPE_TOKEN;
         t.token = tokens[0];
     }
@@ -124,8 +128,7 @@ struct llama_draw *draw_make(const struct llama_draw_options *o)
     const llama_vocab *vocab = llama_model_get_vocab(o->model);
     common_params_sampling p = params_of(o);
     if (o->grammar && o->grammar[0]) {
-        if (!o->rules)
-            grammar_check(vocab, o->grammar);
+        grammar_check(vocab, o->grammar);
         p.grammar = {COMMON_GRAMMAR_TYPE_USER, o->grammar};
     }
     if (o->rules)
