@@ -73,7 +73,7 @@ struct core {
     size_t n_peers;
     size_t n_links; // not yet freed, including closing ones
     struct request *requests;
-    size_t n_requests, n_over; // how many of them are over
+    size_t n_requests, n_over;  // how many of them are over
     struct request_index index; // whose ids are whose
     struct query *queries;
     uint64_t next_id;

@@ -80,7 +80,7 @@ struct peer {
     struct message_welcome welcome;
     double link_bytes_per_s; // as its last transfer told; 0: not known
     json_t *status;          // last STATUS_IS, or NULL
-    struct guess *guess; // of which prompts it holds; NULL until it was greeted
+    struct guess *guess;     // of which prompts it holds; NULL until it was greeted
 };
 
 // ---- greet.c ----

@@ -270,6 +270,7 @@ static bool remote_retry(struct core *c, struct request *r, int code, const char
         code == ERR_UNSUPPORTED)
         return false;
     snprintf(text, sizeof(text), "node %s failed: %.300s", peer_name(r->decode), why);
+    c->metrics.failovers++;
     r->epoch++;
     request_plan_local(c, r, text);
     return true;
@@ -285,6 +286,7 @@ static void decode_lost(struct core *c, struct request *r, const char *why)
     if (r->decode->local && !r->begun && !r->retried && core_local(c)->state != PEER_DEAD) {
         request_prefill_cancel(r);
         r->retried = true;
+        c->metrics.failovers++;
         request_phase_set(r, REQUEST_WAIT, REQUEST_WAIT_NS);
         return;
     }
