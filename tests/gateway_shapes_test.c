@@ -283,6 +283,13 @@ static void test_timings_partial(void **state)
     assert_true(number(v, "cached_tokens") == 0);
     assert_int_equal(json_array_size(json_object_get(v, "timeline")), 0);
     json_decref(v);
+    // The larger of what the two held counts, and never the last token.
+    v = timings("{\"tokens_cached\":30}", "{\"tokens_cached\":64}");
+    assert_true(number(v, "cached_tokens") == 64);
+    json_decref(v);
+    v = timings("{\"tokens_cached\":500}", NULL);
+    assert_true(number(v, "cached_tokens") == 99);
+    json_decref(v);
     // The axis' own error must not show as a negative tail.
     v = timings("{\"handoff_end_s\":1}", "{\"done_s\":9}");
     assert_true(number(v, "tail_ms") == 0);

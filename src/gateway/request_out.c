@@ -137,13 +137,29 @@ static void text_put(struct core *c, struct request *r, uint32_t at, json_t *tex
     json_decref(delta);
 }
 
+// A call beyond the most that an answer has is told as text. New reference.
+static json_t *delta_bound(json_t *delta)
+{
+    const json_t *name = json_object_get(delta, "name");
+    const json_t *arguments = json_object_get(delta, "arguments");
+
+    if (json_integer_value(json_object_get(delta, "tool")) < ANSWER_TOOLS_MAX)
+        return json_incref(delta);
+    return json_pack("{s:s+%}", "content", name ? json_string_value(name) : "",
+                     arguments ? json_string_value(arguments) : "", json_string_length(arguments));
+}
+
 void request_told(struct core *c, struct request *r, uint32_t at, const json_t *head)
 {
     const json_t *deltas = json_object_get(head, "delta");
 
     logprob_keep(r, at, head);
-    for (size_t i = 0; i < json_array_size(deltas) && !r->over; i++)
-        delta_put(c, r, at, json_array_get(deltas, i));
+    for (size_t i = 0; i < json_array_size(deltas) && !r->over; i++) {
+        json_t *delta = delta_bound(json_array_get(deltas, i));
+
+        delta_put(c, r, at, delta);
+        json_decref(delta);
+    }
     if (!deltas)
         text_put(c, r, at, json_object_get(head, "text"));
     out_flush(c, r);
@@ -314,10 +330,11 @@ static void generated_finish(struct core *c, struct request *r)
     totals_count(c, r);
     metrics_answered(&c->metrics, r->answer.timings);
     admit_learn(c, t.total_s);
-    log_info("gateway", "answered: id=%s plan=%s prompt_tokens=%u gen_tokens=%u total_s=%.3f%s%s%s",
-             r->answer.id, t.plan, r->n_tokens, r->gen_tokens, t.total_s,
-             t.fallback ? " fallback=\"" : "", t.fallback ? t.fallback : "",
-             t.fallback ? "\"" : "");
+    log_info(
+        "gateway",
+        "answered: id=%s request_id=%s plan=%s prompt_tokens=%u gen_tokens=%u total_s=%.3f%s%s%s",
+        r->answer.id, r->request_id, t.plan, r->n_tokens, r->gen_tokens, t.total_s,
+        t.fallback ? " fallback=\"" : "", t.fallback ? t.fallback : "", t.fallback ? "\"" : "");
 }
 
 void request_finish(struct core *c, struct request *r)
@@ -364,8 +381,8 @@ void request_fail_as(struct core *c, struct request *r, struct request_fault f, 
         return;
     c->totals.failed++;
     metrics_ended(&c->metrics, plan_of(r), refused ? METRICS_REFUSED : METRICS_FAILED);
-    log_warn("gateway", "failed: id=%s status=%u why=\"%s\"", r->answer.id, told.status,
-             e->message);
+    log_warn("gateway", "failed: id=%s request_id=%s status=%u why=\"%s\"", r->answer.id,
+             r->request_id, told.status, e->message);
     fault_put(c, r, &told);
     if (!r->over)
         over_set(c, r);

@@ -144,14 +144,21 @@ void route_refuse(struct exchange *x, const char *method)
     }
 }
 
+// Whose shape an error takes: the route's; where there is none, by what Anthropic's clients always send.
+static const struct dialect *error_dialect(const struct exchange *x)
+{
+    if (x->route && x->route->dialect)
+        return x->route->dialect;
+    return http_header(x, "anthropic-version") ? &dialect_messages : &dialect_chat;
+}
+
 char *route_error(const struct exchange *x, unsigned status, const char *code, const char *param,
                   const char *message)
 {
-    const struct dialect *d = x->route && x->route->dialect ? x->route->dialect : &dialect_chat;
     const struct answer_fault f = {status, code, param && param[0] ? param : NULL, message};
     struct buf out;
 
     buf_init(&out, 1u << 20);
-    d->refusal(&f, &out);
+    error_dialect(x)->refusal(&f, &out);
     return buf_take(&out);
 }
