@@ -29,9 +29,9 @@ void models_age_format(int64_t unix_s, char out[32])
     static const struct {
         int64_t seconds;
         const char *one, *many;
-    } units[] = {{365 * 86400, "year", "years"}, {30 * 86400, "month", "months"},
-                 {7 * 86400, "week", "weeks"},   {86400, "day", "days"},
-                 {3600, "hour", "hours"},        {60, "minute", "minutes"}};
+    } units[] = {{365 * 86400LL, "year", "years"}, {30 * 86400LL, "month", "months"},
+                 {7 * 86400LL, "week", "weeks"},   {86400, "day", "days"},
+                 {3600, "hour", "hours"},          {60, "minute", "minutes"}};
     int64_t age = clock_unix_s() - unix_s;
     for (size_t i = 0; i < sizeof units / sizeof *units; i++) {
         if (age < units[i].seconds)

@@ -65,7 +65,7 @@ int models_reader_skip(struct models_reader *r, uint64_t n, const char *what)
 
 int models_reader_get32(struct models_reader *r, uint32_t *out, const char *what)
 {
-    uint8_t raw[4];
+    uint8_t raw[4] = {0};
     int rc = models_reader_get(r, raw, sizeof raw, what);
     if (rc == 0)
         *out = le_get32(raw);
@@ -74,7 +74,7 @@ int models_reader_get32(struct models_reader *r, uint32_t *out, const char *what
 
 int models_reader_get64(struct models_reader *r, uint64_t *out, const char *what)
 {
-    uint8_t raw[8];
+    uint8_t raw[8] = {0};
     int rc = models_reader_get(r, raw, sizeof raw, what);
     if (rc == 0)
         *out = le_get64(raw);

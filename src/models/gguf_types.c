@@ -122,13 +122,14 @@ bool models_gguf_layer_recurrent(const struct models_gguf *g, uint32_t il)
 {
     static const char *const all[] = {"mamba", "mamba2", "rwkv6",     "rwkv6qwen2",
                                       "rwkv7", "arwkv7", "falcon-h1", NULL};
+    uint32_t every = full_interval(g);
     bool no_heads = g->has_head_kv && g->head_kv[il] == 0;
     if (is_arch(g, all))
         return true;
     if (g->has_recurrent)
         return g->recurrent[il] != 0;
-    if (full_interval(g) > 0)
-        return (il + 1) % full_interval(g) != 0;
+    if (every > 0)
+        return (il + 1) % every != 0;
     if (is_nemotron_h(g)) // whose feed-forward parts are layers of their own
         return no_heads && !g->has_ff[il];
     // Jamba, Granite, LFM2 and others: a layer without KV heads is a recurrent one.

@@ -96,15 +96,27 @@ static bool header_value(const char *line, size_t n, const char *name, char *out
     return true;
 }
 
+// A number behind `before`; *at moves behind it.
+static bool number_take(const char **at, const char *before, uint64_t *out)
+{
+    size_t n = strlen(before);
+    char *end = NULL;
+    if (strncmp(*at, before, n) != 0 || !isdigit((unsigned char)(*at)[n]))
+        return false;
+    *out = strtoull(*at + n, &end, 10);
+    *at = end;
+    return true;
+}
+
 // "bytes FIRST-LAST/TOTAL", where TOTAL may be "*".
 static void range_parse(const char *text, struct net_http_head *h)
 {
     uint64_t first = 0, last = 0, total = 0;
-    if (sscanf(text, "bytes %" SCNu64 "-%" SCNu64 "/%" SCNu64, &first, &last, &total) == 3)
-        h->total = total;
-    else if (sscanf(text, "bytes %" SCNu64 "-%" SCNu64 "/*", &first, &last) != 2)
+    if (!number_take(&text, "bytes ", &first) || !number_take(&text, "-", &last))
         return;
     h->first = first;
+    if (number_take(&text, "/", &total))
+        h->total = total;
 }
 
 static size_t on_header(char *line, size_t size, size_t n, void *ctx)
@@ -300,7 +312,7 @@ int net_http_get(const struct net_http_get *g, struct net_http_head *head, struc
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     struct hop hop = {.get = g, .head = head, .e = e};
-    struct origin first, now;
+    struct origin first = {0}, now;
     char url[NET_HTTP_URL_BYTES], next[NET_HTTP_URL_BYTES];
     pthread_once(&once, global_init);
     int rc = origin_check(g->url, NULL, &first, e);
