@@ -126,7 +126,7 @@ def get(port, path, timeout=10):
 
 def complete(port, prompt, plan, gen=16, **more):
     body = dict({"prompt": prompt, "max_tokens": gen, "temperature": 0, "ignore_eos": True,
-                 "cache_prompt": False, "tandem": {"plan": plan}}, **more)
+                 "cache_prompt": False, "store": False, "tandem": {"plan": plan}}, **more)
     return post(port, "/v1/completions", body)
 
 

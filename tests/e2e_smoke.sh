@@ -17,7 +17,8 @@ GEN = 8
 def stream(port, prompt, plan):
     """The text of a streamed answer and its timings."""
     body = json.dumps({"prompt": prompt, "max_tokens": GEN, "temperature": 0, "ignore_eos": True,
-                       "stream": True, "tandem": {"plan": plan}})
+                       "cache_prompt": False, "store": False, "stream": True,
+                       "tandem": {"plan": plan}})
     c = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     c.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
     lines = c.getresponse().read().decode().split("\n")
@@ -46,7 +47,8 @@ def four_plans(model, prompt, *node_args):
         check(timings["plan"] == plan, timings)
     check(len(set(texts.values())) == 1, "plans differ:", texts)
     # Without a word about the plan: hybrid, for the prompt is long.
-    status, answer = post(d.port, "/v1/completions", {"prompt": prompt, "max_tokens": 1})
+    status, answer = post(d.port, "/v1/completions", {"prompt": prompt, "max_tokens": 1,
+                                                       "cache_prompt": False})
     check(answer["timings"]["plan"] == "hybrid", answer["timings"])
     return p, d, texts["local"]
 

@@ -52,7 +52,9 @@ static json_t *body_json(const struct bench_request *q)
     json_put(o, "max_tokens", json_integer(q->gen_tokens));
     json_put(o, "temperature", json_integer(0));
     json_put(o, "ignore_eos", json_true());
+    // Cold, and into an empty cache: where cells lie decides the last bits of what is computed.
     json_put(o, "cache_prompt", json_false());
+    json_put(o, "store", json_false());
     json_put(o, "tandem", tandem);
     return o;
 }
