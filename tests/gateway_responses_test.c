@@ -73,6 +73,8 @@ static void test_messages(void **state)
          "[{\"role\":\"user\",\"content\":\"u\"},"
          "{\"role\":\"assistant\",\"content\":\"one\",\"reasoning_content\":\"short\"},"
          "{\"role\":\"assistant\",\"content\":\"two\"},{\"role\":\"user\",\"content\":\"v\"}]"},
+        {"{\"input\":[{\"role\":\"assistant\",\"content\":\"a\"}]}", "continue_final_message",
+         "false"},
         // Items of tools that a service runs itself, and reasoning that only it can read.
         {"{\"input\":[{\"role\":\"user\",\"content\":\"u\"},{\"type\":\"web_search_call\",\"id\":1}"
          ","

@@ -235,6 +235,8 @@ int responses_input(const struct spot *body, json_t *chat)
     int rc = spot_get(body, "instructions", SPOT_TEXT, &instructions);
 
     json_put(chat, "messages", c.messages);
+    // An answer is a message of its own here, also after one of the assistant's.
+    json_put(chat, "continue_final_message", json_false());
     if (rc == 0 && instructions && json_string_length(instructions) > 0)
         json_array_append(c.leading, instructions);
     if (rc == 0)
