@@ -49,10 +49,18 @@ static int limits_check(const struct cli_option *o, double v, double type_min, d
     return err_set(e, ERR_INVALID, "%s is %.10g, must be %.10g to %.10g", o->name, v, min, max);
 }
 
+// Where the option's words say that it may be left to the program, "auto" is -1.
+static bool takes_auto(const struct cli_option *o)
+{
+    return o->arg != NULL && strstr(o->arg, "|auto") != NULL;
+}
+
 static int integer_set(const struct cli_option *o, const char *text, struct err *e)
 {
     char *end;
     errno = 0;
+    if (takes_auto(o) && strcmp(text, "auto") == 0)
+        text = "-1";
     long long v = strtoll(text, &end, 10);
     if (*text == '\0' || *end != '\0' || errno != 0)
         return err_set(e, ERR_INVALID, "%s is \"%s\", must be a whole number", o->name, text);
@@ -177,7 +185,10 @@ void option_text(const struct cli_option *o, char *out, size_t out_bytes)
         snprintf(out, out_bytes, "%u", *(uint32_t *)o->value);
         return;
     case CLI_INT32:
-        snprintf(out, out_bytes, "%d", *(int *)o->value);
+        if (takes_auto(o) && *(int *)o->value < 0)
+            snprintf(out, out_bytes, "auto");
+        else
+            snprintf(out, out_bytes, "%d", *(int *)o->value);
         return;
     }
 }
@@ -195,5 +206,6 @@ void option_allowed(const struct cli_option *o, char *out, size_t out_bytes)
     else if (any)
         snprintf(out, out_bytes, "%s", what);
     else
-        snprintf(out, out_bytes, "%s from %.10g to %.10g", what, o->min, o->max);
+        snprintf(out, out_bytes, "%s from %.10g to %.10g%s", what, takes_auto(o) ? 0 : o->min,
+                 o->max, takes_auto(o) ? ", or auto" : "");
 }

@@ -18,10 +18,10 @@ size_t cli_worker_options(struct node_worker_options *o, struct cli_option *out,
         {"--gpu-layers", 0, CLI_INT32, &g->n_gpu_layers, "N", "-1: all", -1, 10000},
         {"--kv-type", 0, CLI_TWIN, &g->type_k, "TYPE", "f16 (default), f32, q8_0, ...", 0, 0},
         {"--cpus", 0, CLI_STRING, &o->cpus, "LIST", "pin the worker to cores, as in 0,2-3", 0, 0},
-        {"--max-stall", 0, CLI_INT32, &o->stall_ms, "MS",
-         "how much longer the gap between two tokens of running answers may become while a prompt "
-         "is "
-         "read; -1: about twice the quiet one, 0: no bound",
+        {"--max-stall", 0, CLI_INT32, &o->stall_ms, "MS|auto",
+         "most time between two tokens of running answers while prompts are read, 0: no bound; "
+         "auto "
+         "(default): about twice what it is without",
          -1, 3600000},
         {"--handoff", 0, CLI_STRING, &o->handoff, "MODE",
          "ranges, ranges-late-state, whole or none; default: what a probe finds to be exact", 0, 0},
