@@ -44,3 +44,7 @@ foreach(stem llama probe engine_open quantize)
     list(APPEND llama_sources ${some})
 endforeach()
 room(tandem_llama SOURCES ${llama_sources} LINKS tandem_base llama_libs)
+
+# The native trainer's room: ggml under it, and the engine for templates and tokens.
+sources(train train/*.c)
+room(tandem_train SOURCES ${train} LINKS tandem_llama)

@@ -15,6 +15,13 @@ elseif(worker_main)
     target_link_libraries(tandem-worker PRIVATE tandem_worker_lib tandem_base)
 endif()
 
+file(GLOB trainer_main CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/trainer_main.c)
+if(TANDEM_LLAMA AND trainer_main)
+    add_executable(tandem-trainer ${trainer_main})
+    target_link_libraries(tandem-trainer PRIVATE tandem_train tandem_base)
+    set_target_properties(tandem-trainer PROPERTIES LINKER_LANGUAGE CXX)
+endif()
+
 # bench/NAME.c becomes build/bench/NAME; llama_NAME.c links the engine as well.
 file(GLOB benches CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/bench/*.c)
 foreach(file ${benches})
@@ -34,7 +41,7 @@ endforeach()
 
 # What `make` builds: the programs without tests and benches.
 add_custom_target(programs)
-foreach(program tandem tandem-worker)
+foreach(program tandem tandem-worker tandem-trainer)
     if(TARGET ${program})
         add_dependencies(programs ${program})
     endif()

@@ -31,7 +31,7 @@ done
 cd "$root"
 failed=0
 count=0
-for file in $(find src -name '*.c' | grep -vE '(/|_)linux\.c$|^src/engine/(llama|quantize)' | sort); do
+for file in $(find src -name '*.c' | grep -vE '(/|_)linux\.c$|^src/(engine/(llama|quantize)|train/|trainer_main)' | sort); do
     count=$((count + 1))
     PYTHONPATH=$zig python3 -m ziglang cc -target aarch64-macos.13.0 -std=gnu17 -D_GNU_SOURCE \
         -D_DARWIN_C_SOURCE -DTANDEM_VERSION='"check"' -Isrc -isystem "$headers" -Wall -Wextra \
