@@ -315,6 +315,9 @@ static const struct {
     {"{" USER "," TOOLS ",\"parallel_tool_calls\":true}",
      CALL("get", "{\"a\": \"1\"}") "\n" CALL("get_more", "{\"a\": \"2\"}"), "", "",
      "|get({\"a\": \"1\"}|get_more({\"a\": \"2\"}"},
+    // A call stays one whatever follows it.
+    {"{" USER "," TOOLS "}", CALL("get", "{\"a\": \"\xe2\x82\xac\"}") "<|junk|>\n\n", "", "",
+     "|get({\"a\": \"\xe2\x82\xac\"}"},
     // What is no call becomes content.
     {"{" USER "," TOOLS "}", "<tool_call>\nnonsense\n</tool_call>", "",
      "<tool_call>\nnonsense\n</tool_call>", ""},

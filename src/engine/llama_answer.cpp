@@ -32,14 +32,36 @@ struct llama_answer {
 namespace
 {
 
-bool read(const struct llama_answer *a, bool partial, common_chat_msg &msg)
+bool read(const struct llama_answer *a, const std::string &text, bool partial, common_chat_msg &msg)
 {
     try {
-        msg = common_chat_parse(a->text, partial, a->params);
+        msg = common_chat_parse(text, partial, a->params);
         return true;
     } catch (...) {
         return false;
     }
+}
+
+// The longest beginning of the answer that can be read, when the whole cannot: a good call may be followed by
+// what no parser knows.
+bool read_beginning(const struct llama_answer *a, common_chat_msg &msg)
+{
+    size_t good = 0, bad = a->text.size();
+    while (bad - good > 1) {
+        size_t mid = good + (bad - good) / 2;
+        while (mid > good && (static_cast<unsigned char>(a->text[mid]) & 0xc0) == 0x80)
+            mid--; // not inside a character
+        if (mid == good)
+            break;
+        common_chat_msg some;
+        if (read(a, a->text.substr(0, mid), false, some)) {
+            good = mid;
+            msg = some;
+        } else {
+            bad = mid;
+        }
+    }
+    return good > 0;
 }
 
 bool starts_with(const std::string &text, const std::string &start)
@@ -185,8 +207,8 @@ void rest_tell(struct llama_answer *a, common_json &out)
 void tell(struct llama_answer *a, common_json &out, bool final)
 {
     common_chat_msg msg;
-    bool whole = read(a, !final, msg);
-    if (whole || (final && read(a, true, msg))) {
+    bool whole = read(a, a->text, !final, msg);
+    if (whole || (final && read_beginning(a, msg))) {
         text_tell(out, "reasoning", a->given.reasoning_content, msg.reasoning_content);
         text_tell(out, "content", a->given.content, msg.content);
         whole = calls_tell(a, out, msg, final) && whole;
@@ -210,7 +232,7 @@ struct llama_answer *answer_make(const common_json &parser, int share)
     for (const common_json &end : parser.at("ends"))
         a->ends.push_back(end.get<std::string>());
     if (a->params.is_continuation) // what the client has already is not told again
-        read(a.get(), true, a->given);
+        read(a.get(), "", true, a->given);
     a->before_reasoning = a->given.reasoning_content.size();
     a->before_content = a->given.content.size();
     return a.release();
