@@ -170,6 +170,32 @@ static inline void rig_refused_all(const struct dialect *d, const struct refusal
         rig_refused(d, &rows[i]);
 }
 
+// The body with "@" replaced by `depth` arrays in one another, and by numbers that are too large. `param`
+// and the status say who is blamed; bodies that cannot be read at all blame nobody.
+static inline void rig_absurd(const struct dialect *d, const char *body)
+{
+    static const char *const numbers[] = {"1e999", "99999999999999999999", "-1e999", "1.5e"};
+    size_t before = strcspn(body, "@"), depth = 3000;
+    struct buf b;
+
+    buf_init(&b, 65536);
+    buf_put(&b, body, before);
+    for (size_t i = 0; i < depth; i++)
+        buf_puts(&b, "[");
+    for (size_t i = 0; i < depth; i++)
+        buf_puts(&b, "]");
+    buf_puts(&b, body + before + 1);
+    rig_refused(d, &(struct refusal_row){(char *)b.data, "", "not valid JSON"});
+    for (size_t i = 0; i < COUNT(numbers); i++) {
+        buf_clear(&b);
+        buf_put(&b, body, before);
+        buf_puts(&b, numbers[i]);
+        buf_puts(&b, body + before + 1);
+        rig_refused(d, &(struct refusal_row){(char *)b.data, "", "not valid JSON"});
+    }
+    buf_fini(&b);
+}
+
 // ---- what a request became -----------------------------------------------------------------------------------
 
 // Compares a member of the chat request with the text of its JSON; NULL: it is absent.

@@ -225,6 +225,7 @@ static void test_refusals(void **state)
 
     (void)state;
     rig_refused_all(&dialect_messages, rows, COUNT(rows));
+    rig_absurd(&dialect_messages, HI ",\"temperature\":@}");
 }
 
 // ---- counting -------------------------------------------------------------------------------------------

@@ -135,6 +135,7 @@ static void test_refusals(void **state)
 
     (void)state;
     rig_refused_all(&dialect_ollama, chat, COUNT(chat));
+    rig_absurd(&dialect_ollama, HI ",\"options\":{\"top_p\":@}}");
     rig_refused_all(&dialect_ollama_generate, generate, COUNT(generate));
 }
 

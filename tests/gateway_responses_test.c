@@ -217,6 +217,7 @@ static void test_refusals(void **state)
 
     (void)state;
     rig_refused_all(&dialect_responses, rows, COUNT(rows));
+    rig_absurd(&dialect_responses, HI "\"temperature\":@}");
 }
 
 // ---- answers --------------------------------------------------------------------------------------------
