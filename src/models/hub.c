@@ -30,7 +30,7 @@ bool models_hub_url(const struct models_hub_options *o, const char *commit, cons
                     char *out, size_t out_bytes)
 {
     struct buf escaped;
-    buf_init(&escaped, 3u * MODELS_HUB_PATH_BYTES);
+    buf_init(&escaped, (size_t)3 * MODELS_HUB_PATH_BYTES);
     escape(&escaped, path);
     int n = snprintf(out, out_bytes, "%s/%s/%s/resolve/%s/%s", o->endpoint, o->ref->user,
                      o->ref->repo, commit, escaped.data ? (const char *)escaped.data : "");

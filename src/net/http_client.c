@@ -266,6 +266,7 @@ static int hop_error(struct hop *hop, CURLcode code, const char *host)
 static int hop_run(struct hop *hop, const char *url, const char *token, const char *host,
                    char next[NET_HTTP_URL_BYTES])
 {
+    next[0] = '\0';
     *hop->head = (struct net_http_head){.length = NET_HTTP_UNKNOWN, .total = NET_HTTP_UNKNOWN};
     hop->told = false;
     hop->headers = NULL;
@@ -277,7 +278,6 @@ static int hop_run(struct hop *hop, const char *url, const char *token, const ch
     CURLcode code = curl_easy_perform(hop->curl);
     int rc = code == CURLE_OK ? head_tell(hop) : hop_error(hop, code, host); // a body may be empty
     char *where = NULL;
-    next[0] = '\0';
     if (rc == 0)
         curl_easy_getinfo(hop->curl, CURLINFO_REDIRECT_URL, &where);
     if (where && strlen(where) >= NET_HTTP_URL_BYTES)
