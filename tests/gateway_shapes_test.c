@@ -209,6 +209,36 @@ static void test_statuses(void **state)
     assert_int_equal(answer_status(ERR_ENGINE), 500);
 }
 
+// Every number of an embedding comes back as the float that it was.
+static void test_embedding_numbers(void **state)
+{
+    static float values[5000] = {0, 1, -1, 0.5F, -0.001F, 0.00099999F, 1e-20F, 0.99999994F, 1.5F};
+    struct answer_vector v = {.values = values, .n = 5000};
+    struct parse_request in = {.kind = PARSE_EMBED};
+    struct answer a = {.in = &in, .model = "m", .vectors = &v, .n_vectors = 1};
+    struct buf out;
+    json_t *whole, *list;
+
+    (void)state;
+    srand(5);
+    for (size_t i = 9; i < v.n; i++)
+        values[i] = (float)((double)rand() / RAND_MAX * 2 - 1) / (float)(i % 50 + 1);
+    buf_init(&out, 1u << 20);
+    dialect_embeddings.whole(&a, &out);
+    whole = json_loadb((const char *)out.data, out.len, 0, NULL);
+    list = json_object_get(json_array_get(json_object_get(whole, "data"), 0), "embedding");
+    assert_int_equal(json_array_size(list), v.n);
+    for (size_t i = 0; i < v.n; i++)
+        assert_true((float)json_number_value(json_array_get(list, i)) == values[i]);
+    json_decref(whole);
+    buf_clear(&out);
+    values[0] = NAN;
+    v.n = 1;
+    dialect_embeddings.whole(&a, &out);
+    assert_non_null(strstr((const char *)out.data, "\"embedding\":[0]"));
+    buf_fini(&out);
+}
+
 // ---- timings --------------------------------------------------------------------------------------------
 
 static json_t *timings(const char *done, const char *prefilled)
@@ -299,12 +329,12 @@ static void test_timings_partial(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_defaults),        cmocka_unit_test(test_members),
-        cmocka_unit_test(test_prompts),         cmocka_unit_test(test_limits),
-        cmocka_unit_test(test_faults),          cmocka_unit_test(test_any_bytes),
-        cmocka_unit_test(test_error_shape),     cmocka_unit_test(test_ids),
-        cmocka_unit_test(test_statuses),        cmocka_unit_test(test_timings_axis),
-        cmocka_unit_test(test_timings_partial),
+        cmocka_unit_test(test_defaults),     cmocka_unit_test(test_members),
+        cmocka_unit_test(test_prompts),      cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_faults),       cmocka_unit_test(test_any_bytes),
+        cmocka_unit_test(test_error_shape),  cmocka_unit_test(test_ids),
+        cmocka_unit_test(test_statuses),     cmocka_unit_test(test_embedding_numbers),
+        cmocka_unit_test(test_timings_axis), cmocka_unit_test(test_timings_partial),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -132,12 +132,40 @@ static void values_put_base64(const struct answer_vector *v, struct buf *out)
     free(bytes);
 }
 
+#define DIGITS 10 // after the point: finer than a float between SMALLEST and 1
+#define SMALLEST 1e-3
+
+// printf takes ten times as long, and an answer may hold millions of these.
+static void value_put(double v, struct buf *out)
+{
+    char text[DIGITS + 3];
+    uint64_t digits;
+    size_t at = sizeof(text);
+
+    if (!isfinite(v))
+        v = 0;
+    if (fabs(v) < SMALLEST || fabs(v) > 0.9999999999) {
+        buf_printf(out, "%.9g", v);
+        return;
+    }
+    digits = (uint64_t)(fabs(v) * 1e10 + 0.5);
+    for (int i = 0; i < DIGITS; i++, digits /= 10)
+        text[--at] = (char)('0' + digits % 10);
+    text[--at] = '.';
+    text[--at] = '0';
+    if (v < 0)
+        text[--at] = '-';
+    buf_put(out, text + at, sizeof(text) - at);
+}
+
 static void values_put(const struct answer_vector *v, struct buf *out)
 {
     buf_puts(out, "[");
-    for (size_t i = 0; i < v->n; i++)
-        buf_printf(out, "%s%.9g", i > 0 ? "," : "",
-                   isfinite(v->values[i]) ? (double)v->values[i] : 0.0);
+    for (size_t i = 0; i < v->n; i++) {
+        if (i > 0)
+            buf_puts(out, ",");
+        value_put((double)v->values[i], out);
+    }
     buf_puts(out, "]");
 }
 

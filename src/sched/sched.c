@@ -118,20 +118,22 @@ static bool choose_handoff_wish(const struct sched_facts *f, uint32_t to_read,
     return choose(out, SCHED_LOCAL, SCHED_NO_NODE);
 }
 
-// " (384 of 400 probably cached)", where something is.
-static void cached_tell(const struct sched_facts *f, char *out, size_t out_bytes)
+// "384 of 400 probably cached" between the two, where something is.
+static void cached_tell(const struct sched_facts *f, const char *before, const char *after,
+                        char out[SCHED_TEXT_BYTES])
 {
     out[0] = '\0';
     if (f->cached_tokens > 0)
-        snprintf(out, out_bytes, " (%u of %u probably cached)", f->cached_tokens, f->prompt_tokens);
+        snprintf(out, SCHED_TEXT_BYTES, "%s%u of %u probably cached%s", before, f->cached_tokens,
+                 f->prompt_tokens, after);
 }
 
 static bool choose_auto(const struct sched_facts *f, uint32_t to_read, struct sched_choice *out)
 {
     size_t node = node_pick(f, true);
-    char cached[64];
+    char cached[SCHED_TEXT_BYTES];
 
-    cached_tell(f, cached, sizeof(cached));
+    cached_tell(f, " (", ")", cached);
 
     if (to_read <= f->threshold_tokens) {
         snprintf(out->reason, sizeof(out->reason),
@@ -147,9 +149,10 @@ static bool choose_auto(const struct sched_facts *f, uint32_t to_read, struct sc
         nodes_lament(f, true, out->reason, sizeof(out->reason));
         return choose(out, SCHED_LOCAL, SCHED_NO_NODE);
     }
+    cached_tell(f, "; ", "", cached);
     snprintf(out->reason, sizeof(out->reason),
-             "%u uncached tokens to read%s (more than %u) and prefill node %s is up", to_read,
-             cached, f->threshold_tokens, f->nodes[node].name);
+             "%u uncached tokens to read (more than %u%s) and prefill node %s is up", to_read,
+             f->threshold_tokens, cached, f->nodes[node].name);
     return choose(out, SCHED_HYBRID, node);
 }
 
