@@ -490,6 +490,39 @@ static void embeddings_are_refused_where_they_must(void **state)
     g->ops->free(g);
 }
 
+// ---- behind a pace ------------------------------------------------------------------------------
+
+static void a_paced_engine_passes_everything_on(void **state)
+{
+    float want[VOCAB], got[VOCAB], v[64];
+    uint8_t saved[1024];
+    size_t len = 0;
+    int32_t tokens[4] = {'a', 'b', 'c', 'd'};
+    struct engine_parser *p = NULL;
+    struct err e = {0};
+    struct engine *g = engine_paced_new(open_fake("fake:state=1"), 0, 0);
+    (void)state;
+    assert_false(g->limits.cuts);
+    run(g, 0, 0, 30, NULL);
+    assert_int_equal(g->ops->fork(g, 0, 1, 30, &e), 0);
+    size_t bytes = g->ops->checkpoint_bytes(g, 0);
+    assert_int_equal(g->ops->checkpoint_save(g, 0, saved, sizeof saved, &len, &e), 0);
+    assert_int_equal(len, bytes);
+    run(g, 0, 30, 60, want);
+    assert_int_equal(g->ops->checkpoint_restore(g, 0, 30, saved, len, &e), 0);
+    run(g, 0, 30, 60, got);
+    assert_memory_equal(got, want, sizeof want);
+    run(g, 1, 30, 60, got);
+    assert_memory_equal(got, want, sizeof want);
+    assert_int_equal(g->ops->embed(g, tokens, 4, v, &e), 0);
+    assert_int_equal(g->ops->parser_new(g, NULL, &p, &e), 0);
+    json_decref(g->ops->parser_put(g, p, "a", 1, true));
+    g->ops->parser_free(g, p);
+    g->ops->interrupt(g, true);
+    assert_int_equal(g->ops->embed(g, tokens, 4, v, &e), ERR_CANCELLED);
+    g->ops->free(g);
+}
+
 // ---- sampling -----------------------------------------------------------------------------------
 
 static int32_t first_token(struct engine *g, const struct engine_sampling *s)
@@ -590,6 +623,7 @@ int main(void)
         cmocka_unit_test(what_can_be_cut_needs_no_checkpoint),
         cmocka_unit_test(embeddings_are_normalised_and_near_where_texts_are),
         cmocka_unit_test(embeddings_are_refused_where_they_must),
+        cmocka_unit_test(a_paced_engine_passes_everything_on),
         cmocka_unit_test(biases_forbid_and_favour),
         cmocka_unit_test(penalties_look_back_so_far),
         cmocka_unit_test(logprobs_are_those_of_softmax),

@@ -272,6 +272,11 @@ static void a_grammar_that_allows_all_changes_nothing(void **state)
     buf_fini(&bound);
 }
 
+#define RULES "{\"prompt\":\"\",\"lazy\":false,\"template\":true,\"triggers\":[]}"
+#define RULES_9                                                                                    \
+    "{\"prompt\":\"\",\"lazy\":true,\"template\":true,\"triggers\":[{\"type\":9,\"value\":\"a\"}]" \
+    "}"
+
 static void foreign_syntaxes_are_refused(void **state)
 {
     static const char *const bad[] = {
@@ -279,11 +284,8 @@ static void foreign_syntaxes_are_refused(void **state)
         "{\"grammar\":\"%llguidance {}\"}",
         "{\"grammar\":\"root ::= \\\"a\\\"\",\"rules\":{}}",
         "{\"grammar\":\"root ::= \\\"a\\\"\",\"rules\":{\"prompt\":\"\",\"lazy\":7}}",
-        "{\"grammar\":\"root ::= "
-        "\\\"a\\\"\",\"rules\":{\"prompt\":\"\",\"lazy\":true,\"template\":true,"
-        "\"triggers\":[{\"type\":9,\"value\":\"a\"}]}}",
-        "{\"grammar\":\"root ::= (\",\"rules\":{\"prompt\":\"\",\"lazy\":false,\"template\":true,"
-        "\"triggers\":[]}}",
+        "{\"grammar\":\"root ::= \\\"a\\\"\",\"rules\":" RULES_9 "}",
+        "{\"grammar\":\"root ::= (\",\"rules\":" RULES "}",
     };
     struct engine_sampling s;
     (void)state;

@@ -408,12 +408,13 @@ static void a_schema_is_content_after_reasoning(void **state)
     said_fini(&s);
 }
 
+#define NO_ARENA                                                                                   \
+    "{\"format\":2,\"arena\":\"{}\",\"prompt\":\"\",\"reasoning\":\"auto\",\"tools\":true,"        \
+    "\"continues\":false,\"start\":\"\",\"ends\":[]}"
+
 static void foreign_syntaxes_are_refused(void **state)
 {
-    static const char *const bad[] = {
-        "", "7", "{}", "{\"format\":1}",
-        "{\"format\":2,\"arena\":\"{}\",\"prompt\":\"\",\"reasoning\":"
-        "\"auto\",\"tools\":true,\"continues\":false,\"ends\":[]}"};
+    static const char *const bad[] = {"", "7", "{}", "{\"format\":1}", NO_ARENA};
     (void)state;
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         struct err e = {0};
