@@ -52,6 +52,16 @@ static bool is_learned(const json_t *message)
            !(json_is_number(weight) && json_number_value(weight) == 0);
 }
 
+// Some templates end a message with a line break of their own, which no answer ever holds: what follows the
+// last end token is no target. Without end tokens in the template all of it counts.
+static size_t answer_end(struct engine *g, const struct text *whole, size_t from, size_t to)
+{
+    for (size_t i = to; i > from; i--)
+        if (g->ops->is_end(g, whole->tokens[i - 1]))
+            return i;
+    return to;
+}
+
 // Marks what message k adds behind the place where the assistant begins.
 static int message_mark(struct engine *g, const json_t *messages, size_t k,
                         const struct text *whole, bool *supervised, struct err *e)
@@ -61,30 +71,18 @@ static int message_mark(struct engine *g, const json_t *messages, size_t k,
     if (rc == 0)
         rc = messages_tokenize(g, messages, k + 1, false, &after, e);
     if (rc == 0 && (!begins_with(whole, &before) || !begins_with(&after, &before)))
-        rc = err_set(
-            e, ERR_UNSUPPORTED,
-            "the chat template writes what stands before message %zu in another way once it is "
-            "answered; split the chat there",
-            k + 1);
+        rc = err_set(e, ERR_UNSUPPORTED,
+                     "the chat template writes what stands before message %zu in another way once "
+                     "it is answered; split the chat there",
+                     k + 1);
     size_t end = after.n < whole->n ? after.n : whole->n;
+    if (rc == 0)
+        end = answer_end(g, whole, before.n, end);
     for (size_t i = before.n; rc == 0 && i < end; i++)
         supervised[i] = true;
     free(before.tokens);
     free(after.tokens);
     return rc;
-}
-
-// Some templates end a chat with a line break of their own, which no answer ever holds: what follows
-// the last end token is no target.
-static void ends_trim(struct engine *g, const struct text *whole, bool *supervised)
-{
-    size_t n = whole->n;
-    while (n > 0 && supervised[n - 1] && !g->ops->is_end(g, whole->tokens[n - 1]))
-        n--;
-    if (n == 0 || !supervised[n - 1])
-        return; // a model without end tokens in its template: all of it counts
-    for (size_t i = n; i < whole->n; i++)
-        supervised[i] = false;
 }
 
 static int messages_check(const json_t *messages, struct err *e)
@@ -136,7 +134,6 @@ static int example_read(struct engine *g, const json_t *line, uint32_t max_token
         if (is_learned(json_array_get(messages, k)))
             rc = message_mark(g, messages, k, &whole, supervised, e);
     if (rc == 0) {
-        ends_trim(g, &whole, supervised);
         *out = (struct graph_sample){whole.tokens, supervised, (uint32_t)whole.n};
         if (whole.n < 2 || graph_targets(out) == 0)
             rc = err_set(e, ERR_INVALID, "nothing in it is to be learned: the answers are empty");
