@@ -214,9 +214,10 @@ static void worker_options_reach_their_members(void **state)
 {
     struct node_worker_options o = {0};
     struct cli_option options[32] = {0};
-    const char *const args[] = {"node",      "-m",   "m.gguf",         "--ctx", "4096",
-                                "--kv-type", "q8_0", "--pace-prefill", "5.5",   "--no-tiles",
-                                "--threads", "3",    "--gpu-layers",   "-1"};
+    const char *const args[] = {"node",         "-m",         "m.gguf",      "--ctx",
+                                "4096",         "--kv-type",  "q8_0",        "--pace-prefill",
+                                "5.5",          "--no-tiles", "--threads",   "3",
+                                "--gpu-layers", "-1",         "--max-stall", "auto"};
     char *argv[sizeof args / sizeof *args];
     bool done;
     (void)state;
@@ -232,6 +233,7 @@ static void worker_options_reach_their_members(void **state)
     assert_string_equal(o.engine.type_v, "q8_0");
     assert_int_equal(o.engine.n_threads, 3);
     assert_int_equal(o.engine.n_gpu_layers, -1);
+    assert_int_equal(o.stall_ms, NODE_STALL_AUTO);
     assert_true(o.no_tiles && o.pace_prefill > 5);
 }
 

@@ -11,7 +11,9 @@
 
 static const char usage[] = "usage: tandem ps [--server URL] [--json]";
 static const char about[] =
-    "Shows the nodes of a running server, what they can do and what they do now.";
+    "Shows the nodes of a running server, what they can do and what they do now. KEPT are the "
+    "tokens\n"
+    "of finished requests that a node remembers; \"tandem forget\" erases them.";
 
 static const char *text(const json_t *o, const char *member)
 {
@@ -54,13 +56,14 @@ static void node_print(const json_t *node)
 
     rate_format(rate(node, "prefill_tokens_per_s"), prefill);
     rate_format(rate(node, "decode_tokens_per_s"), decode);
-    printf("%-16.16s %-8s %-22.22s %s%-10s%s %9s %8s %4.0f  %-11s %s\n", text(node, "name"),
+    printf("%-16.16s %-8s %-22.22s %s%-10s%s %9s %8s %4.0f %7.0f  %-11s %s\n", text(node, "name"),
            text(node, "role"), text(node, "address"),
            !color ? ""
            : up   ? "\033[32m"
                   : "\033[33m",
            text(node, "state"), color ? "\033[0m" : "", prefill, decode, number(node, "requests"),
-           text(node, "handoff"), text(node, "weights"));
+           number(json_object_get(node, "worker"), "cells_kept"), text(node, "handoff"),
+           text(node, "weights"));
     if (!up)
         printf("    %s\n", text(node, "why"));
 }
@@ -80,17 +83,17 @@ static void status_print(const json_t *status)
 
     printf("%s, model %s, %s, up %.0f s\n\n", text(status, "build"), text(status, "model"),
            text(status, "status"), number(status, "uptime_s"));
-    printf("%-16s %-8s %-22s %-10s %9s %8s %4s  %-11s %s\n", "NODE", "ROLE", "ADDRESS", "STATE",
-           "PREFILL/s", "DECODE/s", "REQ", "HANDOFF", "WEIGHTS");
+    printf("%-16s %-8s %-22s %-10s %9s %8s %4s %7s  %-11s %s\n", "NODE", "ROLE", "ADDRESS", "STATE",
+           "PREFILL/s", "DECODE/s", "REQ", "KEPT", "HANDOFF", "WEIGHTS");
     for (size_t i = 0; i < json_array_size(nodes); i++)
         node_print(json_array_get(nodes, i));
     printf("\n%.0f answered: %.0f hybrid, %.0f serial, %.0f local, %.0f remote; %.0f fell back, "
-           "%.0f failed, %.0f cancelled\n",
+           "%.0f failed, %.0f cancelled, %.0f refused\n",
            number(totals, "hybrid") + number(totals, "serial") + number(totals, "local") +
                number(totals, "remote"),
            number(totals, "hybrid"), number(totals, "serial"), number(totals, "local"),
            number(totals, "remote"), number(totals, "fallbacks"), number(totals, "failed"),
-           number(totals, "cancelled"));
+           number(totals, "cancelled"), number(totals, "refused"));
     if (json_array_size(requests) == 0)
         return;
     printf("\n%-34s %-6s %-9s %-8s %7s %6s %7s  %s\n", "REQUEST", "KIND", "PHASE", "PLAN", "PROMPT",

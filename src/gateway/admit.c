@@ -33,9 +33,10 @@ static uint32_t count_of_owner(const struct core *c, const struct request *r)
     return n;
 }
 
-static bool refuse(struct request *r, struct request_fault *fault, unsigned status,
+static bool refuse(struct core *c, struct request *r, struct request_fault *fault, unsigned status,
                    const char *code)
 {
+    c->totals.refused++;
     *fault = (struct request_fault){.status = status, .code = code};
     if (r->retry_after_s == 0)
         r->retry_after_s = 1;
@@ -48,20 +49,20 @@ bool admit(struct core *c, struct request *r, struct request_fault *fault, struc
 
     if (c->stopping || c->draining) {
         err_set(e, ERR_CLOSED, "the server is stopping");
-        return refuse(r, fault, 503, "stopping");
+        return refuse(c, r, fault, 503, "stopping");
     }
     if (c->n_requests > c->options.max_requests) {
         err_set(e, ERR_BUSY, "%u requests are being answered, the most this server takes",
                 c->options.max_requests);
         r->retry_after_s = retry_after(c, c->options.max_requests);
-        return refuse(r, fault, 503, "queue_full");
+        return refuse(c, r, fault, 503, "queue_full");
     }
     of_owner = limit > 0 ? count_of_owner(c, r) : 0;
     if (limit > 0 && of_owner >= limit) {
         err_set(e, ERR_BUSY, "%u requests of this API key are being answered, the most it may have",
                 of_owner);
         r->retry_after_s = retry_after(c, of_owner);
-        return refuse(r, fault, 429, "rate_limit_exceeded");
+        return refuse(c, r, fault, 429, "rate_limit_exceeded");
     }
     return true;
 }
