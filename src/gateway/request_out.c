@@ -71,10 +71,11 @@ void request_beat(struct core *c, struct request *r)
     out_flush(c, r);
 }
 
-// Comments are for who watches; only event streams have them.
+// Comments are for who watches; only event streams have them. They put off no beat: a client may take
+// nothing but events for a sign of life.
 void request_progress(struct core *c, struct request *r)
 {
-    int64_t now_ns = clock_now_ns();
+    int64_t now_ns = clock_now_ns(), beat_ns = r->beat_ns;
 
     if (!r->streaming || r->first_token_ns != 0 || now_ns < r->progress_ns)
         return;
@@ -83,6 +84,7 @@ void request_progress(struct core *c, struct request *r)
     r->progress_ns = now_ns + REQUEST_PROGRESS_NS;
     buf_printf(&r->out, ": prefill %u/%u\n\n", r->read_tokens, r->n_tokens);
     out_flush(c, r);
+    r->beat_ns = beat_ns;
 }
 
 // ---- what is generated --------------------------------------------------------------------------------
