@@ -10,12 +10,14 @@
 #include <string.h>
 #include <cmocka.h>
 
-static const struct sched_node up = {"spark", true, NULL, 8192, true, 0, 300};
-static const struct sched_node down = {"spark", false, "connection refused", 8192, true, 0, 300};
-static const struct sched_node busy = {"busy", true, NULL, 8192, true, 2, 900};
-static const struct sched_node fast = {"fast", true, NULL, 8192, true, 0, 900};
-static const struct sched_node small = {"small", true, NULL, 512, true, 0, 900};
-static const struct sched_node mute = {"mute", true, NULL, 8192, false, 0, 900};
+static const struct sched_node up = {"spark", true, NULL, 8192, true, 0, 300, 0};
+static const struct sched_node down = {"spark", false, "connection refused", 8192, true, 0, 300, 0};
+static const struct sched_node busy = {"busy", true, NULL, 8192, true, 2, 900, 0};
+static const struct sched_node fast = {"fast", true, NULL, 8192, true, 0, 900, 0};
+static const struct sched_node small = {"small", true, NULL, 512, true, 0, 900, 0};
+static const struct sched_node warm = {"warm", true, NULL, 8192, true, 0, 300, 640};
+static const struct sched_node warm_busy = {"warm", true, NULL, 8192, true, 1, 300, 640};
+static const struct sched_node mute = {"mute", true, NULL, 8192, false, 0, 900, 0};
 
 struct row {
     const char *what;
@@ -47,6 +49,39 @@ static const struct row rows[] = {
      NULL},
     {"cached", SCHED_AUTO, 1000, 800, true, {&up}, true, SCHED_LOCAL, NO, "199 uncached", NULL},
     {"all cached", SCHED_AUTO, 1000, 1000, true, {&up}, true, SCHED_LOCAL, NO, "0 uncached", NULL},
+    {"the warm one",
+     SCHED_AUTO,
+     1000,
+     0,
+     true,
+     {&fast, &warm},
+     true,
+     SCHED_HYBRID,
+     1,
+     "warm is up",
+     NULL},
+    {"an idle one before a warm one",
+     SCHED_AUTO,
+     1000,
+     0,
+     true,
+     {&warm_busy, &up},
+     true,
+     SCHED_HYBRID,
+     1,
+     "spark is up",
+     NULL},
+    {"told what is cached",
+     SCHED_AUTO,
+     1000,
+     640,
+     true,
+     {&up},
+     true,
+     SCHED_HYBRID,
+     0,
+     "359 uncached tokens to read (more than 256; 640 of 1000 probably cached)",
+     NULL},
     {"no node", SCHED_AUTO, 1000, 0, true, {0}, true, SCHED_LOCAL, NO, "no prefill node", NULL},
     {"node down",
      SCHED_AUTO,

@@ -146,14 +146,14 @@ void request_remember(const struct request *r, struct peer *p, bool answer)
     free(all);
 }
 
-static uint32_t held_guess(struct core *c, const struct request *r)
+// Of the leader's prompt.
+static uint32_t held_guess(const struct request *r, const struct peer *p)
 {
-    struct peer *local = core_local(c);
     const struct request_input *in = &r->inputs[0];
 
-    if (!r->in.generate.reuse || !local->guess)
+    if (!r->in.generate.reuse || !p->guess)
         return 0;
-    return guess_find(local->guess, r->in.generate.owner, in->tokens, in->n_tokens);
+    return guess_find(p->guess, r->in.generate.owner, in->tokens, in->n_tokens);
 }
 
 // ---- the prefill node's part --------------------------------------------------------------------------
@@ -219,7 +219,7 @@ uint32_t request_count(const struct core *c, const struct peer *p)
     return n;
 }
 
-static void nodes_fill(const struct core *c, struct sched_node *nodes)
+static void nodes_fill(const struct core *c, const struct request *r, struct sched_node *nodes)
 {
     for (size_t i = 1; i < c->n_peers; i++) {
         const struct peer *p = &c->peers[i];
@@ -234,6 +234,7 @@ static void nodes_fill(const struct core *c, struct sched_node *nodes)
             .hands_off = l->handoff != ENGINE_HANDOFF_NONE &&
                          l->handoff == c->peers[0].welcome.limits.handoff,
             .requests = request_count(c, p),
+            .cached_tokens = held_guess(r, p),
             .prefill_tokens_per_s = p->welcome.prefill_tokens_per_s,
         };
     }
@@ -264,7 +265,7 @@ void request_plan(struct core *c, struct request *r)
     struct sched_facts facts = {
         .wish = r->in.plan,
         .prompt_tokens = r->inputs[0].n_tokens,
-        .cached_tokens = held_guess(c, r),
+        .cached_tokens = held_guess(r, core_local(c)),
         .threshold_tokens = GATEWAY_HYBRID_TOKENS,
         .local_hands_off = core_local(c)->welcome.limits.handoff != ENGINE_HANDOFF_NONE,
         .nodes = nodes,
@@ -274,7 +275,7 @@ void request_plan(struct core *c, struct request *r)
         .status = 503, .code = "no_prefill_node", .param = "tandem.plan"};
     struct err e = {0};
 
-    nodes_fill(c, nodes);
+    nodes_fill(c, r, nodes);
     if (sched_choose(&facts, &r->choice)) {
         plan_begin(c, r);
         return;

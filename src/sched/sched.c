@@ -35,10 +35,13 @@ static bool node_fits(const struct sched_facts *f, const struct sched_node *n, b
     return n->hands_off && n->n_ctx + 1 >= f->prompt_tokens;
 }
 
+// The idler one; of two as busy the one that has less to read, then the faster one.
 static bool node_better(const struct sched_node *a, const struct sched_node *b)
 {
     if (a->requests != b->requests)
         return a->requests < b->requests;
+    if (a->cached_tokens != b->cached_tokens)
+        return a->cached_tokens > b->cached_tokens;
     return a->prefill_tokens_per_s > b->prefill_tokens_per_s;
 }
 
@@ -134,7 +137,6 @@ static bool choose_auto(const struct sched_facts *f, uint32_t to_read, struct sc
     char cached[SCHED_TEXT_BYTES];
 
     cached_tell(f, " (", ")", cached);
-
     if (to_read <= f->threshold_tokens) {
         snprintf(out->reason, sizeof(out->reason),
                  "%u uncached tokens to read%s, hybrid needs more than %u", to_read, cached,

@@ -31,6 +31,7 @@ struct sched_node {
     bool hands_off;              // its model's KV can cross (engine_handoff is not none)
     uint32_t requests;           // that it works on now
     double prefill_tokens_per_s; // 0: not known
+    uint32_t cached_tokens;      // of the prompt, probably held by it
 };
 
 struct sched_facts {
