@@ -1,5 +1,6 @@
 // Who may ask what, how much, and what an operator is told.
 #include "gateway/access.h"
+#include "gateway/admit.h"
 #include "gateway_fake.h"
 
 #include <stdatomic.h>
@@ -349,6 +350,51 @@ static void test_limits(void **state)
     stage_stop(&s);
 }
 
+static unsigned retry_with(double duration_s, uint32_t limit, uint32_t per_key)
+{
+    struct core *c = mem_alloc(sizeof(*c));
+    struct request *all = mem_alloc(4 * sizeof(*all));
+    struct request_fault fault;
+    struct err e = {0};
+    unsigned told;
+
+    c->options.max_requests = limit;
+    c->options.max_per_key = per_key;
+    admit_learn(c, duration_s);
+    // Three that run, and one that comes.
+    for (size_t i = 0; i < 4; i++) {
+        all[i].next = c->requests;
+        c->requests = &all[i];
+        c->n_requests++;
+    }
+    assert_false(admit(c, &all[3], &fault, &e));
+    told = all[3].retry_after_s;
+    free(all);
+    free(c);
+    return told;
+}
+
+// Requests end one after the other: with so many running, a place is free after a share of the time
+// that one takes.
+static void test_retry_after_is_honest(void **state)
+{
+    struct core *c = mem_alloc(sizeof(*c));
+
+    (void)state;
+    assert_int_equal(retry_with(0, 3, 0), 1);
+    assert_int_equal(retry_with(0.5, 3, 0), 1);
+    assert_int_equal(retry_with(30, 3, 0), 10);
+    assert_int_equal(retry_with(31, 3, 0), 11);
+    assert_int_equal(retry_with(30, 64, 3), 10);
+    assert_int_equal(retry_with(1e9, 3, 0), ADMIT_RETRY_MAX_S);
+    // It follows what requests take now, and is not led astray by one.
+    for (int i = 0; i < 50; i++)
+        admit_learn(c, 10);
+    admit_learn(c, 100);
+    assert_true(c->duration_s > 10 && c->duration_s < 30);
+    free(c);
+}
+
 // ---- what an operator is told -----------------------------------------------------------------------------
 
 static double metric(struct stage *s, const char *sample)
@@ -531,6 +577,7 @@ int main(void)
         cmocka_unit_test(test_owner),
         cmocka_unit_test(test_hosts),
         cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_retry_after_is_honest),
         cmocka_unit_test(test_metrics_count),
         cmocka_unit_test(test_forget),
         cmocka_unit_test(test_request_ids),

@@ -334,11 +334,21 @@ static void on_log(void *ctx, const char *format, va_list args)
 
 // ---- starting and stopping ------------------------------------------------------------------------------------
 
-void http_metrics_put(const struct http *h, struct buf *out)
+// Asked of the connection: the thread that starts the daemon may not have noted it yet.
+static unsigned connections_count(const struct exchange *x)
+{
+    const union MHD_ConnectionInfo *c =
+        MHD_get_connection_info(x->connection, MHD_CONNECTION_INFO_DAEMON);
+    const union MHD_DaemonInfo *d =
+        c ? MHD_get_daemon_info(c->daemon, MHD_DAEMON_INFO_CURRENT_CONNECTIONS) : NULL;
+
+    return d ? d->num_connections : 0;
+}
+
+void http_metrics_put(const struct exchange *x, struct buf *out)
 {
     static const char name[] = "tandem_http_requests_total";
-    const union MHD_DaemonInfo *info =
-        MHD_get_daemon_info(h->daemon, MHD_DAEMON_INFO_CURRENT_CONNECTIONS);
+    const struct http *h = x->http;
     char status[16];
 
     metric_family(out, name, "counter",
@@ -352,7 +362,7 @@ void http_metrics_put(const struct http *h, struct buf *out)
     metric_histogram_put(out, "tandem_http_request_duration_seconds",
                          "From a request's head to its answer's last byte.", &h->seconds);
     metric_single(out, "tandem_http_connections", "gauge", "Open connections.",
-                  info ? info->num_connections : 0);
+                  connections_count(x));
 }
 
 static struct MHD_Daemon *daemon_start(struct http *h, int listen_fd)

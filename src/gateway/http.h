@@ -82,7 +82,7 @@ enum MHD_Result http_answer(struct exchange *x, unsigned status, char *body);
 // core_send said. Sleeps until the core answers, or tells the client that the server is busy.
 enum MHD_Result http_await(struct exchange *x, struct reply *reply, int sent);
 // Begins the page of metrics with what HTTP knows.
-void http_metrics_put(const struct http *h, struct buf *out);
+void http_metrics_put(const struct exchange *x, struct buf *out);
 // Keeps what will be answered when the body has been read. The first refusal stays.
 void http_refuse(struct exchange *x, unsigned status, const char *code, const char *message);
 

@@ -64,7 +64,7 @@ enum MHD_Result run_metrics(struct exchange *x)
     struct query *q = query_new(QUERY_METRICS, reply_new(x->connection), NULL);
 
     reply_type_set(q->reply, METRICS_TYPE);
-    http_metrics_put(x->http, &q->page);
+    http_metrics_put(x, &q->page);
     return query_send(x, q);
 }
 
