@@ -509,6 +509,9 @@ static void test_request_ids(void **state)
         ask(&s, "POST", TEXT, "X-Request-Id: r1\r\n", "{\"prompt\":\"x\",\"stream\":true}");
     assert_has(a.head, "X-Request-Id: r1");
     web_answer_fini(&a);
+    a = ask(&s, "POST", MESSAGES, "X-Request-Id: r2\r\n", "{}");
+    assert_has(a.head, "request-id: r2");
+    web_answer_fini(&a);
     stage_stop(&s);
 }
 

@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "base/metrics.h"
 #include "gateway/access.h"
+#include "gateway/dialect.h"
 #include "gateway/route.h"
 #include "os/os.h"
 
@@ -43,9 +44,16 @@ static void headers_add(void *ctx, struct MHD_Response *response)
 {
     struct exchange *x = ctx;
 
+    const struct dialect *d = x->route ? x->route->dialect : NULL;
+
     MHD_add_response_header(response, "X-Request-Id", x->request_id);
-    if (x->options->cors)
-        MHD_add_response_header(response, "Access-Control-Allow-Origin", "*");
+    // Anthropic's clients look for it by this name.
+    if (d == &dialect_messages || d == &dialect_count)
+        MHD_add_response_header(response, "request-id", x->request_id);
+    if (!x->options->cors)
+        return;
+    MHD_add_response_header(response, "Access-Control-Allow-Origin", "*");
+    MHD_add_response_header(response, "Access-Control-Expose-Headers", "X-Request-Id, Retry-After");
 }
 
 enum MHD_Result http_answer(struct exchange *x, unsigned status, char *body)
