@@ -367,7 +367,12 @@ static void kv_is_what_the_engine_takes(void **state)
     o.type_k = o.type_v = "f16";
     assert_int_equal(models_memory_need(&g, &o, &m, &e), 0);
     assert_int_equal(m.kv_bytes, 1024 * 23040);
-    assert_int_equal(m.total_bytes, m.weights_bytes + m.kv_bytes + m.state_bytes + m.work_bytes);
+    assert_int_equal(m.apart_bytes, 4 * 256 * 23040); // four of 250 tokens
+    assert_int_equal(m.total_bytes,
+                     m.weights_bytes + m.kv_bytes + m.apart_bytes + m.state_bytes + m.work_bytes);
+    o.n_seq = 1;
+    assert_int_equal(models_memory_need(&g, &o, &m, &e), 0);
+    assert_int_equal(m.apart_bytes, 0);
     o.type_k = "q9_9";
     assert_int_equal(models_memory_need(&g, &o, &m, &e), ERR_INVALID);
     assert_non_null(strstr(e.message, "q9_9"));
@@ -388,6 +393,7 @@ static void windows_states_and_latents_are_counted(void **state)
     assert_int_equal(models_memory_need(&g, &o, &m, &e), 0);
     // One layer sees all, five the windows of five sequences and one step: 3072 cells.
     assert_int_equal(m.kv_bytes, (16384 + 5 * 3072) * 2 * 64 * 2);
+    assert_int_equal(m.apart_bytes, 0);
 
     snprintf(g.arch, sizeof g.arch, "deepseek2");
     g.window = 0;

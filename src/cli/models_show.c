@@ -93,6 +93,7 @@ static json_t *memory_json(const struct show *s)
     json_put(o, "type_v", json_string(models_gguf_type_name(s->type_v)));
     json_put(o, "weights_bytes", json_integer((json_int_t)s->need.weights_bytes));
     json_put(o, "kv_bytes", json_integer((json_int_t)s->need.kv_bytes));
+    json_put(o, "apart_bytes", json_integer((json_int_t)s->need.apart_bytes));
     json_put(o, "kv_bytes_per_token",
              json_integer((json_int_t)models_memory_token_bytes(&s->g, s->type_k, s->type_v)));
     json_put(o, "state_bytes", json_integer((json_int_t)s->need.state_bytes));
@@ -193,7 +194,7 @@ static void memory_print(const struct show *s)
     uint64_t available = os_memory_available();
     models_size_format(s->need.total_bytes, total);
     models_size_format(s->need.weights_bytes, weights);
-    models_size_format(s->need.kv_bytes + s->need.state_bytes, kv);
+    models_size_format(s->need.kv_bytes + s->need.apart_bytes + s->need.state_bytes, kv);
     models_size_format(s->need.work_bytes, work);
     models_size_format(available, room);
     row("memory", "about %s: weights %s, KV cache %s, work %s", total, weights, kv, work);

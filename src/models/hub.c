@@ -11,6 +11,7 @@
 #include <string.h>
 
 #define ANSWER_MAX_BYTES (32u << 20)
+#define WAIT_MAX_S 60.0
 
 // ---- addresses -----------------------------------------------------------------------------------
 
@@ -195,10 +196,9 @@ static bool passes(int rc, long status)
            (rc == 0 && (status == 429 || status == 408 || status >= 500));
 }
 
-static void retry_wait(const struct models_hub_options *o, struct listing *l, uint32_t attempt,
+static void retry_wait(const struct models_hub_options *o, struct listing *l, double wait_s,
                        const char *why)
 {
-    double wait_s = o->retry_wait_s * (double)(1u << (attempt < 6 ? attempt : 6));
     struct models_event ev = {
         .kind = MODELS_EVENT_RETRY, .file = o->ref->repo, .text = why, .wait_s = wait_s};
     if (o->watch && o->watch->event)
@@ -226,7 +226,10 @@ static int list_get(const struct models_hub_options *o, const char *url, struct 
             break;
         char why[64];
         snprintf(why, sizeof why, "the server answers %ld", head.status);
-        retry_wait(o, l, i, rc != 0 ? e->message : why);
+        double wait_s = o->retry_wait_s * (double)(1u << (i < 6 ? i : 6));
+        if (rc == 0 && head.retry_after_s > wait_s)
+            wait_s = head.retry_after_s;
+        retry_wait(o, l, wait_s < WAIT_MAX_S ? wait_s : WAIT_MAX_S, rc != 0 ? e->message : why);
     }
     answer->status = head.status;
     memcpy(answer->code, head.code, sizeof answer->code);

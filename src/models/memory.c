@@ -105,6 +105,23 @@ static int kv_add(const struct models_gguf *g, const struct models_memory_option
     return 0;
 }
 
+// What is kept apart a second time, once several answers decode together: models with attention to all
+// tokens and nothing else, every sequence with its part of the context (llama_home.c of the engine).
+static void apart_add(const struct models_gguf *g, const struct models_memory_options *o,
+                      struct models_memory *out)
+{
+    uint64_t cells = pad(out->n_ctx, CTX_PAD);
+    if (o->n_seq < 2 || cells == 0)
+        return;
+    for (uint32_t il = 0; il < g->n_layer; il++)
+        if (models_gguf_layer_recurrent(g, il) || models_gguf_layer_in_window(g, il))
+            return;
+    uint64_t token_bytes = out->kv_bytes / cells;
+    if (__builtin_mul_overflow(token_bytes, pad(cells / o->n_seq, CTX_PAD) * o->n_seq,
+                               &out->apart_bytes))
+        out->apart_bytes = UINT64_MAX; // which no sum survives
+}
+
 // ---- recurrent states ----------------------------------------------------------------------------
 
 // F32 elements of one sequence in one layer (llama-hparams.cpp, n_embd_r + n_embd_s).
@@ -171,9 +188,11 @@ int models_memory_need(const struct models_gguf *g, const struct models_memory_o
         rc = kv_add(g, o, t, out, e);
     if (rc != 0)
         return rc;
+    apart_add(g, o, out);
     state_add(g, o, out);
     out->work_bytes = work_bytes(g, o, out->n_ctx);
     if (__builtin_add_overflow(out->weights_bytes, out->kv_bytes, &out->total_bytes) ||
+        __builtin_add_overflow(out->total_bytes, out->apart_bytes, &out->total_bytes) ||
         __builtin_add_overflow(out->total_bytes, out->state_bytes + out->work_bytes,
                                &out->total_bytes))
         return err_set(e, ERR_RANGE, "a context of %u tokens is too large", out->n_ctx);
@@ -189,7 +208,7 @@ int models_memory_check(const char *name, const struct models_memory *need,
         return 0;
     models_size_format(need->total_bytes, total);
     models_size_format(need->weights_bytes, weights);
-    models_size_format(need->kv_bytes + need->state_bytes, kv);
+    models_size_format(need->kv_bytes + need->apart_bytes + need->state_bytes, kv);
     models_size_format(available_bytes, room);
     bool cache_helps = need->weights_bytes + need->work_bytes < available_bytes;
     return err_set(
@@ -197,6 +216,6 @@ int models_memory_check(const char *name, const struct models_memory *need,
         "%.120s needs about %s (weights %s, KV cache of %u tokens %s) and this machine has "
         "%s free; %s",
         name, total, weights, need->n_ctx, kv, room,
-        cache_helps ? "use a smaller --ctx or --kv-type q8_0, or close other programs"
+        cache_helps ? "use a smaller --ctx or --parallel, --kv-type q8_0, or close other programs"
                     : "use a smaller quantisation or model, or close other programs");
 }

@@ -23,7 +23,10 @@ struct models_memory {
     uint32_t n_ctx; // that was counted with
     uint64_t
         weights_bytes; // as in the file; the file is mapped, so this is memory that others can share
-    uint64_t kv_bytes;    // for n_ctx tokens, all sequences together
+    uint64_t kv_bytes; // for n_ctx tokens, all sequences together
+    // The second cache, in which answers that decode together lie apart; made when it is first needed
+    // (engine/llama_home.c).
+    uint64_t apart_bytes;
     uint64_t state_bytes; // recurrent states of all sequences
     uint64_t work_bytes;  // intermediate results of a step, logits
     uint64_t total_bytes;
