@@ -117,8 +117,9 @@ static size_t log_line_json(char *line, size_t bytes, const char *level, const c
         "\"message\":\"",
         time, level, process_name, module);
     n = json_put_text(line, n, bytes, message);
-    memcpy(line + n, "\"}", 2);
-    return n + 2;
+    line[n++] = '"';
+    line[n++] = '}';
+    return n;
 }
 
 static size_t log_line_text(char *line, size_t bytes, const char *level, const char *module,

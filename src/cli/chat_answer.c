@@ -25,6 +25,20 @@ static const char *text_or(const json_t *object, const char *member, const char 
 // ---- while the prompt is read -----------------------------------------------------------------------
 
 // The comments of a stream say how far the prompt is read: "prefill DONE/TOTAL", in tokens.
+static bool progress_parse(const char *text, unsigned long *done, unsigned long *total)
+{
+    static const char word[] = " prefill ";
+    char *end;
+
+    if (strncmp(text, word, sizeof(word) - 1) != 0)
+        return false;
+    *done = strtoul(text + sizeof(word) - 1, &end, 10);
+    if (*end != '/')
+        return false;
+    *total = strtoul(end + 1, &end, 10);
+    return *total > 0;
+}
+
 static void on_comment(void *ctx, const char *text)
 {
     struct chat *c = ctx;
@@ -32,7 +46,7 @@ static void on_comment(void *ctx, const char *text)
     double rate, seconds;
     char line[80];
 
-    if (sscanf(text, " prefill %lu/%lu", &done, &total) != 2 || total == 0 || c->json)
+    if (c->json || !progress_parse(text, &done, &total))
         return;
     if (c->progress_ns == 0) {
         c->progress_ns = clock_now_ns();

@@ -66,9 +66,7 @@ void status_models_list(struct core *c, char *out, size_t out_bytes)
     char stem[PARSE_MODEL_BYTES];
 
     file_stem(c, stem, sizeof(stem));
-    if (!p->known)
-        snprintf(out, out_bytes, "\"%s\"", stem);
-    else if (strcmp(stem, p->welcome.model) == 0)
+    if (!p->known || strcmp(stem, p->welcome.model) == 0)
         snprintf(out, out_bytes, "\"%s\"", stem);
     else
         snprintf(out, out_bytes, "\"%s\" (also called \"%s\")", p->welcome.model, stem);
