@@ -8,11 +8,13 @@
 #include <string.h>
 
 static const char about[] =
-    "Says what a machine, or a pair of them, would give with a model: from roofline formulas whose\n"
+    "Says what a machine, or a pair of them, would give with a model: from roofline formulas "
+    "whose\n"
     "efficiencies were fitted to published measurements. Every figure comes with an interval.\n"
     "  predict  the rate at which one machine reads a prompt or writes an answer\n"
     "  compare  two machines and a link against each of them alone\n"
-    "\"tandem plan predict --help\" says more. Machines, models, quantisations and links of your own go\n"
+    "\"tandem plan predict --help\" says more. Machines, models, quantisations and links of your "
+    "own go\n"
     "into *.json files in the folder catalogue/ beside tandem.ini.";
 
 static const struct {
@@ -59,8 +61,8 @@ static int plan_run(int argc, char **argv)
         }
     }
     const struct cli_option none[] = {{0}};
-    int rc = cli_parse(argc, argv, none, "tandem plan predict|compare OPTIONS", about, &rest, &done,
-                       &e);
+    int rc =
+        cli_parse(argc, argv, none, "tandem plan predict|compare OPTIONS", about, &rest, &done, &e);
     if (rc == 0 && done)
         return 0;
     if (rc == 0 && rest.n == 0)

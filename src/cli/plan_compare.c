@@ -18,9 +18,12 @@ struct options {
 };
 
 static const char about[] =
-    "Compares two machines that share a request over a link with each of them alone: one reads the\n"
-    "prompt, the other writes the answer, and the KV cache crosses meanwhile. --engine published takes\n"
-    "rates that somebody published for this very model (the default where there are any), llama.cpp\n"
+    "Compares two machines that share a request over a link with each of them alone: one reads "
+    "the\n"
+    "prompt, the other writes the answer, and the KV cache crosses meanwhile. --engine published "
+    "takes\n"
+    "rates that somebody published for this very model (the default where there are any), "
+    "llama.cpp\n"
     "predicts them; both are shown. Exit code 3: the model does not fit into both machines.";
 
 static int options_parse(int argc, char **argv, struct options *o, bool *done, struct err *e)
@@ -221,7 +224,8 @@ static void out_print(const struct options *o, const struct plan_comparison *r,
         if (r->solo[i].source != NULL)
             printf("  %s: %s\n", r->solo[i].name, r->solo[i].source);
     if (r->published)
-        printf("  That demonstration did not run llama.cpp, and its text leaves open whether one or two\n"
+        printf("  That demonstration did not run llama.cpp, and its text leaves open whether one "
+               "or two\n"
                "  machines read the prompt.\n");
     if (other != NULL)
         comparison_print(other);

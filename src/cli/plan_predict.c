@@ -21,10 +21,11 @@ struct options {
     bool json;
 };
 
-static const char about[] =
-    "Predicts tokens per second of one machine with one model: --test pp reads a prompt of --n-prompt\n"
-    "tokens after --depth tokens, --test tg writes at --depth. Four measurements in five lie in the\n"
-    "interval. Exit code 3: it does not fit into the machine's memory.";
+static const char about[] = "Predicts tokens per second of one machine with one model: --test pp "
+                            "reads a prompt of --n-prompt\n"
+                            "tokens after --depth tokens, --test tg writes at --depth. Four "
+                            "measurements in five lie in the\n"
+                            "interval. Exit code 3: it does not fit into the machine's memory.";
 
 static int options_parse(int argc, char **argv, struct options *o, bool *done, struct err *e)
 {
@@ -43,7 +44,8 @@ static int options_parse(int argc, char **argv, struct options *o, bool *done, s
         {"--backend", 0, CLI_STRING, &o->q.backend, "NAME",
          "CUDA, ROCm, Vulkan, Metal, CPU, MLX, vLLM, ds4 (what the machine is used with)", 0, 0},
         {"--batch-file", 0, CLI_STRING, &o->batch_file, "FILE",
-         "many questions: a JSON list of objects {machine, model, quant, test, n_prompt, depth, batch, "
+         "many questions: a JSON list of objects {machine, model, quant, test, n_prompt, depth, "
+         "batch, "
          "backend, ubatch, bits}; -: standard input",
          0, 0},
         {"--json", 0, CLI_FLAG, &o->json, NULL, "print one JSON object", 0, 0},
@@ -121,13 +123,14 @@ static void answer_print(const struct plan_query *q, const struct plan_answer *a
         const char *what;
         double s;
     } parts[] = {
-        {"weights", a->time.weights_s},     {"KV cache", a->time.kv_s},
-        {"arithmetic", a->time.compute_s},  {"attention", a->time.attention_s},
+        {"weights", a->time.weights_s},    {"KV cache", a->time.kv_s},
+        {"arithmetic", a->time.compute_s}, {"attention", a->time.attention_s},
         {"overhead", a->time.overhead_s},
     };
     printf("%s, %s %s, %s\n", q->machine, q->model, q->quant != NULL ? q->quant : "", a->engine);
     printf("%s %.4g tokens/s, four in five between %.4g and %.4g (%s)\n",
-           q->prefill ? "reads" : "writes", a->tokens_per_s, a->low, a->high, basis_words(a->basis));
+           q->prefill ? "reads" : "writes", a->tokens_per_s, a->low, a->high,
+           basis_words(a->basis));
     printf("bound by %s; where %.4g s go:\n", cost_bound_name(a->bound), a->seconds);
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
         double share = parts[i].s / a->time.total_s;
@@ -161,8 +164,8 @@ static int one_run(const struct plan_catalogue *c, const struct options *o, stru
         answer_print(&o->q, &a);
     }
     if (!a.fits)
-        fprintf(stderr, "tandem plan: %s %s: %s\n", o->q.model, o->q.quant != NULL ? o->q.quant : "",
-                text);
+        fprintf(stderr, "tandem plan: %s %s: %s\n", o->q.model,
+                o->q.quant != NULL ? o->q.quant : "", text);
     *fits = a.fits;
     return 0;
 }
@@ -188,7 +191,8 @@ static int input_read(const char *path, char **text, size_t *n, struct err *e)
     return 0;
 }
 
-static int row_predict(const struct plan_catalogue *c, const json_t *row, json_t *out, struct err *e)
+static int row_predict(const struct plan_catalogue *c, const json_t *row, json_t *out,
+                       struct err *e)
 {
     struct plan_query q;
     struct plan_answer a;
@@ -198,12 +202,16 @@ static int row_predict(const struct plan_catalogue *c, const json_t *row, json_t
     const struct {
         const char *member;
         const char **to;
-    } texts[] = {{"model", &q.model}, {"quant", &q.quant}, {"backend", &q.backend}, {"test", &test}};
+    } texts[] = {
+        {"model", &q.model}, {"quant", &q.quant}, {"backend", &q.backend}, {"test", &test}};
     const struct {
         const char *member;
         double *to;
-    } numbers[] = {{"n_prompt", &q.n_prompt}, {"depth", &q.depth}, {"batch", &q.batch},
-                   {"ubatch", &q.ubatch},     {"bits", &q.bits}};
+    } numbers[] = {{"n_prompt", &q.n_prompt},
+                   {"depth", &q.depth},
+                   {"batch", &q.batch},
+                   {"ubatch", &q.ubatch},
+                   {"bits", &q.bits}};
     for (size_t i = 0; rc == 0 && i < sizeof texts / sizeof *texts; i++)
         rc = json_get_string(row, texts[i].member, texts[i].to, e);
     for (size_t i = 0; rc == 0 && i < sizeof numbers / sizeof *numbers; i++)

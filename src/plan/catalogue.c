@@ -111,8 +111,7 @@ static int file_merge(struct plan_catalogue *c, const char *path, struct err *e)
 // Beside the program in a build or source tree, under share/ when installed.
 static int folder_find(char *out, size_t out_bytes, struct err *e)
 {
-    static const char *const places[] = {"/../share", "/../share/tandem", "/share",
-                                         "/../../share"};
+    static const char *const places[] = {"/../share", "/../share/tandem", "/share", "/../../share"};
     const char *share = getenv("TANDEM_SHARE");
     char dir[PATH_MAX];
     int rc = os_self_dir(dir, sizeof dir, e);
@@ -214,8 +213,7 @@ const json_t *plan_catalogue_find(const struct plan_catalogue *c, enum plan_kind
                                   const char *name, struct err *e)
 {
     char lower[PLAN_NAME_BYTES], near[256];
-    const json_t *entry =
-        name_lower(name, lower) ? json_object_get(c->entries[kind], lower) : NULL;
+    const json_t *entry = name_lower(name, lower) ? json_object_get(c->entries[kind], lower) : NULL;
     if (entry != NULL)
         return entry;
     plan_nearest(name, c->entries[kind], near, sizeof near);

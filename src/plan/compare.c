@@ -123,7 +123,7 @@ static int solo_published(const struct pair *p, size_t i, double prompt, double 
         rc = err_set(e, ERR_INVALID, "both rates must be given");
     if (rc != 0)
         return err_wrap(e, "machine %s, published rates", s->name);
-    s->prefill_s = prompt / prefill;
+    s->prefill_s = fmax(prompt / prefill, 1 / decode); // a step reads the weights, so does a prompt
     s->decode_s = gen / decode;
     s->source = json_string_value(json_object_get(p->published[i], "source"));
     return 0;
@@ -167,7 +167,8 @@ static int evaluate(const struct pair *p, double prompt, double gen, double gbps
             continue;
         r->reader = reader;
         r->writer = 1 - reader;
-        r->hybrid = (struct plan_both){from->prefill_s, t.transfer_s, t.tail_s, to->decode_s, total};
+        r->hybrid =
+            (struct plan_both){from->prefill_s, t.transfer_s, t.tail_s, to->decode_s, total};
         r->serial = (struct plan_both){from->prefill_s, t.transfer_s, t.serial_s - from->prefill_s,
                                        to->decode_s, t.serial_s + to->decode_s};
     }
@@ -227,7 +228,8 @@ static double fade_find(const struct pair *p, bool published)
 bool plan_published(const struct plan_catalogue *c, const struct plan_pair *p)
 {
     struct pair pair;
-    return pair_open(c, p, &pair, NULL) == 0 && pair.published[0] != NULL && pair.published[1] != NULL;
+    return pair_open(c, p, &pair, NULL) == 0 && pair.published[0] != NULL &&
+           pair.published[1] != NULL;
 }
 
 int plan_compare(const struct plan_catalogue *c, const struct plan_pair *p,

@@ -34,11 +34,11 @@ struct plan_both {
 struct plan_comparison {
     bool published; // whose rates
     struct plan_solo solo[2];
-    size_t reader, writer;         // indices into solo
-    bool possible;                 // the model fits into both
+    size_t reader, writer;           // indices into solo
+    bool possible;                   // the model fits into both
     struct plan_both hybrid, serial; // as far as possible
     double best_solo_s;
-    double gain;        // best solo over hybrid
+    double gain; // best solo over hybrid
     double kv_bytes, link_bytes_per_s;
     // From where the hybrid beats the best single machine, the other two as asked; NAN: nowhere.
     double even_prompt, even_gen, even_gbps;

@@ -169,6 +169,8 @@ static int entry_get(const struct plan_catalogue *c, const char *model, const ch
     rc = quant_get(c, quant, out, &bits, e);
     if (rc != 0)
         return rc;
+    if (s.native_bits > 0) // whatever the file is called: its experts stay as they were trained
+        snprintf(out->quant_class, sizeof out->quant_class, "mxfp4");
     cost_fill(&s, bits, &out->cost);
     snprintf(out->name, sizeof out->name, "%s", id);
     out->context = s.context;
@@ -228,7 +230,11 @@ static int file_get(const struct plan_catalogue *c, const char *path, struct pla
         rc = quant_get(c, models_gguf_quant(&g), out, &bits, NULL);
     if (rc == ERR_NOT_FOUND) { // a type that nobody measured: that of its size
         double per_weight = 8 * (double)g.weight_bytes / (double)(g.params ? g.params : 1);
-        rc = quant_get(c, per_weight > 12 ? "F16" : per_weight > 7 ? "Q8_0" : "Q4_K_M", out, &bits, e);
+        rc = quant_get(c,
+                       per_weight > 12  ? "F16"
+                       : per_weight > 7 ? "Q8_0"
+                                        : "Q4_K_M",
+                       out, &bits, e);
     }
     if (rc == 0) {
         gguf_fill(&g, &out->cost);

@@ -11,7 +11,7 @@
 
 #define LONG_PROMPT 2048.0 // tokens from which people raise llama.cpp's ubatch to as many
 #define SHORT_UBATCH 512.0
-#define WORK_BYTES 1e9     // compute buffers
+#define WORK_BYTES 1e9 // compute buffers
 // Of memory that the processor shares, the system keeps some.
 #define SHARED_PART 0.93
 #define OWN_PART 0.98
@@ -27,7 +27,8 @@ void plan_query_defaults(struct plan_query *q)
 struct machine {
     const char *name;
     const json_t *backends;
-    double gpus, memory_bytes, bytes_per_s, flops; // of one GPU, but for the memory
+    double gpus, memory_bytes, bytes_per_s; // of one GPU, but for the memory
+    double flops, int8_ops;                 // per second, dense; int8 0: not told
     bool rpc;
 };
 
@@ -35,7 +36,7 @@ static int machine_get(const struct plan_catalogue *c, const char *name, struct 
                        struct err *e)
 {
     const json_t *o = plan_catalogue_find(c, PLAN_MACHINE, name, e);
-    double memory = 0, speed = 0, flops = 0;
+    double memory = 0, speed = 0, flops = 0, int8 = 0;
     const char *kind = "", *split = "";
     json_t *backends = NULL;
     if (o == NULL)
@@ -49,6 +50,8 @@ static int machine_get(const struct plan_catalogue *c, const char *name, struct 
     if (rc == 0)
         rc = json_get_f64(o, "fp16_tflops", 0.01, 1e6, &flops, e);
     if (rc == 0)
+        rc = json_get_f64(o, "int8_tops", 0.01, 1e6, &int8, e);
+    if (rc == 0)
         rc = json_get_string(o, "kind", &kind, e);
     if (rc == 0)
         rc = json_get_string(o, "split", &split, e);
@@ -61,9 +64,11 @@ static int machine_get(const struct plan_catalogue *c, const char *name, struct 
         return err_wrap(e, "machine %s", m->name);
     m->backends = backends;
     m->rpc = strcmp(split, "rpc") == 0;
-    m->memory_bytes = m->gpus * memory * GIB * (strcmp(kind, "discrete") == 0 ? OWN_PART : SHARED_PART);
+    m->memory_bytes =
+        m->gpus * memory * GIB * (strcmp(kind, "discrete") == 0 ? OWN_PART : SHARED_PART);
     m->bytes_per_s = speed * 1e9;
     m->flops = flops * 1e12;
+    m->int8_ops = int8 * 1e12;
     return 0;
 }
 
@@ -73,16 +78,17 @@ static int machine_get(const struct plan_catalogue *c, const char *name, struct 
 static const struct engine {
     const char *name, *api;
 } engines[] = {
-    {"cuda", "cuda"}, {"rocm", "rocm"}, {"vulkan", "vulkan"}, {"metal", "metal"}, {"cpu", "cpu"},
-    {"mlx", "metal"}, {"vllm", "cuda"}, {"ds4", "metal"},     {"ds4", "cuda"},    {"ds4", "rocm"},
+    {"cuda", "cuda"},     {"rocm", "rocm"},     {"vulkan", "vulkan"}, {"metal", "metal"},
+    {"cpu", "cpu"},       {"mlx", "metal"},     {"vllm", "cuda"},     {"ds4", "metal"},
+    {"ds4-cuda", "cuda"}, {"ds4-rocm", "rocm"},
 };
 #define N_ENGINES (sizeof engines / sizeof *engines)
 
 static const struct {
     const char *said, *engine;
 } spellings[] = {
-    {"sglang", "vllm"}, {"trt-llm", "vllm"}, {"tensorrt-llm", "vllm"}, {"metal4", "metal"},
-    {"hip", "rocm"},    {"mlx_lm", "mlx"},
+    {"sglang", "vllm"},  {"trt-llm", "vllm"}, {"tensorrt-llm", "vllm"},
+    {"metal4", "metal"}, {"hip", "rocm"},     {"mlx_lm", "mlx"},
 };
 
 static bool engine_known(const char *name)
@@ -115,9 +121,22 @@ static int backend_parse(const char *said, char out[24], struct err *e)
             snprintf(out, 24, "%s", spellings[i].engine);
     if (engine_known(out))
         return 0;
-    return err_set(e, ERR_INVALID,
-                   "no backend \"%.60s\"; there are CUDA, ROCm, Vulkan, Metal, CPU, MLX, vLLM and ds4",
-                   said);
+    return err_set(
+        e, ERR_INVALID,
+        "no backend \"%.60s\"; there are CUDA, ROCm, Vulkan, Metal, CPU, MLX, vLLM and ds4", said);
+}
+
+// ds4 has a name of its own on each interface: the machine's first backend tells which.
+static void ds4_resolve(const struct machine *m, char engine[24])
+{
+    const char *first = json_string_value(json_array_get(m->backends, 0));
+    if (strcmp(engine, "ds4") == 0 && first != NULL && strcasecmp(first, "metal") != 0)
+        snprintf(engine, 24, "ds4-%s", strcasecmp(first, "cuda") == 0 ? "cuda" : "rocm");
+}
+
+static bool engine_is(const char *engine, const char *wanted)
+{
+    return strncmp(engine, wanted, strlen(wanted)) == 0;
 }
 
 // The software for a machine when the user named an interface (api), or nothing: the only one that reads this
@@ -139,7 +158,8 @@ static int engine_choose(const struct plan_catalogue *c, const struct machine *m
             return err_wrap(e, "machine %s", m->name);
         if (api != NULL && !engine_uses(name, api))
             continue;
-        bool only = model->engine[0] != '\0' && strcmp(model->engine, name) == 0;
+        ds4_resolve(m, name);
+        bool only = model->engine[0] != '\0' && engine_is(name, model->engine);
         bool measured = model->family[0] != '\0' && model->engine[0] == '\0' &&
                         plan_catalogue_has_run(c, m->name, model->family, model->quant_class, name);
         if (only || measured) {
@@ -166,6 +186,7 @@ static int engine_get(const struct plan_catalogue *c, const struct machine *m,
     bool is_api = engine_uses(said, said);
     if (is_api && model->engine[0] != '\0')
         return engine_choose(c, m, model, said, out, e);
+    ds4_resolve(m, said);
     snprintf(out, 24, "%s", said);
     return 0;
 }
@@ -193,7 +214,8 @@ static double effects(const struct setup *s, const char *resource)
 static double split(const struct setup *s)
 {
     const char *way = strcmp(s->engine, "vllm") == 0 ? "tensor" : "layer";
-    double share = plan_catalogue_number(s->c, "split/%s/%s", s->prefill ? "prefill" : "decode", way);
+    double share =
+        plan_catalogue_number(s->c, "split/%s/%s", s->prefill ? "prefill" : "decode", way);
     return -share * log(s->machine.gpus);
 }
 
@@ -208,20 +230,30 @@ static double of_weights(const struct setup *s, const char *term, const char *re
 {
     double x = base(s, term) + effects(s, resource) + split(s);
     x += plan_catalogue_number(s->c, "quant/%s/%s", term, s->model.quant_class);
-    x += plan_catalogue_number(s->c, "engine-quant/%s/%s/%s", term, s->engine, s->model.quant_class);
+    x +=
+        plan_catalogue_number(s->c, "engine-quant/%s/%s/%s", term, s->engine, s->model.quant_class);
     if (s->model.cost.routed_bytes > 0)
         x += plan_catalogue_number(s->c, "all/moe-%s", term) +
              plan_catalogue_number(s->c, "moe/%s/%s", term, s->engine);
     return exp(x);
 }
 
+// llama.cpp multiplies in INT8, or in FP16 with FP16 sums, on NVIDIA's tensor cores. The rate of the latter is
+// half that of the former; what FP16 with FP32 sums does varies between consumer and other cards.
+static double matrix_flops(const struct setup *s)
+{
+    bool tensor = strcmp(s->engine, "cuda") == 0 && s->machine.int8_ops > 0;
+    return tensor ? s->machine.int8_ops / 2 : s->machine.flops;
+}
+
 static struct cost_rates rates_of(const struct setup *s)
 {
     double byte_s = 1 / s->machine.bytes_per_s, flop_s = 1 / s->machine.flops;
+    // Prefill has a rate of its own for reading weights, since arithmetic hides most of it.
     struct cost_rates r = {
         .weight_s = byte_s * of_weights(s, "weights", "memory"),
         .kv_s = byte_s * exp(base(s, "kv") + effects(s, "kv") + split(s)),
-        .flop_s = flop_s * of_weights(s, "compute", "compute"),
+        .flop_s = of_weights(s, "compute", "compute") / matrix_flops(s),
         .pair_s = flop_s * exp(base(s, "attention") + effects(s, "attention") + split(s)),
         .deep = base(s, "deep"),
         .floor_s = byte_s * of_weights(s, "floor", "floor"),
@@ -289,14 +321,17 @@ int plan_predict(const struct plan_catalogue *c, const struct plan_query *q, str
         return rc;
     double tokens = q->prefill ? q->n_prompt : 1;
     double ubatch = q->ubatch > 0 ? q->ubatch : tokens >= LONG_PROMPT ? LONG_PROMPT : SHORT_UBATCH;
-    struct cost_work work = {.tokens = tokens, .depth = q->depth, .batch = q->batch, .chunk = ubatch};
+    struct cost_work work = {
+        .tokens = tokens, .depth = q->depth, .batch = q->batch, .chunk = ubatch};
     struct cost_rates rates = rates_of(&s);
     a->model = s.model.cost;
-    a->time = q->prefill ? cost_prefill(&a->model, &rates, &work) : cost_decode(&a->model, &rates, &work);
+    a->time =
+        q->prefill ? cost_prefill(&a->model, &rates, &work) : cost_decode(&a->model, &rates, &work);
     a->seconds = a->time.total_s;
     a->bound = cost_bound_of(&a->time);
     a->tokens_per_s = q->batch * tokens / a->seconds;
-    a->need_bytes = a->model.weight_bytes + q->batch * cost_kv_bytes(&a->model, q->depth + tokens) + WORK_BYTES;
+    a->need_bytes =
+        a->model.weight_bytes + q->batch * cost_kv_bytes(&a->model, q->depth + tokens) + WORK_BYTES;
     a->have_bytes = s.machine.memory_bytes;
     a->fits = a->need_bytes <= a->have_bytes;
     snprintf(a->engine, sizeof a->engine, "%s", s.engine);

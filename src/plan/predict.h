@@ -37,8 +37,8 @@ struct plan_answer {
     double seconds;                // of the step or the prompt
     struct cost_time time;
     enum cost_bound bound;
-    char engine[24];       // class of software: cuda, rocm, vulkan, metal, mlx, vllm, ds4, cpu
-    const char *basis;     // what of it was measured: "row", "run", "machine" or "model" was not
+    char engine[24];   // class of software: cuda, rocm, vulkan, metal, mlx, vllm, ds4, cpu
+    const char *basis; // what of it was measured: "row", "run", "machine" or "model" was not
     struct cost_model model;
 };
 

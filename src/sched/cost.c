@@ -56,6 +56,12 @@ struct cost_time cost_prefill(const struct cost_model *m, const struct cost_rate
         .overhead_s = chunks * (m->layers * r->layer_s + r->step_s),
     };
     time_sum(&t);
+    // No chunk is faster than reading its weights once, as a step of decoding does.
+    double least = chunks * cost_weights_touched(m, chunk) * r->weight_s + t.overhead_s;
+    if (t.total_s < least) {
+        t.weights_s += least - t.total_s;
+        t.total_s = least;
+    }
     return t;
 }
 

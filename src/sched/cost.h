@@ -16,6 +16,7 @@
 //         attention  4 x heads x head size x layers per pair of tokens        x pair_s x (1 + d / 8192)^deep
 //         floor      chunks x bytes of weights that u tokens touch            x floor_s
 //         layer      chunks x layers                                          x layer_s
+//     and never less than chunks x bytes of weights that u tokens touch x weight_s, plus layers.
 //
 // A mixture of experts touches fixed + routed x (1 - (1 - share)^(b^0.8)) bytes: a batch chooses its experts
 // alike, so that b tokens reach as many as b^0.8 that choose at random.
