@@ -208,6 +208,21 @@ static void deepseek4_crosses_whole(void **state)
     d->ops->free(d);
 }
 
+// A table of positions has an end, where llama.cpp would abort.
+static void learned_positions_bound_the_context(void **state)
+{
+    struct engine *g = archs_open("gpt2-dense.gguf", ENGINE_HANDOFF_RANGES, 64);
+    struct err e = {0};
+    uint32_t most = g->identity.n_ctx_train;
+    (void)state;
+    assert_true(most > 0 && most < RIG_CTX && most % 64 == 0);
+    assert_int_equal(g->limits.n_ctx, most);
+    for (uint32_t p = 0; p < most; p += 64)
+        rig_compute(g, 0, p, p + 64);
+    assert_int_equal(rig_step(g, 0, most, most + 1, true, &e), ERR_BUSY);
+    g->ops->free(g);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -216,8 +231,9 @@ int main(void)
         cmocka_unit_test(recurrent_models_are_interrupted_between_steps),
         cmocka_unit_test(a_window_that_was_lost_is_not_gone_on_from),
         cmocka_unit_test(deepseek4_crosses_whole),
+        cmocka_unit_test(learned_positions_bound_the_context),
     };
-    static const char *const archs[] = {"gemma3", "jamba", "mamba", "deepseek4"};
+    static const char *const archs[] = {"gemma3", "jamba", "mamba", "deepseek4", "gpt2"};
     memcpy(archs_wanted, archs, sizeof archs);
     return cmocka_run_group_tests(tests, archs_make, archs_remove);
 }

@@ -60,6 +60,7 @@ struct llama_engine {
 
     bool recurrent; // some layers keep a state: no partial removal, no interruption inside a step
     bool slides;    // some layers hold the last n_swa positions only
+    bool learned_positions; // a table of them: there are none beyond n_ctx_train
     bool allow_gap;
     atomic_bool interrupted; // relaxed: a late sight of it only delays the interruption by a node
 

@@ -129,12 +129,19 @@ static int type_parse(const char *name, const char *what, enum ggml_type *out, s
                    what, name);
 }
 
+// Positions that were learned end where the training did: llama.cpp aborts beyond.
 static uint32_t ctx_choose(const struct llama_engine *g, const struct engine_options *o)
 {
     int32_t trained = llama_model_n_ctx_train(g->model);
-    if (o->n_ctx > 0)
+    uint32_t most = trained > 0 ? (uint32_t)trained : UINT32_MAX;
+    if (o->n_ctx == 0)
+        return most < DEFAULT_CTX ? most : DEFAULT_CTX;
+    if (!g->learned_positions || o->n_ctx <= most)
         return o->n_ctx;
-    return trained > 0 && trained < DEFAULT_CTX ? (uint32_t)trained : DEFAULT_CTX;
+    log_warn("llama",
+             "this model knows no positions beyond %u; a context of %u cells is cut to that", most,
+             o->n_ctx);
+    return most;
 }
 
 static int params_fill(struct llama_engine *g, const struct engine_options *o,
@@ -233,6 +240,7 @@ int engine_llama_open(const struct engine_options *o, struct engine **out, struc
     int rc = llama_file_check(o->model, &gguf, e);
     if (rc == 0)
         rc = model_load(g, o, e);
+    g->learned_positions = gguf && gguf_find_tensor(gguf, "position_embd.weight") >= 0;
     if (rc == 0)
         rc = context_make(g, o, &p, e);
     if (rc == 0) {
