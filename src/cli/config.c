@@ -170,8 +170,10 @@ static int check(const char *path, bool json)
 struct show {
     const char *command;
     bool json;
-    json_t *all;                      // per command, with `json`
-    const struct cli_option *options; // of the command that is shown
+    json_t *all; // per command, with `json`
+    // Of the command that is shown: its own, then those that every command has.
+    struct cli_option options[OPTIONS_MAX];
+    size_t n;
     char from[OPTIONS_MAX][OPTION_TEXT_BYTES];
     int rc;
 };
@@ -179,8 +181,8 @@ struct show {
 static void told(void *ctx, const struct cli_option *o, const char *where)
 {
     struct show *s = ctx;
-    for (size_t i = 0; s->options[i].name != NULL && i < OPTIONS_MAX; i++)
-        if (&s->options[i] == o)
+    for (size_t i = 0; i < s->n; i++)
+        if (strcmp(s->options[i].name, o->name) == 0)
             snprintf(s->from[i], sizeof s->from[i], "%s", where);
 }
 
@@ -203,13 +205,21 @@ static void option_show(struct show *s, size_t i, json_t *list)
     }
 }
 
+static void options_add(struct show *s, const struct cli_option *options)
+{
+    for (; options->name != NULL && s->n < OPTIONS_MAX; options++)
+        s->options[s->n++] = *options;
+}
+
 static void command_show(void *ctx, const struct cli_option *options)
 {
     struct show *s = ctx;
     struct option_reader r = {.command = s->command, .options = options, .told = told, .ctx = s};
     json_t *list = s->json ? json_object() : NULL;
     struct err e = {0};
-    s->options = options;
+    s->n = 0;
+    options_add(s, options);
+    options_add(s, option_common());
     memset(s->from, 0, sizeof s->from);
     if (option_file_read(&r, &e) != 0 || option_environment_read(&r, &e) != 0) {
         s->rc = cli_fail("config", &e);
@@ -218,7 +228,7 @@ static void command_show(void *ctx, const struct cli_option *options)
     }
     if (!s->json)
         printf("[%s]\n", s->command);
-    for (size_t i = 0; options[i].name != NULL && i < OPTIONS_MAX; i++)
+    for (size_t i = 0; i < s->n; i++)
         option_show(s, i, list);
     if (s->json)
         json_put(s->all, s->command, list);
