@@ -12,10 +12,11 @@ get_python() {
         -r "$clients/requirements.txt" >&2
 }
 
-# Scripts of packages run for the agents alone: that is how their programs are put into place.
+# Scripts of packages run for the agents alone: that is how their programs are put into place. Not `npm ci`, which
+# refuses a lock file that leaves out the optional packages of other systems; versions and hashes are the lock file's.
 get_npm() {
     cp "$clients/$2/package.json" "$clients/$2/package-lock.json" "$1/"
-    (cd "$1" && npm ci --cache "$1/cache" --no-audit --no-fund --no-update-notifier --loglevel=error $3 >&2) || return 1
+    (cd "$1" && npm install --no-save --cache "$1/cache" --no-audit --no-fund --no-update-notifier --loglevel=error $3 >&2) || return 1
     rm -rf "$1/cache"
 }
 

@@ -131,6 +131,7 @@ def run(name, folder):
 
 def main(folder, *names):
     loopback.up()
+    print("in a network namespace with loopback alone" if loopback.alone() else "with the network of this machine")
     failed = []
     for name in names or AGENTS:
         try:

@@ -23,9 +23,10 @@ def run(client, checks):
     signal.signal(signal.SIGALRM, late)
     for check in checks:
         signal.alarm(SECONDS)
+        begun = time.monotonic()
         try:
             check()
-            print("ok     %s: %s" % (client, check.__name__), flush=True)
+            print("ok     %s: %s, %.1f s" % (client, check.__name__, time.monotonic() - begun), flush=True)
         except Exception:
             failed.append(check.__name__)
             print("FAILED %s: %s\n%s" % (client, check.__name__, traceback.format_exc()[-3000:]), flush=True)

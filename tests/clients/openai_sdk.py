@@ -68,7 +68,7 @@ def json_schema():
 
 
 def json_object():
-    a = real.chat.completions.create(model=MODEL, messages=FRUIT, max_tokens=200, temperature=0,
+    a = real.chat.completions.create(model=MODEL, messages=FRUIT, max_tokens=40, temperature=0,
                                      response_format={"type": "json_object"})
     if a.choices[0].finish_reason == "stop":
         assert isinstance(json.loads(a.choices[0].message.content), dict), a

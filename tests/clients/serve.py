@@ -32,7 +32,10 @@ def client_environment():
 
 def start(kind, script=os.path.join(HERE, "script.json")):
     if kind == "real":
-        return e2e.Program("serve", "-m", e2e.MODEL, "--listen", "127.0.0.1:0", "--ctx", "8192", "--parallel", "4")
+        e2e.check(e2e.MODEL, "TANDEM_MODEL names no model; scripts/with-model.sh sets it")
+        # One thread: with more, a machine that has other things to do makes each wait for the others.
+        return e2e.Program("serve", "-m", e2e.MODEL, "--listen", "127.0.0.1:0", "--ctx", "8192", "--parallel", "4",
+                           "--threads", "1")
     # A byte is a token here and agents send a hundred thousand of them, so a token is kept small.
     return e2e.Program("serve", "-m", "fake:layers=1,kv_bytes=2,script=" + script, "--listen", "127.0.0.1:0",
                        "--ctx", str(1 << 20), "--parallel", "4")
