@@ -1,5 +1,5 @@
-// A dialect driven by hand: a request's text in, then what a worker would have said, step by step; what
-// the client would have received comes out and is compared with a golden file.
+// A dialect driven by hand: a request's text in, then what a worker would have said, step by step;
+// what the client would have received comes out and is compared with a golden file.
 //
 // TANDEM_GOLDEN=write renews the golden files.
 #ifndef TESTS_GATEWAY_DIALECT_H
@@ -110,7 +110,7 @@ static inline void rig_run(struct rig *r, const char *const *say, const char *fi
     rig_end(r, finish, stop);
 }
 
-// ---- golden files ---------------------------------------------------------------------------------------
+// ---- golden files -------------------------------------------------------------------------------
 
 static inline void rig_golden_path(const char *name, char out[512])
 {
@@ -141,7 +141,7 @@ static inline void rig_golden(const char *name, const struct buf *got)
     test_free(want);
 }
 
-// ---- refusals -------------------------------------------------------------------------------------------
+// ---- refusals -----------------------------------------------------------------------------------
 
 struct refusal_row {
     const char *body, *param, *words; // words: part of the message
@@ -170,8 +170,8 @@ static inline void rig_refused_all(const struct dialect *d, const struct refusal
         rig_refused(d, &rows[i]);
 }
 
-// The body with "@" replaced by `depth` arrays in one another, and by numbers that are too large. `param`
-// and the status say who is blamed; bodies that cannot be read at all blame nobody.
+// The body with "@" replaced by `depth` arrays in one another, and by numbers that are too large.
+// `param` and the status say who is blamed; bodies that cannot be read at all blame nobody.
 static inline void rig_absurd(const struct dialect *d, const char *body)
 {
     static const char *const numbers[] = {"1e999", "99999999999999999999", "-1e999", "1.5e"};
@@ -196,7 +196,7 @@ static inline void rig_absurd(const struct dialect *d, const char *body)
     buf_fini(&b);
 }
 
-// ---- what a request became -----------------------------------------------------------------------------------
+// ---- what a request became ----------------------------------------------------------------------
 
 // Compares a member of the chat request with the text of its JSON; NULL: it is absent.
 static inline void rig_chat_is(const struct parse_request *in, const char *member, const char *want)

@@ -228,7 +228,7 @@ static void test_refusals(void **state)
     rig_absurd(&dialect_messages, HI ",\"temperature\":@}");
 }
 
-// ---- counting -------------------------------------------------------------------------------------------
+// ---- counting -----------------------------------------------------------------------------------
 
 static void test_count(void **state)
 {
@@ -242,7 +242,7 @@ static void test_count(void **state)
     rig_close(&r);
 }
 
-// ---- answers --------------------------------------------------------------------------------------------
+// ---- answers ------------------------------------------------------------------------------------
 
 static const char *const words[] = {"{\"content\":\"Hello\"}", "{\"content\":\" \\\"you\\\"\\n\"}",
                                     NULL};

@@ -139,7 +139,7 @@ static void test_refusals(void **state)
     rig_refused_all(&dialect_ollama_generate, generate, COUNT(generate));
 }
 
-// ---- answers --------------------------------------------------------------------------------------------
+// ---- answers ------------------------------------------------------------------------------------
 
 static const char *const words[] = {"{\"content\":\"Hello\"}", "{\"content\":\" \\\"you\\\"\"}",
                                     NULL};
@@ -213,7 +213,7 @@ static void test_logprobs(void **state)
     rig_close(&r);
 }
 
-// ---- models ---------------------------------------------------------------------------------------------
+// ---- models -------------------------------------------------------------------------------------
 
 static void body_golden(const char *name, json_t *body)
 {

@@ -220,7 +220,7 @@ static void test_refusals(void **state)
     rig_absurd(&dialect_responses, HI "\"temperature\":@}");
 }
 
-// ---- answers --------------------------------------------------------------------------------------------
+// ---- answers ------------------------------------------------------------------------------------
 
 static const char *const words[] = {"{\"content\":\"Hello\"}", "{\"content\":\" \\\"you\\\"\"}",
                                     NULL};

@@ -1,14 +1,15 @@
 // A Messages answer: its blocks, its stream, its errors.
 //
-// The blocks of an answer follow one another, each opened and closed: thinking, text, tool_use. `block`
-// says what is open, `blocks` how many there were.
+// The blocks of an answer follow one another, each opened and closed: thinking, text, tool_use.
+// `block` says what is open, `blocks` how many there were.
 #include "gateway/messages.h"
 
 #include "base/json.h"
 
 #include <string.h>
 
-// Clients send thinking back with its signature, and leave out what has none. Nothing here checks it.
+// Clients send thinking back with its signature, and leave out what has none. Nothing here checks
+// it.
 #define SIGNATURE "tandem"
 
 enum block { BLOCK_NONE, BLOCK_THINKING, BLOCK_TEXT, BLOCK_TOOL };
@@ -26,7 +27,7 @@ static json_t *typed(const char *type)
     return o;
 }
 
-// ---- the parts of an answer -------------------------------------------------------------------------------
+// ---- the parts of an answer ---------------------------------------------------------------------
 
 // What was found in prefix memory is counted apart from what was read.
 static json_t *usage_json(const struct answer_usage *u)
@@ -106,7 +107,7 @@ static json_t *tool_json(const struct answer_tool *t, json_t *input)
     return o;
 }
 
-// ---- sent whole ---------------------------------------------------------------------------------------------
+// ---- sent whole ---------------------------------------------------------------------------------
 
 static json_t *content_json(const struct answer_choice *c)
 {
@@ -142,7 +143,7 @@ static void whole_count(struct answer *a, struct buf *out)
     answer_line_put(out, o);
 }
 
-// ---- errors -------------------------------------------------------------------------------------------------
+// ---- errors -------------------------------------------------------------------------------------
 
 static const char *error_type(unsigned status)
 {
@@ -174,7 +175,7 @@ static json_t *error_json(const struct answer_fault *f)
     json_t *o = typed("error"), *error = typed(error_type(f->status));
     struct buf words;
 
-    buf_init(&words, 2 * ERR_MESSAGE_BYTES);
+    buf_init(&words, (size_t)2 * ERR_MESSAGE_BYTES);
     words_put(f, &words);
     json_put(error, "message", answer_string(text_of(&words)));
     json_put(o, "error", error);
@@ -187,7 +188,7 @@ static void refusal(const struct answer_fault *f, struct buf *out)
     answer_line_put(out, error_json(f));
 }
 
-// ---- the stream ---------------------------------------------------------------------------------------------
+// ---- the stream ---------------------------------------------------------------------------------
 
 static void event_put(struct answer *a, struct buf *out, json_t *event)
 {
@@ -333,9 +334,9 @@ static void error(struct answer *a, const struct answer_fault *f, struct buf *ou
 
 #define MESSAGES_DIALECT(its_name, its_parse, its_whole)                                           \
     {                                                                                              \
-        .name = its_name, .id_prefix = "msg_", .content_type = "text/event-stream",                \
-        .parse = its_parse, .begin = begin, .beat = beat, .delta = delta,                          \
-        .choice_end = choice_end, .end = end, .error = error, .whole = its_whole,                  \
+        .name = (its_name), .id_prefix = "msg_", .content_type = "text/event-stream",              \
+        .parse = (its_parse), .begin = begin, .beat = beat, .delta = delta,                        \
+        .choice_end = choice_end, .end = end, .error = error, .whole = (its_whole),                \
         .refusal = refusal                                                                         \
     }
 

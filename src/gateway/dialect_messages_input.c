@@ -1,7 +1,7 @@
 // The conversation of a Messages request: blocks in, chat messages out.
 //
-// One message of the client becomes several where it holds results of tools: each is a message of its
-// own to a chat template. What the assistant thought, said and called stays one.
+// One message of the client becomes several where it holds results of tools: each is a message of
+// its own to a chat template. What the assistant thought, said and called stays one.
 #include "gateway/messages.h"
 
 #include "base/json.h"
@@ -34,7 +34,7 @@ typedef int block_function(const struct spot *s, struct turn *t);
 
 static int blocks_each(const struct spot *list, struct turn *t, unsigned where);
 
-// ---- the parts of a message that have been read ------------------------------------------------------------
+// ---- the parts of a message that have been read -------------------------------------------------
 
 // Adds what was read as one message; with nothing read, none.
 static void turn_flush(struct turn *t)
@@ -67,7 +67,7 @@ static void turn_fini(struct turn *t)
     json_decref(t->calls);
 }
 
-// ---- blocks -------------------------------------------------------------------------------------------
+// ---- blocks -------------------------------------------------------------------------------------
 
 static int text_add(const struct spot *s, const char *member, json_t *list)
 {
@@ -119,8 +119,8 @@ static int block_thinking(const struct spot *s, struct turn *t)
     return text_add(s, "thinking", t->thoughts);
 }
 
-// A tool that was looked for and found. All tools of a request are offered from the start, so that it is
-// enough to name it.
+// A tool that was looked for and found. All tools of a request are offered from the start, so that
+// it is enough to name it.
 static int block_tool_reference(const struct spot *s, struct turn *t)
 {
     json_t *name;
@@ -245,7 +245,7 @@ static int blocks_each(const struct spot *list, struct turn *t, unsigned where)
     return rc;
 }
 
-// ---- messages --------------------------------------------------------------------------------------------
+// ---- messages -----------------------------------------------------------------------------------
 
 static int content_read(const struct spot *content, struct turn *t)
 {
@@ -299,7 +299,7 @@ int messages_input(const struct spot *body, json_t *chat)
     return json_array_size(messages) > before ? 0 : spot_fault(&list, "must hold a message");
 }
 
-// ---- the system prompt ----------------------------------------------------------------------------------
+// ---- the system prompt --------------------------------------------------------------------------
 
 static int system_blocks(const struct spot *s, json_t *texts, bool verbatim)
 {

@@ -5,7 +5,7 @@
 
 #include <string.h>
 
-// ---- members that only have another name -----------------------------------------------------------------
+// ---- members that only have another name --------------------------------------------------------
 
 static int step_plain(const struct spot *body, json_t *chat)
 {
@@ -66,9 +66,10 @@ static int step_stops(const struct spot *body, json_t *chat)
     return 0;
 }
 
-// ---- tools ------------------------------------------------------------------------------------------------
+// ---- tools --------------------------------------------------------------------------------------
 
-// A type other than "custom" is a tool that a hosted service runs or has taught its models: left out.
+// A type other than "custom" is a tool that a hosted service runs or has taught its models: left
+// out.
 static int tool_add(const struct spot *s, json_t *tools)
 {
     json_t *name, *description, *schema;
@@ -130,7 +131,7 @@ static int step_choice(const struct spot *body, json_t *chat)
     return 0;
 }
 
-// ---- thinking and the shape of the answer ------------------------------------------------------------------
+// ---- thinking and the shape of the answer -------------------------------------------------------
 
 static int budget_put(const struct spot *s, json_t *chat)
 {
@@ -197,7 +198,7 @@ static int step_output(const struct spot *body, json_t *chat)
     return 0;
 }
 
-// ---- all of it --------------------------------------------------------------------------------------------
+// ---- all of it ----------------------------------------------------------------------------------
 
 static int parse(const struct spot *s, struct parse_request *out, bool count, bool verbatim)
 {

@@ -56,7 +56,7 @@ static void part_put(json_t *line, struct buf *out)
     answer_line_put(out, line);
 }
 
-// ---- the end -------------------------------------------------------------------------------------------
+// ---- the end ------------------------------------------------------------------------------------
 
 static json_t *nanoseconds(const struct answer *a, const char *member)
 {
@@ -80,7 +80,7 @@ static void done_put(const struct answer *a, json_t *line)
         json_put(line, "timings", json_incref(a->timings));
 }
 
-// ---- calls ----------------------------------------------------------------------------------------------
+// ---- calls --------------------------------------------------------------------------------------
 
 static json_t *call_json(const struct answer_tool *t, size_t index)
 {
@@ -116,7 +116,7 @@ static void calls_put(struct answer *a, struct answer_choice *c, size_t upto, st
     c->blocks = (uint32_t)upto;
 }
 
-// ---- the stream ---------------------------------------------------------------------------------------------
+// ---- the stream ---------------------------------------------------------------------------------
 
 static void begin(struct answer *a, struct buf *out)
 {
@@ -177,7 +177,7 @@ static void error(struct answer *a, const struct answer_fault *f, struct buf *ou
     refusal(f, out);
 }
 
-// ---- sent whole ---------------------------------------------------------------------------------------------
+// ---- sent whole ---------------------------------------------------------------------------------
 
 static void whole(struct answer *a, struct buf *out)
 {
@@ -194,8 +194,8 @@ static void whole(struct answer *a, struct buf *out)
 
 #define OLLAMA_DIALECT(its_name, its_parse)                                                        \
     {                                                                                              \
-        .name = its_name, .id_prefix = "ollama-", .content_type = "application/x-ndjson",          \
-        .parse = its_parse, .begin = begin, .beat = beat, .delta = delta,                          \
+        .name = (its_name), .id_prefix = "ollama-", .content_type = "application/x-ndjson",        \
+        .parse = (its_parse), .begin = begin, .beat = beat, .delta = delta,                        \
         .choice_end = choice_end, .end = end, .error = error, .whole = whole, .refusal = refusal   \
     }
 

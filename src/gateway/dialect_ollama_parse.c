@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-// ---- what both have -------------------------------------------------------------------------------------
+// ---- what both have -----------------------------------------------------------------------------
 
 static int step_plain(const struct spot *body, json_t *chat)
 {
@@ -126,9 +126,10 @@ static int images_refuse(const struct spot *s)
                : spot_fault(&images, "must be empty: this model takes no images");
 }
 
-// ---- messages -----------------------------------------------------------------------------------------
+// ---- messages -----------------------------------------------------------------------------------
 
-// Ollama's calls have no ids: they are numbered through, and results come in the order of the calls.
+// Ollama's calls have no ids: they are numbered through, and results come in the order of the
+// calls.
 struct calls {
     unsigned made, answered;
 };
@@ -237,7 +238,7 @@ static int step_messages(const struct spot *body, json_t *chat)
     return 0;
 }
 
-// ---- tools ------------------------------------------------------------------------------------------------
+// ---- tools --------------------------------------------------------------------------------------
 
 static int tool_add(const struct spot *s, json_t *tools)
 {
@@ -259,7 +260,7 @@ static int step_tools(const struct spot *body, json_t *chat)
     return translate_tools(body, chat, tool_add);
 }
 
-// ---- generate ---------------------------------------------------------------------------------------------
+// ---- generate -----------------------------------------------------------------------------------
 
 // Members that would change the prompt in ways that are not here; empty ones change nothing.
 static int step_refused(const struct spot *body, json_t *chat)
@@ -309,7 +310,7 @@ static int step_prompt(const struct spot *body, json_t *chat)
     return 0;
 }
 
-// ---- all of it --------------------------------------------------------------------------------------------
+// ---- all of it ----------------------------------------------------------------------------------
 
 static int parse(const json_t *body, translate_step *const *steps, struct parse_request *out,
                  struct parse_fault *fault)

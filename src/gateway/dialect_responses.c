@@ -27,7 +27,7 @@ bool responses_summary(const struct answer *a)
     return json_is_string(json_object_get(reasoning, "summary"));
 }
 
-// ---- items ------------------------------------------------------------------------------------------
+// ---- items --------------------------------------------------------------------------------------
 
 json_t *responses_text_part(const char *text, const json_t *logprobs)
 {
@@ -135,7 +135,7 @@ json_t *responses_call(const struct answer *a, const char *id, const char *statu
     return o;
 }
 
-// ---- the response ---------------------------------------------------------------------------------------
+// ---- the response -------------------------------------------------------------------------------
 
 static bool cut_short(const struct answer *a)
 {
@@ -221,7 +221,7 @@ json_t *responses_fault(const struct answer_fault *f)
     return o;
 }
 
-// ---- sent whole ---------------------------------------------------------------------------------------------
+// ---- sent whole ---------------------------------------------------------------------------------
 
 static json_t *output_json(const struct answer *a, const struct answer_choice *c)
 {

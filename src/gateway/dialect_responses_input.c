@@ -1,15 +1,13 @@
 // The conversation of a Responses request: items in, chat messages out.
 //
-// A turn of the assistant arrives as several items (its reasoning, its words, its calls), and one chat
-// message is made of them, as chat templates want it.
+// A turn of the assistant arrives as several items (its reasoning, its words, its calls), and one
+// chat message is made of them, as chat templates want it.
 #include "gateway/responses.h"
 
 #include "base/json.h"
 
 #include <stdio.h>
 #include <string.h>
-
-#define KEEPS_NOTHING "this server keeps no responses: send the whole conversation in 'input'"
 
 struct conversation {
     json_t *messages;
@@ -34,7 +32,8 @@ static json_t *turn_get(struct conversation *c)
     return c->turn;
 }
 
-// Steals the content. What the system says in the middle of a conversation is put into the user's mouth.
+// Steals the content. What the system says in the middle of a conversation is put into the user's
+// mouth.
 static void message_add(struct conversation *c, const char *role, json_t *content)
 {
     if (strcmp(role, "assistant") == 0) {
@@ -50,7 +49,7 @@ static void message_add(struct conversation *c, const char *role, json_t *conten
         chat_user_put(c->messages, content);
 }
 
-// ---- content ----------------------------------------------------------------------------------------
+// ---- content ------------------------------------------------------------------------------------
 
 static int part_text(const struct spot *s, json_t *texts)
 {
@@ -110,7 +109,7 @@ static int content_text(const struct spot *s, json_t **out)
     return rc;
 }
 
-// ---- items --------------------------------------------------------------------------------------------
+// ---- items --------------------------------------------------------------------------------------
 
 static int item_message(const struct spot *s, struct conversation *c)
 {
@@ -119,7 +118,7 @@ static int item_message(const struct spot *s, struct conversation *c)
                                            {"system", "system"},
                                            {"developer", "system"}};
     struct spot role = spot_member(s, "role"), content = spot_member(s, "content");
-    json_t *text;
+    json_t *text = NULL;
 
     if (spot_check(&role, SPOT_TEXT) != 0 || content_text(&content, &text) != 0)
         return ERR_INVALID;
@@ -184,7 +183,7 @@ static int item_reasoning(const struct spot *s, struct conversation *c)
 static int item_reference(const struct spot *s, struct conversation *c)
 {
     (void)c;
-    return spot_fault(s, "refers to an item of an earlier response: " KEEPS_NOTHING);
+    return spot_fault(s, "refers to an item of an earlier response: " RESPONSES_KEEPS_NOTHING);
 }
 
 // Items of a type that is not here are skipped: they belong to tools that a server runs itself.

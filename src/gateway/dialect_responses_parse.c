@@ -6,17 +6,15 @@
 #include <math.h>
 #include <string.h>
 
-#define KEEPS_NOTHING "this server keeps no responses: send the whole conversation in 'input'"
-
-// ---- what would need a memory -------------------------------------------------------------------------
+// ---- what would need a memory -------------------------------------------------------------------
 
 static int step_memory(const struct spot *body, json_t *chat)
 {
     static const struct {
         const char *member, *why;
     } rows[] = {
-        {"previous_response_id", "cannot be taken: " KEEPS_NOTHING},
-        {"conversation", "cannot be taken: " KEEPS_NOTHING},
+        {"previous_response_id", "cannot be taken: " RESPONSES_KEEPS_NOTHING},
+        {"conversation", "cannot be taken: " RESPONSES_KEEPS_NOTHING},
         {"prompt", "cannot be taken: this server keeps no prompt templates; send 'instructions' "
                    "and 'input'"},
     };
@@ -39,7 +37,7 @@ static int step_memory(const struct spot *body, json_t *chat)
     return 0;
 }
 
-// ---- members that only have another name -------------------------------------------------------------------
+// ---- members that only have another name --------------------------------------------------------
 
 static int step_plain(const struct spot *body, json_t *chat)
 {
@@ -79,7 +77,7 @@ static int step_plain(const struct spot *body, json_t *chat)
     return 0;
 }
 
-// ---- tools ------------------------------------------------------------------------------------------------
+// ---- tools --------------------------------------------------------------------------------------
 
 json_t *responses_flat_name(const json_t *space, const json_t *name)
 {
@@ -165,7 +163,8 @@ static bool among(const json_t *allowed, const json_t *tool)
     return false;
 }
 
-// {"type": "allowed_tools", "mode": "auto"|"required", "tools": [{"type", "name"}]}: the others are taken out.
+// {"type": "allowed_tools", "mode": "auto"|"required", "tools": [{"type", "name"}]}: the others are
+// taken out.
 static int choice_allowed(const struct spot *s, json_t *chat)
 {
     json_t *allowed, *tools = json_object_get(chat, "tools");
@@ -223,7 +222,7 @@ static int step_choice(const struct spot *body, json_t *chat)
                       "must be \"none\", \"auto\", \"required\" or an object that names a tool");
 }
 
-// ---- the shape of the answer ---------------------------------------------------------------------------
+// ---- the shape of the answer --------------------------------------------------------------------
 
 static int format_put(const struct spot *s, json_t *chat)
 {
@@ -314,7 +313,7 @@ static int step_include(const struct spot *body, json_t *chat)
     return 0;
 }
 
-// ---- what the answer repeats -------------------------------------------------------------------------
+// ---- what the answer repeats --------------------------------------------------------------------
 
 static json_t *member_or(const json_t *body, const char *member, json_t *otherwise)
 {

@@ -1,8 +1,10 @@
 // The events of a Responses stream.
 //
-// The items of an answer follow one another: its reasoning, its words, its calls, each opened and closed.
-// What is closed is kept in the choice's `own`, because the last event repeats the whole output:
-//   {"items": [items that are closed], "from": where the open text began in the choice's, "tool": which call,
+// The items of an answer follow one another: its reasoning, its words, its calls, each opened and
+// closed. What is closed is kept in the choice's `own`, because the last event repeats the whole
+// output:
+//   {"items": [items that are closed],
+//    "from": where the open text began in the choice's, "tool": which call is open,
 //    "logprobs": entries of the open text, where they were asked for}
 // `block` says what is open, `blocks` how many items there were.
 #include "gateway/responses.h"
@@ -72,7 +74,7 @@ static void item_event(struct answer *a, const struct answer_choice *c, const ch
     event_put(out, o);
 }
 
-// ---- opening and closing -------------------------------------------------------------------------------
+// ---- opening and closing ------------------------------------------------------------------------
 
 static const struct buf *open_text(const struct answer_choice *c)
 {
@@ -224,7 +226,7 @@ static void block_close(struct answer *a, struct answer_choice *c, const char *s
     c->block = BLOCK_NONE;
 }
 
-// ---- the table's functions -----------------------------------------------------------------------------
+// ---- the table's functions ----------------------------------------------------------------------
 
 static void response_event(struct answer *a, const char *type, const char *status, json_t *output,
                            struct buf *out)

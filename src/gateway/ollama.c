@@ -37,7 +37,7 @@ void ollama_name_trim(char *name)
         name[n - m] = '\0';
 }
 
-// ---- models -------------------------------------------------------------------------------------------
+// ---- models -------------------------------------------------------------------------------------
 
 static json_t *digest_json(const struct engine_identity *id)
 {
@@ -171,7 +171,7 @@ int ollama_show_parse(const json_t *body, char model[PARSE_MODEL_BYTES], struct 
     return 0;
 }
 
-// ---- the rest -------------------------------------------------------------------------------------------
+// ---- the rest -----------------------------------------------------------------------------------
 
 json_t *ollama_version_json(void)
 {

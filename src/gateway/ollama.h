@@ -1,5 +1,6 @@
-// Ollama's API, as far as it reads and answers: /api/chat and /api/generate are dialects (dialect_ollama*.c);
-// the bodies of /api/tags, /api/show, /api/ps and /api/version are made here (ollama.c).
+// Ollama's API, as far as it reads and answers: /api/chat and /api/generate are dialects
+// (dialect_ollama*.c); the bodies of /api/tags, /api/show, /api/ps and /api/version are made here
+// (ollama.c).
 //
 // Pure: no threads, no I/O.
 #ifndef GATEWAY_OLLAMA_H

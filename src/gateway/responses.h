@@ -1,5 +1,5 @@
-// OpenAI's Responses API, without its memory: nothing is kept between requests, so that each brings the
-// whole conversation along. Private to gateway/.
+// OpenAI's Responses API, without its memory: nothing is kept between requests, so that each brings
+// the whole conversation along. Private to gateway/.
 //
 // dialect_responses_parse.c and dialect_responses_input.c read a request, dialect_responses.c and
 // dialect_responses_stream.c write the answer.
@@ -9,15 +9,19 @@
 #include "gateway/dialect.h"
 #include "gateway/translate.h"
 
+#define RESPONSES_KEEPS_NOTHING                                                                    \
+    "this server keeps no responses: send the whole conversation in 'input'"
+
 // `echo` of the request is then the response object as far as the request decides it.
 int responses_parse(const json_t *body, struct parse_request *out, struct parse_fault *fault);
 // "instructions" and "input" into the messages of a chat request.
 int responses_input(const struct spot *body, json_t *chat);
 
-// A function inside a namespace, as the model knows it: "NAMESPACE__NAME". space NULL: the name alone.
+// A function inside a namespace, as the model knows it: "NAMESPACE__NAME". space NULL: the name
+// alone.
 json_t *responses_flat_name(const json_t *space, const json_t *name);
 
-// ---- the objects of an answer; all of them new references ----------------------------------------------
+// ---- the objects of an answer; all of them new references ---------------------------------------
 
 #define RESPONSES_ITEM_ID_BYTES (ANSWER_ID_BYTES + 16)
 
@@ -43,7 +47,7 @@ json_t *responses_object(const struct answer *a, const char *status, json_t *out
 const char *responses_status(const struct answer *a);  // at the end: "completed" or "incomplete"
 json_t *responses_fault(const struct answer_fault *f); // {"code", "message"}
 
-// ---- the stream: members of the table ----------------------------------------------------------------------
+// ---- the stream: members of the table -----------------------------------------------------------
 
 void responses_begin(struct answer *a, struct buf *out);
 void responses_beat(struct answer *a, struct buf *out);

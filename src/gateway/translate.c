@@ -12,7 +12,7 @@
 #define PATH_BYTES 256
 #define SHOWN_BYTES 80 // of a value in a message
 
-// ---- spots ----------------------------------------------------------------------------------------
+// ---- spots --------------------------------------------------------------------------------------
 
 struct spot spot_body(const json_t *body, struct parse_fault *fault)
 {
@@ -147,7 +147,7 @@ int spot_type(const struct spot *s, const char *otherwise, const char **out)
     return 0;
 }
 
-// ---- the request as a whole -------------------------------------------------------------------------
+// ---- the request as a whole ---------------------------------------------------------------------
 
 int translate_steps(const struct spot *body, json_t *chat, translate_step *const *steps)
 {
@@ -233,7 +233,7 @@ int translate_finish(const struct spot *body, enum parse_kind kind, json_t *chat
     return rc;
 }
 
-// ---- parts of a chat request --------------------------------------------------------------------------
+// ---- parts of a chat request --------------------------------------------------------------------
 
 json_t *chat_message(const char *role, json_t *content)
 {
@@ -253,7 +253,8 @@ static json_t *text_part(json_t *text)
     return o;
 }
 
-// As parts, which parse_openai joins: joining here would copy what came before once for each message.
+// As parts, which parse_openai joins: joining here would copy what came before once for each
+// message.
 void chat_user_put(json_t *messages, json_t *text)
 {
     json_t *last = json_array_get(messages, json_array_size(messages) - 1), *parts;
@@ -363,8 +364,8 @@ json_t *chat_join(const json_t *texts, const char *between)
 
     if (json_array_size(texts) == 1)
         return json_incref(json_array_get(texts, 0));
-    // The texts came in one body, which had a limit; with what stands between them they take no more than
-    // twice that.
+    // The texts came in one body, which had a limit; with what stands between them they take no
+    // more than twice that.
     buf_init(&b, SIZE_MAX / 4);
     for (size_t i = 0; i < json_array_size(texts); i++) {
         if (i > 0)

@@ -1,6 +1,6 @@
-// What the translating dialects share: reading a client's body, with errors that name a member by its
-// whole path as the client wrote it ("messages[2].content[0].text"), and building the OpenAI chat
-// request that parse_openai takes.
+// What the translating dialects share: reading a client's body, with errors that name a member by
+// its whole path as the client wrote it ("messages[2].content[0].text"), and building the OpenAI
+// chat request that parse_openai takes.
 //
 // Pure: no threads, no I/O. A spot lives on its reader's stack and borrows everything.
 #ifndef GATEWAY_TRANSLATE_H
@@ -45,8 +45,8 @@ int spot_type(const struct spot *s, const char *otherwise, const char **out);
 typedef int translate_step(const struct spot *body, json_t *chat);
 int translate_steps(const struct spot *body, json_t *chat, translate_step *const *steps);
 
-// "tools" of the client into those of the chat request. `add` puts what a tool becomes into `tools`, or
-// nothing where a tool is not for this model.
+// "tools" of the client into those of the chat request. `add` puts what a tool becomes into
+// `tools`, or nothing where a tool is not for this model.
 typedef int translate_tool(const struct spot *tool, json_t *tools);
 #define TRANSLATE_TOOLS_MAX 1024
 int translate_tools(const struct spot *body, json_t *chat, translate_tool *add);
@@ -55,16 +55,17 @@ int translate_tools(const struct spot *body, json_t *chat, translate_tool *add);
 struct translate_name {
     const char *openai, *client;
 };
-// parse_openai with the request (mostly PARSE_CHAT) made from `body`; steals `chat`. Faults are renamed; the list of
-// names ends with {NULL}. What the body says to tandem itself ("tandem") is taken along.
+// parse_openai with the request (mostly PARSE_CHAT) made from `body`; steals `chat`. Faults are
+// renamed; the list of names ends with {NULL}. What the body says to tandem itself ("tandem") is
+// taken along.
 int translate_finish(const struct spot *body, enum parse_kind kind, json_t *chat,
                      const struct translate_name *names, struct parse_request *out);
 
-// ---- parts of a chat request. All steal what they are given ----------------------------------------------
+// ---- parts of a chat request. All steal what they are given -------------------------------------
 
 json_t *chat_message(const char *role, json_t *content);
-// Words of the user: of the last message, where that is the user's already. Many templates refuse two
-// messages of one role in a row, and nearly all a system message that is not the first.
+// Words of the user: of the last message, where that is the user's already. Many templates refuse
+// two messages of one role in a row, and nearly all a system message that is not the first.
 void chat_user_put(json_t *messages, json_t *text);
 json_t *chat_call(json_t *id, json_t *name, json_t *arguments); // arguments: the text of an object
 json_t *chat_tool(json_t *name, json_t *description, json_t *parameters); // description may be NULL
