@@ -50,25 +50,16 @@ static void seq_settle(struct worker *w, const struct worker_job *j)
         log_debug("worker", "stays where it is: %s seq=%u", e.message, j->seq);
 }
 
-// Answers that are written together go apart. One alone stays where it is: nobody is in its way.
+// Answers that are written together go apart. One alone stays where it is: nobody is in its way. Prompts
+// that are read beside them go too, since rows of two places are computed one after the other.
 static void answers_settle(struct worker *w)
 {
     if (worker_decoding(w) < 2)
         return;
     for (struct worker_job *j = w->jobs; j != NULL; j = j->next)
-        if (j->phase == WORKER_DECODE)
+        if (j->kind == WORKER_JOB_GENERATE &&
+            (j->phase == WORKER_DECODE || j->phase == WORKER_READ))
             seq_settle(w, j);
-}
-
-// A prompt that is read beside others goes apart at once, while that costs nothing or little.
-static void reader_settle(struct worker *w, const struct worker_job *j)
-{
-    for (const struct worker_job *k = w->jobs; k != NULL; k = k->next)
-        if (k != j && (k->phase == WORKER_DECODE || k->phase == WORKER_READ) &&
-            k->kind == WORKER_JOB_GENERATE) {
-            seq_settle(w, j);
-            return;
-        }
 }
 
 // ---- one request ---------------------------------------------------------------------------------
@@ -85,10 +76,10 @@ void worker_generate_plan(struct worker *w, struct worker_job *j)
     struct kv_schedule_options o = {.chunk_tokens = w->engine->limits.n_batch,
                                     .min_chunk_tokens = w->options.min_chunk_tokens,
                                     .plain = true};
-    reader_settle(w, j);
     j->n_ends = kv_schedule_make(&o, j->computed, upto, j->ends, WORKER_CHUNKS_MAX);
     j->next_end = 0;
     j->phase = WORKER_READ;
+    answers_settle(w);
     worker_generate_read(w, j);
 }
 
