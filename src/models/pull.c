@@ -51,6 +51,21 @@ static void leftovers_remove(const struct models_entry *old, const struct models
     }
 }
 
+void models_pull_files_set(struct models_entry *m, const char *name,
+                           const struct models_split *split)
+{
+    m->n_files = split ? split->count : 1;
+    m->files = mem_alloc(m->n_files * sizeof *m->files);
+    for (size_t i = 0; i < m->n_files; i++) {
+        struct models_file *f = &m->files[i];
+        f->bytes = MODELS_SIZE_UNKNOWN;
+        snprintf(f->name, sizeof f->name, "%s", name);
+        if (split)
+            snprintf(f->name + split->stem, sizeof f->name - split->stem, "-%05zu-of-%05u.gguf",
+                     i + 1, split->count);
+    }
+}
+
 int models_pull_complete(struct models_entry *m, const struct models_entry *old, struct err *e)
 {
     char path[MODELS_PATH_BYTES];
@@ -320,23 +335,18 @@ static int entry_from_url(const struct models_pull *p, struct models_entry *m, s
                        MODELS_FILES_MAX);
     const char *after = strstr(p->what, "://") + 3;
     snprintf(host, sizeof host, "%.*s", (int)strcspn(after, "/?#"), after);
-    const char *at = strrchr(host, '@'); // a name and password are nobody's business
+    const char *at = strrchr(host, '@');
     models_quant_parse(name, quant);
     snprintf(stem, sizeof stem, "%.*s", (int)models_quant_stem(name), name);
     models_id_make(&m->id, at ? at + 1 : host, stem[0] ? stem : name, quant);
-    m->n_files = parts ? split.count : 1;
-    m->files = mem_alloc(m->n_files * sizeof *m->files);
-    for (size_t i = 0; i < m->n_files; i++) {
-        m->files[i].bytes = MODELS_SIZE_UNKNOWN;
-        snprintf(m->files[i].name, sizeof m->files[i].name, "%s", name);
-        if (parts)
-            snprintf(m->files[i].name + split.stem, sizeof m->files[i].name - split.stem,
-                     "-%05zu-of-%05u.gguf", i + 1, split.count);
-    }
+    models_pull_files_set(m, name, parts ? &split : NULL);
     if (p->sha256)
         memcpy(m->files[0].sha256, p->sha256, MODELS_SUM_BYTES);
-    snprintf(m->source, sizeof m->source, "%s", p->what);
-    snprintf(m->ref, sizeof m->ref, "%.1023s", p->what);
+    // A name and a password in it are nobody's business.
+    size_t scheme = (size_t)(after - p->what);
+    snprintf(m->source, sizeof m->source, "%.*s%s", (int)scheme, p->what,
+             at ? after + (at - host) + 1 : after);
+    memcpy(m->ref, m->source, sizeof m->ref);
     return 0;
 }
 
@@ -394,12 +404,17 @@ static bool is_url(const char *what)
     return strncasecmp(what, "https://", 8) == 0 || strncasecmp(what, "http://", 7) == 0;
 }
 
+// What ends in .gguf is a file here, whether it is there or not, but for one in a repository.
 static bool is_file(const char *what)
 {
     struct stat st;
+    struct models_ref ref;
     if (what[0] == '/' || what[0] == '.' || what[0] == '~')
         return true;
-    return stat(what, &st) == 0 && S_ISREG(st.st_mode);
+    if (stat(what, &st) == 0 && S_ISREG(st.st_mode))
+        return true;
+    bool in_repo = models_ref_parse(what, &ref, NULL) == 0 && ref.file[0];
+    return models_is_gguf(what) && !is_url(what) && !in_repo;
 }
 
 int models_pull_run(const struct models_pull *p, struct models_entry *out, bool *changed,

@@ -13,6 +13,9 @@ struct models_pulling {
     struct err *e;
 };
 
+// The files of a model: one, or with `split` its parts, named after the first.
+void models_pull_files_set(struct models_entry *m, const char *name,
+                           const struct models_split *split);
 // Whether all files of a complete model are there in their sizes.
 bool models_pull_is_there(const struct models_entry *m);
 // The folder and the first manifest; not over that of a complete older version (old NULL: none).

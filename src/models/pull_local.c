@@ -31,14 +31,7 @@ static int entry_from_file(const char *path, const struct models_gguf *gguf, str
         snprintf(quant, sizeof quant, "%s", models_gguf_quant(gguf));
     snprintf(stem, sizeof stem, "%.*s", (int)models_quant_stem(base), base);
     models_id_make(&m->id, "local", stem[0] ? stem : base, quant);
-    m->n_files = parts ? split.count : 1;
-    m->files = mem_alloc(m->n_files * sizeof *m->files);
-    for (size_t i = 0; i < m->n_files; i++) {
-        snprintf(m->files[i].name, sizeof m->files[i].name, "%s", base);
-        if (parts)
-            snprintf(m->files[i].name + split.stem, sizeof m->files[i].name - split.stem,
-                     "-%05zu-of-%05u.gguf", i + 1, split.count);
-    }
+    models_pull_files_set(m, base, parts ? &split : NULL);
     snprintf(m->source, sizeof m->source, "%.1023s", path);
     snprintf(m->ref, sizeof m->ref, "%.1023s", path);
     return 0;
