@@ -26,7 +26,7 @@ struct metrics {
 };
 
 void metrics_init(struct metrics *m);
-// A token of an answer came. *last_ns is the request's own: 0 before its first one.
+// A token of an answer came. *last_ns is that answer's own: 0 before its first one.
 void metrics_token(struct metrics *m, int64_t *last_ns, int64_t at_ns);
 // A request has its answer; `timings` as the client is told.
 void metrics_answered(struct metrics *m, const json_t *timings);

@@ -170,7 +170,7 @@ static void on_token(struct core *c, struct request *r, uint32_t at, const json_
     r->begun = true;
     if (r->first_token_ns == 0)
         r->first_token_ns = at_ns;
-    metrics_token(&c->metrics, &r->last_token_ns, at_ns);
+    metrics_token(&c->metrics, &r->runs[at].last_token_ns, at_ns);
     r->gen_tokens++;
     r->answer.choices[at].gen_tokens++;
     if (r->in.generate.keep && r->gen_tokens <= MESSAGE_MAX_TOKENS)

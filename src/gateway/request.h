@@ -71,6 +71,7 @@ struct request_run {
     json_t *untold;   // log probabilities of tokens whose text is held back; owned; NULL: none
     int32_t *written; // the tokens of the answer so far; owned
     uint32_t n_written, cap_written;
+    int64_t last_token_ns; // the metrics' own; 0: none came yet
 };
 
 struct request {
@@ -83,7 +84,6 @@ struct request {
     enum request_phase phase;
     char key[MESSAGE_OWNER_BYTES];     // whose request it is, as limits see it; "" without keys
     char request_id[REQUEST_ID_BYTES]; // the client's X-Request-Id, or the one made for it
-    int64_t last_token_ns;             // the metrics' own
     int64_t received_ns;
     int64_t deadline_ns; // of the phase; INT64_MAX: none
     int64_t progress_ns; // when the next comment of progress may go out
