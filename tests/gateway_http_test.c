@@ -284,8 +284,9 @@ static void test_half_body(void **state)
 // Two requests on one connection.
 static void test_keep_alive(void **state)
 {
-    static const char ask[] = "POST " TEXT " HTTP/1.1\r\nHost: localhost\r\nContent-Length: 14\r\n%s\r\n"
-                              "{\"prompt\":\"x\"}";
+    static const char ask[] =
+        "POST " TEXT " HTTP/1.1\r\nHost: localhost\r\nContent-Length: 14\r\n%s\r\n"
+        "{\"prompt\":\"x\"}";
     struct stage s;
     struct web w;
     char text[256];
