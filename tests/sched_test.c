@@ -10,14 +10,14 @@
 #include <string.h>
 #include <cmocka.h>
 
-static const struct sched_node up = {"spark", true, NULL, 8192, true, 0, 300, 0};
-static const struct sched_node down = {"spark", false, "connection refused", 8192, true, 0, 300, 0};
-static const struct sched_node busy = {"busy", true, NULL, 8192, true, 2, 900, 0};
-static const struct sched_node fast = {"fast", true, NULL, 8192, true, 0, 900, 0};
-static const struct sched_node small = {"small", true, NULL, 512, true, 0, 900, 0};
-static const struct sched_node warm = {"warm", true, NULL, 8192, true, 0, 300, 640};
-static const struct sched_node warm_busy = {"warm", true, NULL, 8192, true, 1, 300, 640};
-static const struct sched_node mute = {"mute", true, NULL, 8192, false, 0, 900, 0};
+static const struct sched_node up = {"spark", true, NULL, 8192, true, 0, 0, 300};
+static const struct sched_node down = {"spark", false, "connection refused", 8192, true, 0, 0, 300};
+static const struct sched_node busy = {"busy", true, NULL, 8192, true, 2, 0, 900};
+static const struct sched_node fast = {"fast", true, NULL, 8192, true, 0, 0, 900};
+static const struct sched_node small = {"small", true, NULL, 512, true, 0, 0, 900};
+static const struct sched_node warm = {"warm", true, NULL, 8192, true, 0, 640, 300};
+static const struct sched_node warm_busy = {"warm", true, NULL, 8192, true, 1, 640, 300};
+static const struct sched_node mute = {"mute", true, NULL, 8192, false, 0, 0, 900};
 
 struct row {
     const char *what;

@@ -118,7 +118,7 @@ static void base64_put(struct buf *out, const uint8_t *data, size_t n)
 
 static void values_put_base64(const struct answer_vector *v, struct buf *out)
 {
-    uint8_t *bytes = mem_alloc(v->n * 4 + 1);
+    uint8_t *bytes = mem_alloc((size_t)v->n * 4 + 1);
 
     for (size_t i = 0; i < v->n; i++) {
         uint32_t bits;
@@ -127,7 +127,7 @@ static void values_put_base64(const struct answer_vector *v, struct buf *out)
         le_put32(bytes + 4 * i, bits);
     }
     buf_puts(out, "\"");
-    base64_put(out, bytes, v->n * 4);
+    base64_put(out, bytes, (size_t)v->n * 4);
     buf_puts(out, "\"");
     free(bytes);
 }

@@ -30,8 +30,8 @@ struct sched_node {
     uint32_t n_ctx;              // tokens it can hold
     bool hands_off;              // its model's KV can cross (engine_handoff is not none)
     uint32_t requests;           // that it works on now
-    double prefill_tokens_per_s; // 0: not known
     uint32_t cached_tokens;      // of the prompt, probably held by it
+    double prefill_tokens_per_s; // 0: not known
 };
 
 struct sched_facts {
