@@ -133,10 +133,8 @@ static int teardown(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(what_fits_is_welcome),
-        cmocka_unit_test(another_version_is_refused),
-        cmocka_unit_test(another_model_is_refused),
-        cmocka_unit_test(what_is_no_hello_is_refused),
+        cmocka_unit_test(what_fits_is_welcome),     cmocka_unit_test(another_version_is_refused),
+        cmocka_unit_test(another_model_is_refused), cmocka_unit_test(what_is_no_hello_is_refused),
         cmocka_unit_test(another_key_is_not_heard),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

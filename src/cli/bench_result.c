@@ -285,7 +285,7 @@ static void nodes_put(const json_t *nodes, struct buf *b)
     const json_t *n;
     json_array_foreach(nodes, i, n)
     {
-        static const char *const texts[] = {"name", "role",    "system", "cpu",   "model",
+        static const char *const texts[] = {"name",    "role",  "system", "cpu",         "model",
                                             "weights", "build", "engine", "engine_build"};
         for (size_t k = 0; k < sizeof texts / sizeof *texts; k++) {
             const char *v = json_string_value(json_object_get(n, texts[k]));

@@ -98,8 +98,9 @@ struct engine_sampling {
     float presence_penalty;  // 0: off
     const struct engine_bias *biases; // borrowed for the sampler_new call
     size_t n_biases;
-    int32_t reasoning_budget; // tokens of reasoning before its end is forced; -1: as many as it likes
-    const json_t *syntax;     // what `render` said about the answer, with its grammar; NULL: none
+    int32_t
+        reasoning_budget; // tokens of reasoning before its end is forced; -1: as many as it likes
+    const json_t *syntax; // what `render` said about the answer, with its grammar; NULL: none
 };
 void engine_sampling_default(
     struct engine_sampling *s); // temperature 0.8, top_p 0.95, top_k 40, min_p 0.05
@@ -161,8 +162,8 @@ struct engine_ops {
                            struct err *e);
     // Cuts seq, which held at least [0, p) when the checkpoint was made at p and has only grown since,
     // back to [0, p). On an error the sequence is to be removed.
-    int (*checkpoint_restore)(struct engine *g, uint32_t seq, uint32_t p, const void *data, size_t len,
-                              struct err *e);
+    int (*checkpoint_restore)(struct engine *g, uint32_t seq, uint32_t p, const void *data,
+                              size_t len, struct err *e);
 
     // Bytes that exporting [p0, p1) now would take at most. `last` as in export_start.
     size_t (*export_bytes)(struct engine *g, uint32_t seq, uint32_t p0, uint32_t p1, bool last);
