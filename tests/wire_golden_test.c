@@ -178,6 +178,22 @@ static void test_frames(void **state)
                                                                "08000000"
                                                                "7b7d"
                                                                "07000000feffffff"},
+        {wire_frame_tokens(WIRE_EMBED, 6, NULL, tokens, 2), "54444d31"
+                                                            "1600"
+                                                            "0000"
+                                                            "0600000000000000"
+                                                            "02000000"
+                                                            "08000000"
+                                                            "7b7d"
+                                                            "07000000feffffff"},
+        {wire_frame_json(WIRE_FORGET, 7, json_pack("{s:n}", "owner")),
+         "54444d31"
+         "1700"
+         "0000"
+         "0700000000000000"
+         "0e000000"
+         "00000000"
+         "7b226f776e6572223a6e756c6c7d"},
         {wire_frame_struct(WIRE_ACK, 5, ack, sizeof ack, (struct wire_body){0}), "54444d31"
                                                                                  "4300"
                                                                                  "0000"

@@ -44,7 +44,9 @@ void worker_prefill_begin(struct worker *w, struct worker_link *l, struct wire_f
     kv_send_init(&j->send, m.transfer, m.epoch);
     j->timeline.on = m.timeline;
     if (m.upto > j->n_tokens) {
-        worker_job_fail(w, j, ERR_RANGE, "the range ends behind the prompt");
+        err_set(&e, ERR_RANGE, "the transfer ends at token %u; the prompt has %u", m.upto,
+                j->n_tokens);
+        worker_job_fail(w, j, e.code, e.message);
         return;
     }
     worker_link_send(l, wire_frame_json(WIRE_ACCEPTED, f->id, NULL));
