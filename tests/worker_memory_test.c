@@ -369,7 +369,9 @@ static void warm(const struct pair *x, unsigned sides, const int32_t *tokens, si
         answer_get(x->p, &r, &a);
 }
 
-static void warm_run(const char *model, enum engine_handoff mode, bool tiles, unsigned sides)
+// `p_tokens`: what P remembers when it is warm, which may be less or more than D's 1000.
+static void warm_run(const char *model, enum engine_handoff mode, bool tiles, unsigned sides,
+                     uint32_t p_tokens)
 {
     static int32_t tokens[1500];
     struct rig_answer a, cold;
@@ -378,13 +380,13 @@ static void warm_run(const char *model, enum engine_handoff mode, bool tiles, un
     // Where a transfer cannot begin in the middle, D takes all; P's own memory serves it still.
     bool partial = mode == ENGINE_HANDOFF_RANGES && strstr(model, "state") == NULL;
     json_int_t d_has = sides & WARM_D && partial ? 1000 : 0;
-    json_int_t p_has = sides & WARM_P ? 800 : 0;
+    json_int_t p_has = sides & WARM_P ? p_tokens : 0;
 
     rig_tokens(tokens, 1500, 50);
     if (sides & WARM_D)
         warm(&x, WARM_D, tokens, 1000);
     if (sides & WARM_P)
-        warm(&x, WARM_P, tokens, 800);
+        warm(&x, WARM_P, tokens, p_tokens);
     struct rig_request r = request(3, tokens, 1500);
     hybrid_get(&x, &r, &a, &prefilled);
     print_message("%s mode %d sides %u: D had %lld, got %lld (%lld bytes); P had %lld\n", model,
@@ -408,13 +410,21 @@ static void warm_run(const char *model, enum engine_handoff mode, bool tiles, un
 static void test_warm_sides(void **state)
 {
     (void)state;
-    for (unsigned sides = 0; sides < 4; sides++) {
-        warm_run("fake", ENGINE_HANDOFF_RANGES, false, sides);
-        warm_run("fake", ENGINE_HANDOFF_RANGES, true, sides);
-        warm_run("fake:state=1", ENGINE_HANDOFF_LATE_STATE, false, sides);
-        warm_run("fake:state=1", ENGINE_HANDOFF_WHOLE, false, sides);
-        warm_run("fake", ENGINE_HANDOFF_WHOLE, false, sides);
-    }
+    static const struct {
+        const char *model;
+        enum engine_handoff mode;
+        bool tiles;
+    } ways[] = {{"fake", ENGINE_HANDOFF_RANGES, false},
+                {"fake", ENGINE_HANDOFF_RANGES, true},
+                {"fake", ENGINE_HANDOFF_WHOLE, false},
+                {"fake:state=1", ENGINE_HANDOFF_RANGES, false},
+                {"fake:state=1", ENGINE_HANDOFF_LATE_STATE, false},
+                {"fake:state=1", ENGINE_HANDOFF_WHOLE, false}};
+    static const uint32_t p_tokens[] = {800, 1300, 1499};
+    for (size_t i = 0; i < sizeof ways / sizeof *ways; i++)
+        for (unsigned sides = 0; sides < 4; sides++)
+            for (size_t k = 0; k < (sides & WARM_P ? 3 : 1); k++)
+                warm_run(ways[i].model, ways[i].mode, ways[i].tiles, sides, p_tokens[k]);
 }
 
 // A conversation of three hybrid turns: each side keeps its own copy, P reads D's answers as part of
