@@ -1,7 +1,7 @@
 // The llama.cpp engine: opens a GGUF and serves engine.h with it.
 //
-// Only the files engine/llama*.c know llama.cpp; the one C++ file among them (llama_chat.cpp) gives
-// its chat templates and grammars a C face. Everything else of this program sees struct engine.
+// Only the files engine/llama* know llama.cpp; the three C++ files among them (see llama_chat.h) give its chat
+// templates, parsers and grammars a C face. Everything else of this program sees struct engine.
 #ifndef ENGINE_LLAMA_ENGINE_H
 #define ENGINE_LLAMA_ENGINE_H
 
