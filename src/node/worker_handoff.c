@@ -182,8 +182,13 @@ static void segment_take(struct worker *w, struct worker_job *j, struct worker_l
 
     if (rc == 0)
         rc = kv_receive_segment(&j->receive, &s, f->body.data, f->body.len, &e);
-    if (rc == 0 && (rc = segment_import(w, j, &s, f, &e)) != 0)
-        j->receive.next_p0 = s.p0; // counted, but the engine did not take it
+    if (rc == 0) {
+        do
+            rc = segment_import(w, j, &s, f, &e);
+        while (rc == ERR_BUSY && worker_memory_relieve(w)); // what is kept gives way
+        if (rc != 0)
+            j->receive.next_p0 = s.p0; // counted, but the engine did not take it
+    }
     if (rc != 0) {
         worker_handoff_lost(w, j, e.message);
         return;
