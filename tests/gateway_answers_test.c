@@ -197,6 +197,7 @@ static void test_nonsense(void **state)
         "{\"delta\":[{\"tool\":-1}]}",
         "{\"delta\":[{}]}",
         "{\"delta\":[5]}",
+        "{\"delta\":[{\"content\":\"kept\"},{}]}",
     };
     struct stage s;
 
@@ -210,6 +211,8 @@ static void test_nonsense(void **state)
         a = web_finish(&w);
         assert_has(a.body, "\"type\":\"server_error\"");
         assert_null(strstr(a.body, "[DONE]"));
+        // What came before it is told.
+        assert_true(!strstr(tokens[i], "kept") == !strstr(a.body, "kept"));
         web_answer_fini(&a);
         fake_expect(&s.local, WIRE_CANCEL, i + 1);
     }

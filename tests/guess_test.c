@@ -15,7 +15,7 @@
 
 #include <cmocka.h>
 
-#define B GUESS_BLOCK_TOKENS
+#define B ((size_t)GUESS_BLOCK_TOKENS)
 #define TOKENS_MAX (8 * B)
 #define BLOCKS 6 // that are kept
 

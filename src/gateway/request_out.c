@@ -271,6 +271,8 @@ static void whole_finish(struct core *c, struct request *r)
                                         "the answer is longer than an answer sent whole may be; "
                                         "ask for it with \"stream\": true"};
 
+    // What it is made of has limits of its own, and a piece that was left out would not be noticed.
+    r->out.max = SIZE_MAX / 2;
     r->answer.dialect->whole(&r->answer, &r->out);
     if (r->out.len > ANSWER_BODY_MAX)
         request_fail(c, r, &too_long);
@@ -356,13 +358,13 @@ static void fault_put(struct core *c, struct request *r, const struct answer_fau
 {
     const struct dialect *d = r->answer.dialect;
 
-    buf_clear(&r->out);
     if (r->streaming) {
         d->error(&r->answer, f, &r->out);
         out_flush(c, r);
         reply_end(r->reply);
         return;
     }
+    buf_clear(&r->out);
     d->refusal(f, &r->out);
     if (f->status == 503 && r->retry_after_s == 0)
         r->retry_after_s = 1;

@@ -36,6 +36,15 @@ void request_render(struct core *c, struct request *r)
     render_next(r);
 }
 
+// A prompt may be rendered twice, and clients send what the template has anyway.
+static bool stop_known(const struct message_generate *g, const char *stop)
+{
+    for (size_t i = 0; i < g->n_stops; i++)
+        if (strcmp(g->stops[i], stop) == 0)
+            return true;
+    return false;
+}
+
 // The template's own stop strings, and what it says of the answer: that goes back unread, but for
 // whether there is more to it than a grammar.
 static void syntax_take(struct request *r, const json_t *head)
@@ -48,7 +57,7 @@ static void syntax_take(struct request *r, const json_t *head)
     for (size_t i = 0; i < json_array_size(stops) && g->n_stops < MESSAGE_STOPS_MAX; i++) {
         const char *stop = json_string_value(json_array_get(stops, i));
 
-        if (stop && stop[0] && strlen(stop) <= MESSAGE_STOP_BYTES)
+        if (stop && stop[0] && strlen(stop) <= MESSAGE_STOP_BYTES && !stop_known(g, stop))
             g->stops[g->n_stops++] = mem_strdup(stop);
     }
     if (!json_is_object(syntax))
