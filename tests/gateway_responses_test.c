@@ -338,7 +338,9 @@ static void test_error_first(void **state)
                         "event: error\n"
                         "data: {\"type\":\"error\",\"sequence_number\":0,"
                         "\"code\":\"context_length_exceeded\",\"message\":\"too long\","
-                        "\"param\":\"input\"}\n\n");
+                        "\"param\":\"input\",\"error\":{\"message\":\"too long\","
+                        "\"type\":\"invalid_request_error\","
+                        "\"code\":\"context_length_exceeded\",\"param\":\"input\"}}\n\n");
     rig_close(&r);
 }
 

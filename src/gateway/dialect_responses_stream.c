@@ -7,6 +7,7 @@
 //    "from": where the open text began in the choice's, "tool": which call is open,
 //    "logprobs": entries of the open text, where they were asked for}
 // `block` says what is open, `blocks` how many items there were.
+#include "gateway/answer.h"
 #include "gateway/responses.h"
 
 #include "base/json.h"
@@ -345,6 +346,23 @@ void responses_end(struct answer *a, struct buf *out)
                    status, output_so_far(a), out);
 }
 
+// {"message", "type", "code", "param"}, as a refusal has it.
+static json_t *error_json(const struct answer_fault *f)
+{
+    json_t *refusal, *error;
+    struct buf b;
+
+    buf_init(&b, ANSWER_BODY_MAX);
+    answer_openai_refusal(f, &b);
+    refusal = json_loadb((const char *)b.data, b.len, 0, NULL);
+    error = json_incref(json_object_get(refusal, "error"));
+    json_decref(refusal);
+    buf_fini(&b);
+    return error;
+}
+
+// What failed stands in the event, as the API's pages have it, and once more in its "error", where
+// OpenAI's servers put it and its Python client looks for it.
 void responses_error(struct answer *a, const struct answer_fault *f, struct buf *out)
 {
     bool begun = a->sequence > 0;
@@ -353,6 +371,7 @@ void responses_error(struct answer *a, const struct answer_fault *f, struct buf 
     json_put(o, "code", f->code ? answer_string(f->code) : json_null());
     json_put(o, "message", answer_string(f->message));
     json_put(o, "param", f->param && f->param[0] ? answer_string(f->param) : json_null());
+    json_put(o, "error", error_json(f));
     event_put(out, o);
     if (!begun)
         return;
