@@ -446,6 +446,31 @@ static void test_warm(void **state)
     stage_stop(&s);
 }
 
+// The shorter prompt is the longer one's beginning. When the worker says that it held nothing of it, the
+// longer one is no longer thought to be there.
+static void test_guess_corrected(void **state)
+{
+    static const struct {
+        size_t tokens;
+        const char *plan;
+    } rows[] = {{800, "hybrid"}, {800, "local"}, {800, "local"}, {400, "local"}, {800, "hybrid"}};
+    struct stage s;
+
+    (void)state;
+    stage_init(&s);
+    stage_ready(&s, true);
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        char *body = prompt_body(rows[i].tokens, "");
+        struct web w = web_post(s.port, TEXT, body);
+        json_t *v = finish_json(&w, 200);
+
+        assert_string_equal(text_at(v, "timings.plan"), rows[i].plan);
+        json_decref(v);
+        free(body);
+    }
+    stage_stop(&s);
+}
+
 // What is not to be kept is not guessed to be there either.
 static void test_not_stored(void **state)
 {
@@ -485,6 +510,7 @@ int main(void)
         cmocka_unit_test(test_prompts),
         cmocka_unit_test(test_n_hybrid),
         cmocka_unit_test(test_warm),
+        cmocka_unit_test(test_guess_corrected),
         cmocka_unit_test(test_not_stored),
     };
 

@@ -101,6 +101,7 @@ struct request {
     bool rendered_all;
     bool followed;     // the runs behind the leader have been started
     uint32_t n_tokens; // of all inputs
+    uint32_t n_held;   // of the leader's prompt, that the local worker was thought to hold
     uint32_t epoch;
     struct sched_choice choice;
     struct message_handoff handoff;
@@ -157,6 +158,9 @@ void request_generate(struct core *c, struct request *r);
 void request_follow(struct core *c, struct request *r); // starts the runs behind the leader, once
 // The leader's prompt, and its answer, are probably kept by the worker from here on.
 void request_remember(const struct request *r, struct peer *p, bool answer);
+// A local worker that held much less than was thought has given things up: all that is thought of it is
+// forgotten, so that the next conversation is not read by it in vain.
+void request_correct(const struct request *r);
 void request_abandon(struct request *r, const char *reason);
 // Nothing where nobody owes an end any more.
 void request_decode_cancel(struct request *r);

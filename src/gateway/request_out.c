@@ -324,6 +324,7 @@ static void generated_finish(struct core *c, struct request *r)
     timing_fill(r, &t);
     r->answer.timings = timing_json(&t);
     usage_fill(r, &t);
+    request_correct(r);
     request_remember(r, r->decode, true);
     if (r->in.stream)
         stream_finish(c, r);

@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/json.h"
 #include "gateway/core.h"
+#include "gateway/timing.h"
 #include "os/os.h"
 
 #include <stdio.h>
@@ -146,6 +147,14 @@ void request_remember(const struct request *r, struct peer *p, bool answer)
     free(all);
 }
 
+void request_correct(const struct request *r)
+{
+    double told = timing_number(r->runs[0].done, "tokens_cached", 0);
+
+    if (r->decode->local && r->decode->guess && r->n_held > told + 2.0 * GUESS_BLOCK_TOKENS)
+        guess_clear(r->decode->guess);
+}
+
 // Of the leader's prompt.
 static uint32_t held_guess(const struct request *r, const struct peer *p)
 {
@@ -265,7 +274,6 @@ void request_plan(struct core *c, struct request *r)
     struct sched_facts facts = {
         .wish = r->in.plan,
         .prompt_tokens = r->inputs[0].n_tokens,
-        .cached_tokens = held_guess(r, core_local(c)),
         .threshold_tokens = GATEWAY_HYBRID_TOKENS,
         .local_hands_off = core_local(c)->welcome.limits.handoff != ENGINE_HANDOFF_NONE,
         .nodes = nodes,
@@ -276,6 +284,7 @@ void request_plan(struct core *c, struct request *r)
     struct err e = {0};
 
     nodes_fill(c, r, nodes);
+    r->n_held = facts.cached_tokens = held_guess(r, core_local(c));
     if (sched_choose(&facts, &r->choice)) {
         plan_begin(c, r);
         return;
