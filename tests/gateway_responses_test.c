@@ -320,7 +320,8 @@ static void test_beats_and_errors(void **state)
     r.dialect->error(&r.a, &f, &r.out);
     rig_golden("responses_error.sse", &r.out);
     buf_clear(&r.out);
-    r.dialect->refusal(&(struct answer_fault){400, NULL, "input", "no"}, &r.out);
+    r.dialect->refusal(&(struct answer_fault){400, NULL, "messages", "no"}, &r.out);
+    assert_non_null(strstr((char *)r.out.data, "\"param\":\"input\""));
     assert_non_null(strstr((char *)r.out.data, "\"type\":\"invalid_request_error\""));
     rig_close(&r);
 }
@@ -328,7 +329,7 @@ static void test_beats_and_errors(void **state)
 // An error before the first event is only told, as there is no response yet that could have failed.
 static void test_error_first(void **state)
 {
-    const struct answer_fault f = {400, "context_length_exceeded", "input", "too long"};
+    const struct answer_fault f = {400, "context_length_exceeded", "messages", "too long"};
     struct rig r;
 
     (void)state;

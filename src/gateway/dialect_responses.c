@@ -211,6 +211,15 @@ json_t *responses_object(const struct answer *a, const char *status, json_t *out
     return o;
 }
 
+struct answer_fault responses_named(const struct answer_fault *f)
+{
+    struct answer_fault named = *f;
+
+    if (f->param && strcmp(f->param, "messages") == 0)
+        named.param = "input";
+    return named;
+}
+
 json_t *responses_fault(const struct answer_fault *f)
 {
     const char *code = f->code ? f->code : f->status < 500 ? "invalid_prompt" : "server_error";
@@ -257,6 +266,13 @@ static void whole(struct answer *a, struct buf *out)
     answer_line_put(out, responses_object(a, responses_status(a), output_json(a, &a->choices[0])));
 }
 
+static void refusal(const struct answer_fault *f, struct buf *out)
+{
+    const struct answer_fault named = responses_named(f);
+
+    answer_openai_refusal(&named, out);
+}
+
 const struct dialect dialect_responses = {
     .name = "responses",
     .id_prefix = "resp_",
@@ -269,5 +285,5 @@ const struct dialect dialect_responses = {
     .end = responses_end,
     .error = responses_error,
     .whole = whole,
-    .refusal = answer_openai_refusal,
+    .refusal = refusal,
 };

@@ -363,8 +363,9 @@ static json_t *error_json(const struct answer_fault *f)
 
 // What failed stands in the event, as the API's pages have it, and once more in its "error", where
 // OpenAI's servers put it and its Python client looks for it.
-void responses_error(struct answer *a, const struct answer_fault *f, struct buf *out)
+void responses_error(struct answer *a, const struct answer_fault *fault, struct buf *out)
 {
+    const struct answer_fault named = responses_named(fault), *f = &named;
     bool begun = a->sequence > 0;
     json_t *o = event_new(a, "error"), *response;
 

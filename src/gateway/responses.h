@@ -44,7 +44,9 @@ const char *responses_plain_name(const struct answer *a, const struct answer_too
 bool responses_summary(const struct answer *a);
 // The response; steals `output`. Status "in_progress": without usage.
 json_t *responses_object(const struct answer *a, const char *status, json_t *output);
-const char *responses_status(const struct answer *a);  // at the end: "completed" or "incomplete"
+const char *responses_status(const struct answer *a); // at the end: "completed" or "incomplete"
+// The fault with its member named as it is here: the core knows only chat requests.
+struct answer_fault responses_named(const struct answer_fault *f);
 json_t *responses_fault(const struct answer_fault *f); // {"code", "message"}
 
 // ---- the stream: members of the table -----------------------------------------------------------
