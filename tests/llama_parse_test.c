@@ -408,6 +408,76 @@ static void a_schema_is_content_after_reasoning(void **state)
     said_fini(&s);
 }
 
+// ---- what would be too deep -----------------------------------------------------------------------
+
+static char *nested(const char *before, const char *open, size_t n, const char *between,
+                    const char *close, const char *after)
+{
+    struct buf b;
+    buf_init(&b, 64u << 20);
+    buf_puts(&b, before);
+    for (size_t i = 0; i < n; i++)
+        buf_puts(&b, open);
+    buf_puts(&b, between);
+    for (size_t i = 0; i < n; i++)
+        buf_puts(&b, close);
+    buf_puts(&b, after);
+    return buf_take(&b);
+}
+
+static void deep_requests_are_refused(void **state)
+{
+    static const char call[] =
+        "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":"
+        "\"\","
+        "\"tool_calls\":[{\"id\":\"i\",\"type\":\"function\",\"function\":{\"name\":\"get\","
+        "\"arguments\":\"";
+    char *deep[] = {
+        nested(call, "[", 100000, "", "]", "\"}}]}]}"),
+        nested(call, "[\\\"]\\\",", 100000, "1", "]", "\"}}]}]}"),
+        nested("{\"prompt\":\"a\",\"grammar\":\"root ::= ", "(", 100000, "[a]", ")", "\"}"),
+        nested("{\"prompt\":\"a\",\"json_schema\":", "{\"type\":\"array\",\"items\":", 1500,
+               "{\"type\":\"string\"}", "}", "}"),
+    };
+    static const char *const says[] = {"nested", "nested", "groups", "bytes"};
+    (void)state;
+    for (size_t i = 0; i < sizeof deep / sizeof *deep; i++) {
+        struct err e = {0};
+        char *text = llama_chat_render(chat, deep[i], &e);
+        if (text != NULL || strstr(e.message, says[i]) == NULL)
+            fail_msg("%zu: %s", i, text != NULL ? "accepted" : e.message);
+        free(deep[i]);
+    }
+}
+
+// A model that repeats itself must not end the process.
+static void deep_answers_are_cut(void **state)
+{
+    char *text =
+        nested("<tool_call>\n{\"name\": \"get\", \"arguments\": {\"a\": ", "[", 30000, "", "", "");
+    (void)state;
+    for (size_t step = 0; step <= 1000; step += 1000) {
+        struct said s;
+        say("{" USER "," TOOLS "}", text, step, &s);
+        assert_true(s.deltas > 0);
+        said_fini(&s);
+    }
+    free(text);
+}
+
+static void nesting_is_counted_through_quotes(void **state)
+{
+    static const struct {
+        const char *text;
+        size_t depth;
+    } rows[] = {{"", 0},           {"[{}]", 2}, {"]]]", 0},
+                {"\"[[[\"", 3},    {"[][]", 1}, {"[\"]\",[\"]\",[", 3},
+                {"a\"[\"]\"[", 2}, {"\\\"[", 1}};
+    (void)state;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        assert_int_equal(llama_chat_nesting(rows[i].text, strlen(rows[i].text)), rows[i].depth);
+}
+
 #define NO_ARENA                                                                                   \
     "{\"format\":2,\"arena\":\"{}\",\"prompt\":\"\",\"reasoning\":\"auto\",\"tools\":true,"        \
     "\"continues\":false,\"start\":\"\",\"ends\":[]}"
@@ -440,6 +510,9 @@ int main(void)
         cmocka_unit_test(a_call_cut_short_stays_as_told),
         cmocka_unit_test(a_continued_message_is_not_told_again),
         cmocka_unit_test(a_schema_is_content_after_reasoning),
+        cmocka_unit_test(deep_requests_are_refused),
+        cmocka_unit_test(deep_answers_are_cut),
+        cmocka_unit_test(nesting_is_counted_through_quotes),
         cmocka_unit_test(foreign_syntaxes_are_refused),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

@@ -34,6 +34,8 @@ namespace
 
 bool read(const struct llama_answer *a, const std::string &text, bool partial, common_chat_msg &msg)
 {
+    if (llama_chat_nesting(text.data(), text.size()) > LLAMA_NESTING_MAX)
+        return false;
     try {
         msg = common_chat_parse(text, partial, a->params);
         return true;
@@ -150,6 +152,8 @@ bool is_complete(const struct llama_answer *a)
 {
     if (a->params.parser.empty())
         return true;
+    if (llama_chat_nesting(a->text.data(), a->text.size()) > LLAMA_NESTING_MAX)
+        return false;
     try {
         std::string text = a->params.generation_prompt + a->text;
         common_peg_parse_context ctx(text);

@@ -7,9 +7,13 @@
 #include "llama.h"
 #include "log.h"
 
+#include <algorithm>
 #include <cstring>
 #include <exception>
 #include <string>
+
+#define GRAMMAR_BYTES_MAX (2u << 20)
+#define GRAMMAR_GROUPS_MAX 2000 // every "(" may lie in the one before
 
 struct llama_chat {
     common_chat_templates_ptr templates;
@@ -59,7 +63,22 @@ std::string schema_of(const common_json &request)
 std::string grammar_of(const common_json &request)
 {
     const common_json *grammar = member(request, "grammar");
-    return grammar ? grammar->get<std::string>() : "";
+    std::string text = grammar ? grammar->get<std::string>() : "";
+    if (std::count(text.begin(), text.end(), '(') > GRAMMAR_GROUPS_MAX)
+        throw std::invalid_argument("the grammar has more than " +
+                                    std::to_string(GRAMMAR_GROUPS_MAX) + " groups");
+    return text;
+}
+
+// A call's arguments are JSON in a text, which the request's own reader did not look into.
+void calls_check(const std::vector<common_chat_msg> &messages)
+{
+    for (const common_chat_msg &message : messages)
+        for (const common_chat_tool_call &call : message.tool_calls)
+            if (llama_chat_nesting(call.arguments.data(), call.arguments.size()) >
+                LLAMA_NESTING_MAX)
+                throw std::invalid_argument("the arguments of a tool call are nested deeper than " +
+                                            std::to_string(LLAMA_NESTING_MAX));
 }
 
 // Tools of other types than functions are not for us and are passed over.
@@ -129,6 +148,7 @@ common_chat_templates_inputs inputs_of(const common_json &request, bool parallel
     in.messages = common_chat_msgs_parse_oaicompat(request.at("messages"));
     if (in.messages.empty())
         throw std::invalid_argument("messages is empty");
+    calls_check(in.messages);
     if (const common_json *tools = member(request, "tools"))
         in.tools = common_chat_tools_parse_oaicompat(functions_of(*tools));
     if (const common_json *choice = member(request, "tool_choice"))
@@ -271,6 +291,12 @@ common_json answer_make(const std::string &prompt, const std::vector<std::string
                         const common_json &syntax)
 {
     common_json answer = common_json::object();
+    size_t grammar =
+        syntax.contains("grammar") ? syntax.at("grammar").get<std::string>().size() : 0;
+    if (grammar > GRAMMAR_BYTES_MAX)
+        throw std::invalid_argument("the answer's grammar has " + std::to_string(grammar) +
+                                    " bytes, at most " + std::to_string(GRAMMAR_BYTES_MAX) +
+                                    " are possible; use simpler schemas or fewer tools");
     answer["prompt"] = prompt;
     answer["stop"] = common_json::array();
     for (const std::string &stop : stops)
@@ -337,6 +363,25 @@ common_chat_templates_inputs sample_inputs()
 }
 
 } // namespace
+
+size_t llama_chat_nesting(const char *text, size_t n)
+{
+    size_t depth[3] = {0, 0, 0}, deepest = 0; // outside quotes, inside, anywhere
+    bool inside = false;
+    for (size_t i = 0; i < n; i++) {
+        char c = text[i];
+        if (c == '\\')
+            i++;
+        inside = inside != (c == '"');
+        for (size_t *d : {&depth[inside ? 1 : 0], &depth[2]}) {
+            if (c == '[' || c == '{')
+                deepest = std::max(deepest, ++*d);
+            else if ((c == ']' || c == '}') && *d > 0)
+                --*d;
+        }
+    }
+    return deepest;
+}
 
 struct llama_chat *llama_chat_new(const struct llama_model *model, const char *source,
                                   struct err *e)

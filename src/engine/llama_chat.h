@@ -57,6 +57,12 @@ char *llama_chat_render(const struct llama_chat *chat, const char *request, stru
 void llama_chat_marks(const struct llama_chat *chat, const struct llama_vocab *vocab,
                       void (*mark)(void *ctx, int32_t token), void *ctx);
 
+// llama.cpp's readers of JSON and grammars call themselves for every bracket, so what comes from outside is
+// bounded before they see it. The deepest nesting of brackets and braces in a text, whichever of its quotes
+// begin a string and whichever end one.
+#define LLAMA_NESTING_MAX 1000
+size_t llama_chat_nesting(const char *text, size_t n);
+
 // ---- llama_answer.cpp ---------------------------------------------------------------------------
 
 // `parser`: that member of a syntax as JSON text. `share`: reading an answer again may take one part in so
