@@ -8,6 +8,8 @@
 #   local      the local path against llama-bench (bench/local.sh)
 #   memory     what gateway and nodes add
 #   gateway    what a request, a streamed token and thousands of connections cost (bench/gateway.sh)
+#   llama-server  tandem beside llama-server of the same build (bench/llama_server.sh), about half an hour;
+#              only when asked for
 #   long       7168 tokens in, 28 out, one run; only when asked for
 #
 # Writes bench/results/acceptance.json with date and machine and prints a table. Exit code 3 when a
@@ -44,6 +46,9 @@ measure_memory() {
 }
 measure_gateway() {
     "$root/bench/gateway.sh" >"$1"
+}
+measure_llama_server() {
+    "$root/bench/llama_server.sh" >"$1"
 }
 measure_long() {
     "$bin/tandem" bench -m "$model" --prompt 7168 --gen 28 --runs 1 --svg "$results/long.svg" \

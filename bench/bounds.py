@@ -47,6 +47,12 @@ BOUNDS = [
     ("gateway", "MiB, 1,000 streams and 5,000 idle", lambda p: p["streams"]["peak_memory_mib"], "<=", 300),
     ("gateway", "idle connections kept", lambda p: p["streams"]["idle_still_open"], ">=", 5000),
     ("gateway", "fast streams beside slow / alone", slow_readers_ratio, "<=", 1.1),
+    ("llama-server", "8 streams / llama-server -kvu", lambda p: p["streams"]["to_kvu"], ">=", 1.00),
+    ("llama-server", "8 streams / its best", lambda p: p["streams"]["to_best"], ">=", 0.97),
+    ("llama-server", "time to first token / its best", lambda p: p["ttft"]["to_best"], "<=", 1.02),
+    ("llama-server", "p99 between tokens, busy / quiet", lambda p: p["stall"]["tandem"]["p99_ratio"], "<=", 2),
+    ("llama-server", "second turn / cold, local", lambda p: p["turns"]["local_ratio"], "<=", 0.08),
+    ("llama-server", "second turn / cold, hybrid", lambda p: p["turns"]["hybrid_ratio"], "<=", 0.08),
     ("memory", "added MB", lambda p: p["added_bytes"] / 1e6, "<=", 60),
 ]
 

@@ -246,7 +246,7 @@ def ttft():
 
 def stall():
     running, n_prompt, prompts, quiet_events = (2, 200, 1, 10) if TINY else (3, 2000, 3, 100)
-    gen = 600 if TINY else 1500
+    gen = 600 if TINY else 1900
     n = running + 1
     ctx = n * 2048
     servers = [tandem("--ctx", str(ctx), "--parallel", str(n))] + llama(ctx, n)
@@ -273,12 +273,13 @@ def stall():
         # The next token of each ends the stall that it may be in.
         seen = [s.seen() for s in all_]
         loop.run(lambda: all(s.seen() > n or not s.open for s, n in zip(all_, seen)))
-        e2e.check(all(s.open for s in all_), "the running streams ended before the prompts were read")
+        early = not all(s.open for s in all_)  # then the last prompts were read in quiet
         for s in all_:
             s.close()
         quiet, busy = gaps(all_, begin, middle), gaps(all_, middle, time.monotonic())
         return {"quiet_p99_s": quantile(quiet, 0.99), "quiet_median_s": statistics.median(quiet),
-                "busy_p99_s": quantile(busy, 0.99), "busy_median_s": statistics.median(busy), "busy_max_s": max(busy),
+                "busy_p99_s": quantile(busy, 0.99), "busy_tokens": len(busy), "ended_early": early,
+                "busy_median_s": statistics.median(busy), "busy_max_s": max(busy),
                 "read_s": statistics.median(r.ttft() for r in reads)}
 
     for i, server in in_turns(servers, ROUNDS):

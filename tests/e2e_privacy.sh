@@ -113,16 +113,25 @@ def pair_answers(model, prompt):
 
 
 def commands_work():
-    run("pair", "new")
-    run("--version")
+    for args in (["pair", "new"], ["--version"], ["ls"], ["config", "show"]):
+        run(*args)
     run("bench", "-m", "fake", "--prompt", "300", "--gen", "2", "--runs", "1", "--unpaced-runs", "0", "--time-scale", "1",
         "--json")
 
 
-def cached(port, prompt, **more):
-    status, a = post(port, "/v1/completions", dict({"prompt": prompt, "max_tokens": 2, "temperature": 0}, **more))
-    check(status == 200, a)
-    return a["timings"]["cached_tokens"]
+def pull_alone_wants_more():
+    p = subprocess.run([TANDEM, "pull", "nobody/nothing"], capture_output=True, text=True, timeout=120, env=dict(
+        os.environ, HF_ENDPOINT="http://192.0.2.1:9"))
+    check(p.returncode != 0 and "192.0.2.1" in p.stderr, p)
+
+
+def cached(port, prompt, key="", **more):
+    """Tokens of the prompt that were remembered."""
+    body = dict({"prompt": prompt, "max_tokens": 2, "temperature": 0}, **more)
+    request = urllib.request.Request("http://127.0.0.1:%d/v1/completions" % port, json.dumps(body).encode(),
+                                     {"Authorization": "Bearer " + key})
+    with urllib.request.urlopen(request, timeout=60) as r:
+        return json.load(r)["usage"]["prompt_tokens_details"]["cached_tokens"]
 
 
 def nothing_is_kept():
@@ -132,6 +141,17 @@ def nothing_is_kept():
     check(cached(d.port, b) == 0 and cached(d.port, b) > 250, "prefix memory remembers nothing, so this shows nothing")
     run("forget", "--server", "http://127.0.0.1:%d" % d.port)
     check(cached(d.port, b) == 0, "it was not forgotten")
+    d.stop()
+
+
+def owners_share_nothing():
+    keys = os.path.join(DIR, "keys")
+    with open(os.open(keys, os.O_WRONLY | os.O_CREAT, 0o600), "w") as f:
+        f.write("ann inference sesame\nbob inference tahini\n")
+    d = Program("serve", "-m", "fake", "--listen", "127.0.0.1:0", "--api-key-file", keys)
+    a = tokens(300, 3)
+    check(cached(d.port, a, "sesame") == 0 and cached(d.port, a, "sesame") > 250, "ann's own is not remembered")
+    check(cached(d.port, a, "tahini") == 0, "bob can tell what ann asked")
     d.stop()
 
 
@@ -155,9 +175,11 @@ loopback.up()
 step(nothing_else_is_there)
 step(the_trace_sees)
 step(commands_work)
+step(pull_alone_wants_more)
 step(pair_answers, "fake", tokens(700, 3))
 if MODEL:
     step(pair_answers, MODEL, tokens(400, 3, 1000, 20000))
 step(nothing_is_kept)
+step(owners_share_nothing)
 step(files_are_the_owners)
 PYTHON
