@@ -298,6 +298,23 @@ static void foreign_syntaxes_are_refused(void **state)
     }
 }
 
+static void a_grammar_of_too_many_groups_is_refused(void **state)
+{
+    struct engine_sampling s;
+    struct buf b;
+    (void)state;
+    buf_init(&b, 1 << 20);
+    buf_puts(&b, "root ::= ");
+    for (int i = 0; i < 100000; i++)
+        buf_puts(&b, "(");
+    json_t *syntax = json_pack("{s:s}", "grammar", (char *)b.data);
+    engine_sampling_default(&s);
+    s.syntax = syntax;
+    refused(&s);
+    json_decref(syntax);
+    buf_fini(&b);
+}
+
 static void an_answer_without_a_parser_is_content(void **state)
 {
     struct engine_parser *p = NULL;
@@ -428,6 +445,7 @@ int main(void)
         cmocka_unit_test(reasoning_ends_with_its_budget),
         cmocka_unit_test(a_grammar_that_allows_all_changes_nothing),
         cmocka_unit_test(foreign_syntaxes_are_refused),
+        cmocka_unit_test(a_grammar_of_too_many_groups_is_refused),
         cmocka_unit_test(an_answer_without_a_parser_is_content),
         cmocka_unit_test(embeddings_are_normalised_and_repeat),
         cmocka_unit_test(an_embedding_touches_no_sequence),

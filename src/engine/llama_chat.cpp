@@ -13,7 +13,6 @@
 #include <string>
 
 #define GRAMMAR_BYTES_MAX (2u << 20)
-#define GRAMMAR_GROUPS_MAX 2000 // every "(" may lie in the one before
 
 struct llama_chat {
     common_chat_templates_ptr templates;
@@ -64,9 +63,9 @@ std::string grammar_of(const common_json &request)
 {
     const common_json *grammar = member(request, "grammar");
     std::string text = grammar ? grammar->get<std::string>() : "";
-    if (std::count(text.begin(), text.end(), '(') > GRAMMAR_GROUPS_MAX)
+    if (std::count(text.begin(), text.end(), '(') > LLAMA_GROUPS_MAX)
         throw std::invalid_argument("the grammar has more than " +
-                                    std::to_string(GRAMMAR_GROUPS_MAX) + " groups");
+                                    std::to_string(LLAMA_GROUPS_MAX) + " groups");
     return text;
 }
 
@@ -280,7 +279,7 @@ common_json syntax_of(const common_chat_params &out, const common_chat_templates
     bool from_template = !alone && in.grammar.empty() && !grammar.empty();
     if (!grammar.empty())
         syntax["grammar"] = grammar;
-    if (from_template || !out.thinking_end_tags.empty())
+    if (from_template || alone || !out.thinking_end_tags.empty())
         rules_put(syntax, out, from_template);
     if (!parser_is_plain(out, in))
         parser_put(syntax, out, in);
@@ -342,8 +341,10 @@ common_json render_prompt(const common_json &request)
     std::string grammar = grammar_of(request), schema = schema_of(request);
     if (!schema.empty() && !grammar.empty())
         throw std::invalid_argument("a grammar and a JSON schema cannot be given together");
-    if (!schema.empty())
+    if (!schema.empty()) {
         grammar = json_schema_to_grammar(common_json::parse(schema));
+        rules_put(syntax, common_chat_params(), false);
+    }
     if (!grammar.empty())
         syntax["grammar"] = grammar;
     return answer_make(request.at("prompt").get<std::string>(), {}, syntax);

@@ -5,7 +5,7 @@
 //
 // The syntax that render makes, and which comes back whole, as one JSON object or null:
 //   "grammar": GBNF, absent: none
-//   "rules":   what the sampler must know beside it; absent: the grammar binds from the first token
+//   "rules":   what the sampler must know beside it; absent: the grammar is a user's
 //     "prompt":   the end of our prompt that the grammar and the reasoning begin with
 //     "template": true: the grammar is a template's and begins with that prompt
 //     "lazy":     true: the grammar binds once a trigger was seen
@@ -61,6 +61,7 @@ void llama_chat_marks(const struct llama_chat *chat, const struct llama_vocab *v
 // bounded before they see it. The deepest nesting of brackets and braces in a text, whichever of its quotes
 // begin a string and whichever end one.
 #define LLAMA_NESTING_MAX 1000
+#define LLAMA_GROUPS_MAX 2000 // in a user's grammar: every "(" may lie in the one before
 size_t llama_chat_nesting(const char *text, size_t n);
 
 // ---- llama_answer.cpp ---------------------------------------------------------------------------

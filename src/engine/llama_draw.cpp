@@ -12,6 +12,7 @@ extern "C" {
 #include "llama.h"
 #include "sampling.h"
 
+#include <algorithm>
 #include <exception>
 #include <string>
 
@@ -113,8 +114,11 @@ void rules_read(const common_json &rules, const llama_vocab *vocab, const struct
 }
 
 // llama.cpp's sampler takes a grammar that does not parse less well than this.
-void grammar_check(const llama_vocab *vocab, const std::string &grammar)
+void grammar_check(const llama_vocab *vocab, const std::string &grammar, bool from_user)
 {
+    if (from_user && std::count(grammar.begin(), grammar.end(), '(') > LLAMA_GROUPS_MAX)
+        throw std::invalid_argument("the grammar has more than " +
+                                    std::to_string(LLAMA_GROUPS_MAX) + " groups");
     if (grammar.compare(0, 11, "%llguidance") == 0)
         throw std::invalid_argument("a grammar must be GBNF");
     struct llama_sampler *s = llama_sampler_init_grammar(vocab, grammar.c_str(), "root");
@@ -128,7 +132,7 @@ struct llama_draw *draw_make(const struct llama_draw_options *o)
     const llama_vocab *vocab = llama_model_get_vocab(o->model);
     common_params_sampling p = params_of(o);
     if (o->grammar && o->grammar[0]) {
-        grammar_check(vocab, o->grammar);
+        grammar_check(vocab, o->grammar, !o->rules);
         p.grammar = {COMMON_GRAMMAR_TYPE_USER, o->grammar};
     }
     if (o->rules)
