@@ -46,6 +46,7 @@
 #define WORKER_IDLE_NS (30 * NS_PER_S)       // a peer that left without a word
 #define WORKER_BULK_FRAME_NS (60 * NS_PER_S) // the other side may be in a long chunk of its own
 #define WORKER_OVERTAKES 8                   // a waiting job is passed so often and no more
+#define WORKER_SETTLE_TOKENS 16              // an answer with so many to come is worth moving
 #define WORKER_LOOK_AHEAD 16                 // so many jobs that do not fit are looked at in one go
 #define WORKER_TWIN_TOKENS 128u              // a common beginning that is worth waiting for
 #define WORKER_IMPORTS 256                   // frames of transfers that wait for their time

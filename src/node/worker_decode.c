@@ -50,15 +50,25 @@ static void seq_settle(struct worker *w, const struct worker_job *j)
         log_debug("worker", "stays where it is: %s seq=%u", e.message, j->seq);
 }
 
+// An answer that is nearly over is done before a move has paid.
+static bool worth_settling(const struct worker_job *j)
+{
+    return j->kind == WORKER_JOB_GENERATE &&
+           (j->phase == WORKER_DECODE || j->phase == WORKER_READ) &&
+           j->generate.max_tokens - j->generated >= WORKER_SETTLE_TOKENS;
+}
+
 // Answers that are written together go apart. One alone stays where it is: nobody is in its way. Prompts
 // that are read beside them go too, since rows of two places are computed one after the other.
 static void answers_settle(struct worker *w)
 {
-    if (worker_decoding(w) < 2)
+    size_t n = 0;
+    for (const struct worker_job *j = w->jobs; j != NULL; j = j->next)
+        n += j->phase == WORKER_DECODE && worth_settling(j);
+    if (n < 2)
         return;
     for (struct worker_job *j = w->jobs; j != NULL; j = j->next)
-        if (j->kind == WORKER_JOB_GENERATE &&
-            (j->phase == WORKER_DECODE || j->phase == WORKER_READ))
+        if (worth_settling(j))
             seq_settle(w, j);
 }
 
