@@ -191,7 +191,8 @@ struct engine_ops {
     int (*tokenize)(struct engine *g, const char *text, size_t n, bool special, bool add_bos,
                     int32_t **tokens, size_t *n_tokens, struct err *e);
     // The bytes of a token (not NUL-terminated; may be an incomplete UTF-8 sequence). Returns the
-    // length, which is at most cap (256 is always enough). Special tokens give 0 bytes.
+    // length, which is at most cap (256 is always enough). Special tokens give 0 bytes, but for those
+    // with which the chat template marks calls and reasoning: a parser must see them.
     size_t (*piece)(struct engine *g, int32_t token, char *out, size_t cap);
     bool (*is_end)(struct engine *g, int32_t token); // end of generation
     // OpenAI chat request object (messages, tools, tool_choice, parallel_tool_calls, response_format,
