@@ -280,11 +280,12 @@ static void test_room_is_made(void **state)
     assert_memory_equal(first.ids, cold.ids, cold.n * sizeof *cold.ids);
 }
 
-// n answers to one prompt that arrive together: it is read once, and forked as often as is needed.
+// n answers to one prompt that arrive while it is being read: that happens once, and it is forked as often
+// as is needed.
 static void test_twins(void **state)
 {
     (void)state;
-    static const char *const models[] = {"fake", "fake:state=1"};
+    static const char *const models[] = {"fake:prefill_us=500", "fake:state=1,prefill_us=500"};
     for (size_t m = 0; m < 2; m++) {
         int32_t tokens[N_FIRST];
         struct rig_answer cold;
@@ -348,6 +349,7 @@ static void hybrid_get(const struct pair *x, const struct rig_request *r, struct
 
     h.port = x->p->port;
     h.transfer = 500 + r->id;
+    h.stall_s = 10;
     rig_prefill(x->p, &h);
     json_decref(rig_recv(x->p, &type));
     assert_int_equal(type, WIRE_ACCEPTED);
