@@ -23,7 +23,6 @@ CATALOGUE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "shar
 KV_BYTES = 2  # F16 keys and values
 GIGA, TERA = 1e9, 1e12
 ALIKE = 0.8  # tokens of a batch choose alike: n of them reach as many experts as n**ALIKE independent ones
-CROWD = 128.0  # tokens per expert of a chunk at which the rate of experts is stated
 DEEP = 8192.0  # tokens beyond which attention outgrows the caches of a GPU
 STUDENT = 4.0  # degrees of freedom of the loss
 NOISE = {"tg": 0.06, "pp": 0.09}  # what two runs of the same thing differ by, as a standard deviation
@@ -32,7 +31,7 @@ VAGUE = 2.0  # rows that do not say prompt or depth count as so many times noisi
 # How far a number may stray from its class before the measurements must insist: standard deviations of
 # the logarithm. The first word of a number's name says which.
 PRIOR = {"all": 0.7, "engine": 0.5, "quant": 0.2, "engine-quant": 0.2, "moe": 0.5, "split": 0.4, "era": 0.6,
-         "machine": 0.2, "machine-engine": 0.15, "model": 0.2, "model-engine": 0.1}
+         "machine": 0.2, "machine-engine": 0.15, "model": 0.12, "model-engine": 0.1}
 # Where the numbers of the class "all" begin: inverse efficiencies of a good kernel, seconds per layer.
 START = {"weights": math.log(1.25), "kv": math.log(1.8), "compute": math.log(2.0), "attention": math.log(3.0),
          "floor": math.log(1.8), "layer": math.log(25e-6), "hop": math.log(5e-3)}
@@ -161,9 +160,6 @@ def terms_of(s, machine, row):
                 names["moe/%s/%s" % (term, e)] = 1.0
         if row["old"]:
             names["era/%s/%s" % (term, e)] = 1.0
-        if term == "compute" and test == "pp" and s["routed_bytes"] > 0:
-            crowd = max(1.0, min(row["ubatch"], row["n"] * row["batch"]) * s["routed_share"])
-            names["all/sparse"] = names["engine/sparse/" + e] = math.log(CROWD / crowd)
         if term == "attention":
             names["all/deep"] = names["engine/deep/" + e] = math.log1p(row["depth"] / DEEP)
         if term in RESOURCE:

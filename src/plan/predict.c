@@ -256,7 +256,6 @@ static struct cost_rates rates_of(const struct setup *s)
         .flop_s = of_weights(s, "compute", "compute") / matrix_flops(s),
         .pair_s = flop_s * exp(base(s, "attention") + effects(s, "attention") + split(s)),
         .deep = base(s, "deep"),
-        .sparse = base(s, "sparse"),
         .floor_s = byte_s * of_weights(s, "floor", "floor"),
         .layer_s = exp(base(s, "layer")),
     };

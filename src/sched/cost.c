@@ -47,11 +47,10 @@ struct cost_time cost_prefill(const struct cost_model *m, const struct cost_rate
     double chunk = fmin(w->chunk, tokens), chunks = ceil(tokens / chunk);
     // Never less than half: where the output matrix is most of a tiny model, the rest still works.
     double flops = fmax(m->token_flops - m->head_flops, 0.5 * m->token_flops);
-    double crowd = m->routed_bytes > 0 ? fmax(1, chunk * m->routed_share) : COST_CROWD_TOKENS;
     double pairs = m->full_pair_flops * pairs_seen(0, w->depth, w->tokens) +
                    m->window_pair_flops * pairs_seen(m->window_tokens, w->depth, w->tokens);
     struct cost_time t = {
-        .compute_s = tokens * flops * r->flop_s * pow(COST_CROWD_TOKENS / crowd, r->sparse),
+        .compute_s = tokens * flops * r->flop_s,
         .attention_s = w->batch * pairs * r->pair_s * pow(1 + w->depth / COST_DEEP_TOKENS, r->deep),
         .weights_s = chunks * cost_weights_touched(m, chunk) * r->floor_s,
         .overhead_s = chunks * (m->layers * r->layer_s + r->step_s),

@@ -21,9 +21,6 @@
 // A mixture of experts touches fixed + routed x (1 - (1 - share)^(b^0.8)) bytes: a batch chooses its experts
 // alike, so that b tokens reach as many as b^0.8 that choose at random.
 //
-// Its arithmetic in a prompt is (128 / (u x share))^sparse times as slow: the fewer tokens of a chunk meet in an
-// expert, the smaller the matrices.
-//
 // The hand-off is the pipeline of kv/schedule.c with equal chunks: chunk k is there when both it is computed
 // and everything before it has crossed.
 #ifndef SCHED_COST_H
@@ -33,7 +30,6 @@
 
 #define COST_ALIKE 0.8
 #define COST_DEEP_TOKENS 8192.0
-#define COST_CROWD_TOKENS 128.0
 
 // A model as the formulas see it. Bytes of weights are those of the quantisation as stored.
 struct cost_model {
@@ -55,7 +51,6 @@ struct cost_model {
 struct cost_rates {
     double weight_s, kv_s, flop_s, pair_s, floor_s; // floor: weights once per chunk of a prompt
     double deep;                                    // exponent of attention's growth with depth
-    double sparse; // exponent of arithmetic's growth as fewer tokens of a chunk share an expert
     double layer_s;
     double step_s; // per step or chunk: links between parts of one machine
 };
