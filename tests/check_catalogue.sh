@@ -126,7 +126,7 @@ for link in links:
     number(what, link, "latency_us", 0.1, 1e5)
     source(what, link.get("source_url"), link.get("source_date"))
 
-unique("machine", [m["name"] for m in machines])
+unique("machine", [n for m in machines for n in [m["name"]] + m.get("aliases", [])])
 unique("model", [m["id"] for m in models])
 unique("quantisation", [n for q in quants for n in [q["id"]] + q["aliases"]])
 unique("link", [n for x in links for n in [x["id"]] + x["aliases"]])

@@ -53,6 +53,7 @@ def predictions():
     a = predict("--machine", "strix-halo", "--model", "gpt-oss-120b", "--quant", "MXFP4", "--test", "tg", "--n-prompt", "0",
                 "--depth", "32768", "--batch", "1", "--backend", "Vulkan")
     check(a["low"] < 43 < a["high"] and a["bound"] == "bandwidth", a)
+    check(predict("--machine", "m3-ultra", "--model", "llama-3.3-70b", "--quant", "Q4_K_M", "--test", "tg")["low"] < 14.41, "alias")
     one = predict("--machine", "dgx-spark", "--model", "gpt-oss-20b", "--quant", "mxfp4", "--test", "tg")
     many = predict("--machine", "dgx-spark", "--model", "gpt-oss-20b", "--quant", "mxfp4", "--test", "tg", "--batch", "32")
     check(one["tokens_per_s"] * 4 < many["tokens_per_s"] < one["tokens_per_s"] * 32, one, many)
