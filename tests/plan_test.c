@@ -163,6 +163,33 @@ static void test_bounds_and_memory(void **state)
     plan_catalogue_free(c);
 }
 
+// The software that a quantisation, a model's measurements or the machine stand for.
+static void test_engines(void **state)
+{
+    static const struct {
+        const char *machine, *model, *quant, *backend, *engine;
+    } rows[] = {
+        {"dgx-spark", "llama-3.1-8b", "Q8_0", NULL, "cuda"},
+        {"dgx-spark", "llama-3.1-8b", "FP8", "CUDA", "vllm"},
+        {"dgx-spark", "llama-3.1-8b", "Q8_0", "vulkan", "vulkan"},
+        {"dgx-spark", "deepseek-v4-flash", "q2", "CUDA", "ds4-cuda"},
+        {"strix-halo", "deepseek-v4-flash", "q2", "ROCm", "ds4-rocm"},
+        {"mac-studio-m2-ultra", "deepseek-v4-flash", "q2", NULL, "ds4"},
+        {"m2-max", "qwen3-8b", "4bit", "Metal", "mlx"},
+        {"m2-max", "qwen3-8b", "Q4_K_M", "GPU", "metal"},
+        {"2x-strix-halo", "glm-4.6", "Q4_K_XL", "ROCm,RPC", "rocm"},
+        {"strix-halo", "lfm2-24b-a2b", "Q4_K_M", NULL, "vulkan"}, // nobody ran it with ROCm
+    };
+    struct plan_catalogue *c = opened();
+    (void)state;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct plan_query q = query(rows[i].machine, rows[i].model, rows[i].quant, false);
+        q.backend = rows[i].backend;
+        assert_string_equal(predicted(c, &q).engine, rows[i].engine);
+    }
+    plan_catalogue_free(c);
+}
+
 // ---- bad input -------------------------------------------------------------------------------------------------
 
 static void refused(const struct plan_catalogue *c, struct plan_query q, int code, const char *says)
@@ -410,6 +437,7 @@ int main(void)
         cmocka_unit_test(test_published),
         cmocka_unit_test(test_bounds_and_memory),
         cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_engines),
         cmocka_unit_test(test_nearest),
         cmocka_unit_test(test_own),
         cmocka_unit_test(test_own_bad),

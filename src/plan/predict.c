@@ -11,7 +11,7 @@
 
 #define LONG_PROMPT 2048.0 // tokens from which people raise llama.cpp's ubatch to as many
 #define SHORT_UBATCH 512.0
-#define WORK_BYTES 1e9 // compute buffers
+#define WORK_BYTES 5e8 // compute buffers
 // Of memory that the processor shares, the system keeps some.
 #define SHARED_PART 0.93
 #define OWN_PART 0.98
@@ -156,9 +156,9 @@ static int engine_choose(const struct plan_catalogue *c, const struct machine *m
         int rc = backend_parse(json_string_value(backend), name, e);
         if (rc != 0)
             return err_wrap(e, "machine %s", m->name);
+        ds4_resolve(m, name);
         if (api != NULL && !engine_uses(name, api))
             continue;
-        ds4_resolve(m, name);
         bool only = model->engine[0] != '\0' && engine_is(name, model->engine);
         bool measured = model->family[0] != '\0' && model->engine[0] == '\0' &&
                         plan_catalogue_has_run(c, m->name, model->family, model->quant_class, name);
