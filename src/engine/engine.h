@@ -152,6 +152,9 @@ struct engine_ops {
     // Empty sequences move for nothing, others by one copy of their KV; all calls work on
     // either side, but exports and imports bring a sequence back. An error leaves it where it was.
     int (*settle)(struct engine *g, uint32_t seq, uint32_t upto, struct err *e);
+    // The way back: rows of sequences that share a cache are computed in one pass over the weights, rows
+    // of settled ones apart from them and, where their numbers differ, from each other.
+    int (*rejoin)(struct engine *g, uint32_t seq, struct err *e);
 
     // ---- checkpoints: for models whose sequences cannot be cut (limits.cuts is false) ----
     // What a sequence needs besides the KV that stays in place to go on from where it is now: the

@@ -183,6 +183,12 @@ static int paced_settle(struct engine *g, uint32_t seq, uint32_t upto, struct er
     return i->ops->settle(i, seq, upto, e);
 }
 
+static int paced_rejoin(struct engine *g, uint32_t seq, struct err *e)
+{
+    struct engine *i = paced_of(g)->inner;
+    return i->ops->rejoin(i, seq, e);
+}
+
 static size_t paced_checkpoint_bytes(struct engine *g, uint32_t seq)
 {
     struct engine *i = paced_of(g)->inner;
@@ -315,6 +321,7 @@ static const struct engine_ops paced_ops = {
     .remove = paced_remove,
     .fork = paced_fork,
     .settle = paced_settle,
+    .rejoin = paced_rejoin,
     .checkpoint_bytes = paced_checkpoint_bytes,
     .checkpoint_save = paced_checkpoint_save,
     .checkpoint_restore = paced_checkpoint_restore,
@@ -350,6 +357,8 @@ struct engine *engine_paced_new(struct engine *inner, double prefill_tokens_per_
         p->ops.tiles_set = NULL;
     if (inner->ops->settle == NULL)
         p->ops.settle = NULL;
+    if (inner->ops->rejoin == NULL)
+        p->ops.rejoin = NULL;
     if (inner->ops->import_tile == NULL)
         p->ops.import_tile = NULL;
     p->base.ops = &p->ops;

@@ -113,6 +113,14 @@ int llama_home_settle(struct engine *base, uint32_t seq, uint32_t upto, struct e
     return rc;
 }
 
+int llama_home_rejoin(struct engine *base, uint32_t seq, struct err *e)
+{
+    if (seq >= base->limits.n_seq)
+        return err_set(e, ERR_INVALID, "rejoin: sequence %" PRIu32 " of %" PRIu32, seq,
+                       base->limits.n_seq);
+    return llama_home_return(llama_of(base), seq, e);
+}
+
 int llama_home_return(struct llama_engine *g, uint32_t seq, struct err *e)
 {
     struct llama_seq *s = &g->seqs[seq];

@@ -123,6 +123,7 @@ int llama_tile_import(struct engine *g, uint32_t seq, uint32_t p0, uint32_t p1, 
 void llama_home_init(struct llama_engine *g, const struct llama_context_params *shared);
 void llama_home_fini(struct llama_engine *g);
 int llama_home_settle(struct engine *g, uint32_t seq, uint32_t upto, struct err *e);
+int llama_home_rejoin(struct engine *g, uint32_t seq, struct err *e);
 // Brings a settled sequence back into the shared cache.
 int llama_home_return(struct llama_engine *g, uint32_t seq, struct err *e);
 // Memory for the state of a sequence, kept from use to use; NULL: there is none.

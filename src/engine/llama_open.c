@@ -24,6 +24,7 @@ static const struct engine_ops ops = {
     .remove = llama_step_remove,
     .fork = llama_keep_fork,
     .settle = llama_home_settle,
+    .rejoin = llama_home_rejoin,
     .checkpoint_bytes = llama_keep_bytes,
     .checkpoint_save = llama_keep_save,
     .checkpoint_restore = llama_keep_restore,

@@ -57,7 +57,7 @@ static uint32_t rows_choose(const struct pace *p, double spare_s, double row_s, 
     if (rows <= p->rows && p->over_s < spare_s)
         rows = p->rows + 1;
     if (p->too_many > 0 && rows >= p->too_many)
-        rows = p->too_many - 1;
+        rows = p->too_many_age >= p->too_many_wait ? p->too_many : p->too_many - 1;
     rows = rows < most ? rows : most;
     return rows > 0 ? rows : 1;
 }
@@ -80,6 +80,34 @@ struct pace_share pace_share_get(const struct pace *p, uint32_t n, double row_s)
     return (struct pace_share){rows_choose(p, spare, mixed_row, most), false};
 }
 
+// One late step may be bad luck, and so may three be: what was too many is tried again, ever more rarely.
+static void too_many_learn(struct pace *p, uint32_t rows, bool late)
+{
+    p->too_many_age++;
+    if (late && (p->late == 0 || rows < p->late_rows))
+        p->late_rows = rows;
+    if (late)
+        p->late++;
+    else if (rows >= p->late_rows)
+        p->late = 0;
+    if (p->too_many > 0 && rows >= p->too_many) { // a try
+        p->late = 0;
+        if (!late) {
+            p->too_many = 0;
+            return;
+        }
+        p->too_many_age = 0;
+        p->too_many_wait =
+            p->too_many_wait < PACE_TRY_RARELY ? 2 * p->too_many_wait : PACE_TRY_RARELY;
+    } else if (p->late >= PACE_SURE) {
+        // Fewer than what was too many are so now: all that was learned about more is still true.
+        p->too_many_wait = p->too_many > 0 ? p->too_many_wait : PACE_TRY_AGAIN;
+        p->too_many = p->late_rows;
+        p->too_many_age = 0;
+        p->late = 0;
+    }
+}
+
 void pace_learn_step(struct pace *p, uint32_t n, uint32_t rows, double seconds)
 {
     double quiet = quiet_get(p, n);
@@ -93,13 +121,7 @@ void pace_learn_step(struct pace *p, uint32_t n, uint32_t rows, double seconds)
     p->over_s = seconds > quiet ? seconds - quiet : 0;
     // Three times what was expected is somebody else's work on this machine, not these rows'.
     bool odd = p->mixed_row_s > 0 && p->over_s > 3 * rows * p->mixed_row_s;
-    if (!odd && rows > 1 && p->over_s > pace_spare_s(p, n)) {
-        p->too_many = rows;
-        p->too_many_age = 0;
-    } else if (p->too_many > 0 && ++p->too_many_age >= PACE_TRY_AGAIN) {
-        p->too_many = 0;
-        p->too_many_age = 0;
-    }
+    too_many_learn(p, rows, !odd && rows > 1 && p->over_s > pace_spare_s(p, n));
     average(&p->mixed_row_s, p->over_s / rows + ROW_LEAST_S, 0.3);
 }
 

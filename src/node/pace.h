@@ -15,11 +15,14 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define PACE_ROWS 256      // decode rows that are told apart
-#define PACE_APART 64      // a chunk of its own has at least so many rows
-#define PACE_AUTO 1.75     // the bound, in quiet steps, when none is given: leaves room below twice
-#define PACE_TRY_AGAIN 256 // every so many steps one row more is tried, though it was too many
-#define PACE_LOOK_AGAIN 32 // every so many steps one is quiet, to see what quiet is
+#define PACE_ROWS 256  // decode rows that are told apart
+#define PACE_APART 64  // a chunk of its own has at least so many rows
+#define PACE_AUTO 1.75 // the bound, in quiet steps, when none is given: leaves room below twice
+#define PACE_TRY_AGAIN                                                                             \
+    16 // mixed steps until what was too many is tried once more; doubled each time that
+#define PACE_TRY_RARELY 1024 // it was so again, up to this
+#define PACE_SURE 3          // a number of rows was too many when it was so often in a row
+#define PACE_LOOK_AGAIN 32   // every so many steps one is quiet, to see what quiet is
 
 struct pace {
     double bound_s;                  // between two tokens; 0: none; < 0: PACE_AUTO quiet steps
@@ -28,9 +31,10 @@ struct pace {
     // The last mixed step: its prompt rows and what they took in all.
     uint32_t rows;
     double over_s;
-    // So many rows were too many, and how many mixed steps ago; 0: not known.
-    uint32_t too_many, too_many_age;
-    uint32_t since; // steps since the last quiet one
+    // So many rows were too many (0: not known), how many mixed steps ago, and when to try them again.
+    uint32_t too_many, too_many_age, too_many_wait;
+    uint32_t late, late_rows; // how often steps of so many rows took longer than the bound
+    uint32_t since;           // steps since the last quiet one
 };
 
 struct pace_share {

@@ -46,12 +46,13 @@
 #define WORKER_IDLE_NS (30 * NS_PER_S)       // a peer that left without a word
 #define WORKER_BULK_FRAME_NS (60 * NS_PER_S) // the other side may be in a long chunk of its own
 #define WORKER_OVERTAKES 8                   // a waiting job is passed so often and no more
-#define WORKER_SETTLE_TOKENS 16              // an answer with so many to come is worth moving
-#define WORKER_LOOK_AHEAD 16                 // so many jobs that do not fit are looked at in one go
-#define WORKER_TWIN_TOKENS 128u              // a common beginning that is worth waiting for
-#define WORKER_IMPORTS 256                   // frames of transfers that wait for their time
-#define WORKER_POINTS 4                      // checkpoints of a sequence ...
-#define WORKER_POINT_BYTES (256u << 20)      // ... and their bytes
+#define WORKER_PACE_TOKENS 8    // from so many on an answer has a pace that prompts must keep
+#define WORKER_SETTLE_TOKENS 16 // an answer with so many to come is worth moving
+#define WORKER_LOOK_AHEAD 16    // so many jobs that do not fit are looked at in one go
+#define WORKER_TWIN_TOKENS 128u // a common beginning that is worth waiting for
+#define WORKER_IMPORTS 256      // frames of transfers that wait for their time
+#define WORKER_POINTS 4         // checkpoints of a sequence ...
+#define WORKER_POINT_BYTES (256u << 20) // ... and their bytes
 #define WORKER_STUCK_STALLS 10 // a transfer without progress for so many stall times is given up
 
 struct worker;
@@ -361,6 +362,8 @@ void worker_generate_begin(struct worker *w, struct worker_link *l, struct wire_
 void worker_generate_plan(struct worker *w, struct worker_job *j);
 void worker_generate_read(struct worker *w, struct worker_job *j); // a piece was read
 void worker_decode_ready(struct worker *w, struct worker_job *j);  // all but the last token is in
+void worker_decode_settle(struct worker *w);
+void worker_decode_rejoin(struct worker *w, const struct worker_job *reader);
 
 // ---- worker_answer.c: what an answer says ----
 int worker_answer_begin(struct worker *w, struct worker_job *j, struct err *e);

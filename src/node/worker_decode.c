@@ -53,23 +53,31 @@ static void seq_settle(struct worker *w, const struct worker_job *j)
 // An answer that is nearly over is done before a move has paid.
 static bool worth_settling(const struct worker_job *j)
 {
-    return j->kind == WORKER_JOB_GENERATE &&
-           (j->phase == WORKER_DECODE || j->phase == WORKER_READ) &&
+    return j->phase == WORKER_DECODE &&
            j->generate.max_tokens - j->generated >= WORKER_SETTLE_TOKENS;
 }
 
-// Answers that are written together go apart. One alone stays where it is: nobody is in its way. Prompts
-// that are read beside them go too, since rows of two places are computed one after the other.
-static void answers_settle(struct worker *w)
+// Answers that are written together go apart. One alone stays where it is: nobody is in its way.
+void worker_decode_settle(struct worker *w)
 {
     size_t n = 0;
     for (const struct worker_job *j = w->jobs; j != NULL; j = j->next)
-        n += j->phase == WORKER_DECODE && worth_settling(j);
+        n += worth_settling(j);
     if (n < 2)
         return;
     for (struct worker_job *j = w->jobs; j != NULL; j = j->next)
         if (worth_settling(j))
             seq_settle(w, j);
+}
+
+// A step that mixes prompt rows with those of answers is one pass only where all share a cache.
+void worker_decode_rejoin(struct worker *w, const struct worker_job *reader)
+{
+    struct err e = {0};
+    const struct engine_ops *ops = w->engine->ops;
+    for (const struct worker_job *j = w->jobs; ops->rejoin != NULL && j != NULL; j = j->next)
+        if ((j->phase == WORKER_DECODE || j == reader) && ops->rejoin(w->engine, j->seq, &e) != 0)
+            log_debug("worker", "stays apart: %s seq=%u", e.message, j->seq);
 }
 
 // ---- one request ---------------------------------------------------------------------------------
@@ -89,7 +97,6 @@ void worker_generate_plan(struct worker *w, struct worker_job *j)
     j->n_ends = kv_schedule_make(&o, j->computed, upto, j->ends, WORKER_CHUNKS_MAX);
     j->next_end = 0;
     j->phase = WORKER_READ;
-    answers_settle(w);
     worker_generate_read(w, j);
 }
 
@@ -112,5 +119,4 @@ void worker_decode_ready(struct worker *w, struct worker_job *j)
     j->pos = j->n_tokens - 1;
     j->next_token = j->tokens[j->pos];
     j->decode_start_ns = j->last_token_ns = clock_now_ns();
-    answers_settle(w);
 }

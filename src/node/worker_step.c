@@ -243,6 +243,16 @@ size_t worker_decoding(const struct worker *w)
     return n;
 }
 
+// True while no answer has got going: there is no pace to keep yet, and prompts that came together are
+// best read before any of them is answered at length.
+static bool answers_begin(const struct worker *w)
+{
+    for (const struct worker_job *j = w->jobs; j != NULL; j = j->next)
+        if (j->phase == WORKER_DECODE && j->generated >= WORKER_PACE_TOKENS)
+            return false;
+    return w->pace.bound_s < 0;
+}
+
 void worker_step_run(struct worker *w)
 {
     size_t n = rows_collect(w);
@@ -255,9 +265,14 @@ void worker_step_run(struct worker *w)
             read_chunk(w, reader, UINT32_MAX);
         return;
     }
-    if (reader != NULL)
+    if (reader == NULL)
+        worker_decode_settle(w);
+    else if (answers_begin(w))
+        share = (struct pace_share){UINT32_MAX, true};
+    else
         share = pace_share_get(&w->pace, (uint32_t)n, row_s);
     if (share.rows > 0 && !share.apart) {
+        worker_decode_rejoin(w, reader);
         decode_step(w, n, reader, share.rows);
         return;
     }
