@@ -3,8 +3,9 @@
   streams  8 streams of 256 tokens in and 128 out at once: tokens written per second from the first request to
            the last token, against llama-server with a unified KV cache and with separate streams
   ttft     one request of 256 tokens: time to its first token
-  stall    three running streams, then prompts of 2,000 tokens: the time between two tokens of the running
-           streams (p99), quiet and while the prompts are read
+  stall    three running streams, then a prompt of 2,000 tokens: the time between two tokens of the running
+           streams (p99), while the prompt is read, and quiet right before and right after it, since a deeper
+           stream is a slower one
   turns    a conversation of 2,000 tokens and its second turn: time to the first token, cold and warm; here,
            and with the prompt read by another node (`hybrid`)
 
@@ -245,10 +246,10 @@ def ttft():
 
 
 def stall():
-    running, n_prompt, prompts, quiet_events = (2, 200, 1, 10) if TINY else (3, 2000, 3, 100)
-    gen = 600 if TINY else 1900
+    running, n_prompt, quiet_events = (2, 200, 10) if TINY else (3, 2000, 100)
+    gen = 600 if TINY else 3000
     n = running + 1
-    ctx = n * 2048
+    ctx = n * (2048 if TINY else 4096)
     servers = [tandem("--ctx", str(ctx), "--parallel", str(n))] + llama(ctx, n)
     rows = {s.name: [] for s in servers}
 
@@ -259,28 +260,32 @@ def stall():
             found += [b - a for a, b in zip(times, times[1:]) if begin <= b <= end]
         return found
 
+    def quiet_for(loop, all_):
+        seen, begin = [s.seen() for s in all_], time.monotonic()
+        loop.run(lambda: all(s.seen() >= n_ + quiet_events or not s.open for s, n_ in zip(all_, seen)))
+        return gaps(all_, begin, time.monotonic())
+
     def once(server, seed):
         loop = Loop()
         all_ = [loop.start(server, body(prompt(64, "stall", seed, i), gen)) for i in range(running)]
         loop.run(lambda: all(s.seen() >= 16 for s in all_))
+        before = quiet_for(loop, all_)
         begin = time.monotonic()
-        loop.run(lambda: all(s.seen() >= 16 + quiet_events for s in all_))
-        middle = time.monotonic()
-        reads = []
-        for k in range(prompts):
-            reads.append(loop.start(server, body(prompt(n_prompt, "long", seed, k), 1)))
-            loop.finish(reads[-1])
+        read = loop.start(server, body(prompt(n_prompt, "long", seed, 0), 1))
+        loop.finish(read)
         # The next token of each ends the stall that it may be in.
         seen = [s.seen() for s in all_]
-        loop.run(lambda: all(s.seen() > n or not s.open for s, n in zip(all_, seen)))
-        early = not all(s.open for s in all_)  # then the last prompts were read in quiet
+        loop.run(lambda: all(s.seen() > n_ or not s.open for s, n_ in zip(all_, seen)))
+        busy = gaps(all_, begin, time.monotonic())
+        after = quiet_for(loop, all_)
+        early = not all(s.open for s in all_)  # then some of this was taken with fewer streams
         for s in all_:
             s.close()
-        quiet, busy = gaps(all_, begin, middle), gaps(all_, middle, time.monotonic())
+        quiet = before + after
         return {"quiet_p99_s": quantile(quiet, 0.99), "quiet_median_s": statistics.median(quiet),
+                "before_p99_s": quantile(before, 0.99), "after_p99_s": quantile(after, 0.99) if after else None,
                 "busy_p99_s": quantile(busy, 0.99), "busy_tokens": len(busy), "ended_early": early,
-                "busy_median_s": statistics.median(busy), "busy_max_s": max(busy),
-                "read_s": statistics.median(r.ttft() for r in reads)}
+                "busy_median_s": statistics.median(busy), "busy_max_s": max(busy), "read_s": read.ttft()}
 
     for i, server in in_turns(servers, ROUNDS):
         rows[server.name].append(once(server, i))
