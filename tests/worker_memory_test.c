@@ -402,12 +402,17 @@ static void warm_run(const char *model, enum engine_handoff mode, bool tiles, un
     assert_int_equal(rig_integer(prefilled, "tokens"), 1499 - p_has);
     assert_int_equal(rig_integer(prefilled, "kv_bytes"), a.kv_bytes);
     // Only what D lacked crossed: 4 layers of 64 bytes a token, and a little for each segment.
-    assert_true(a.kv_bytes >= (1499 - d_has) * 256 && a.kv_bytes < (1499 - d_has) * 256 + 4096);
+    assert_true(a.kv_bytes >= (1499 - d_has) * 256 &&
+                a.kv_bytes < (1499 - d_has) * 256 + WITH_SEGMENTS);
     json_decref(prefilled);
     pair_stop(&x);
     cold_get(model, tokens, 1500, &cold);
     assert_same(&a, &cold);
 }
+
+// Every segment brings a head of its own, and a state where the model has one; how many there are is a
+// matter of measured rates.
+#define WITH_SEGMENTS 65536
 
 static void test_warm_sides(void **state)
 {
