@@ -2,6 +2,10 @@
 // sequence: a warm answer must be the cold one, and the counts must say how it was made.
 #include "tests/worker_rig.h"
 
+// Every segment brings a head of its own, and a state where the model has one; how many there are is a
+// matter of measured rates.
+#define WITH_SEGMENTS 65536
+
 #define N_FIRST 600 // a first turn's prompt
 #define N_ANSWER 20
 #define N_MORE 300 // what the second turn adds
@@ -409,10 +413,6 @@ static void warm_run(const char *model, enum engine_handoff mode, bool tiles, un
     cold_get(model, tokens, 1500, &cold);
     assert_same(&a, &cold);
 }
-
-// Every segment brings a head of its own, and a state where the model has one; how many there are is a
-// matter of measured rates.
-#define WITH_SEGMENTS 65536
 
 static void test_warm_sides(void **state)
 {
