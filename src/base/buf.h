@@ -6,6 +6,7 @@
 #define BASE_BUF_H
 
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -34,6 +35,16 @@ int buf_printf(struct buf *b, const char *format, ...) __attribute__((format(pri
 void buf_consume(struct buf *b, size_t n);
 // Hands the memory to the caller, who frees it; the buffer is empty afterwards.
 char *buf_take(struct buf *b);
+
+// Equal? Takes the same time wherever the first difference is: for keys and tickets.
+static inline bool mem_same_secret(const void *a, const void *b, size_t n)
+{
+    const uint8_t *x = a, *y = b;
+    unsigned difference = 0;
+    for (size_t i = 0; i < n; i++)
+        difference |= (unsigned)(x[i] ^ y[i]);
+    return difference == 0;
+}
 
 static inline void le_put16(void *p, uint16_t v)
 {

@@ -1,5 +1,6 @@
 // Options from three places: the ini file first, then the environment, then the command line, each
 // overriding the one before.
+#include "base/distance.h"
 #include "base/log.h"
 #include "cli/cli.h"
 #include "cli/options_impl.h"
@@ -46,32 +47,6 @@ const struct cli_option *option_find(const struct cli_option *options, const cha
 
 // ---- the nearest name ---------------------------------------------------------------------------
 
-// How many letters are to be changed, added, left out or swapped with their neighbour (optimal string
-// alignment) to make one short name of another.
-static size_t distance(const char *a, const char *b)
-{
-    size_t rows[3][OPTION_NAME_BYTES + 1]; // of the last two letters of `a`, and of this one
-    size_t *before = rows[0], *last = rows[1], *now = rows[2], *spare;
-    size_t na = strlen(a), nb = strlen(b);
-    if (na > OPTION_NAME_BYTES || nb > OPTION_NAME_BYTES)
-        return SIZE_MAX;
-    for (size_t j = 0; j <= nb; j++)
-        last[j] = j;
-    for (size_t i = 1; i <= na; i++) {
-        now[0] = i;
-        for (size_t j = 1; j <= nb; j++) {
-            size_t change = last[j - 1] + (a[i - 1] != b[j - 1]);
-            size_t step = (last[j] < now[j - 1] ? last[j] : now[j - 1]) + 1;
-            now[j] = step < change ? step : change;
-            bool swapped = i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1];
-            if (swapped && before[j - 2] + 1 < now[j])
-                now[j] = before[j - 2] + 1;
-        }
-        spare = before, before = last, last = now, now = spare;
-    }
-    return last[nb];
-}
-
 const char *cli_nearest(const char *typed, const char *const *names)
 {
     const char *best = NULL;
@@ -80,7 +55,7 @@ const char *cli_nearest(const char *typed, const char *const *names)
     size_t letters = strlen(typed) - strspn(typed, "-");
     size_t best_distance = (letters > 3 ? letters / 3 : 1) + 1;
     for (size_t i = 0; names[i] != NULL; i++) {
-        size_t d = distance(typed, names[i]);
+        size_t d = distance_of(typed, names[i]);
         if (d < best_distance) {
             best_distance = d;
             best = names[i];

@@ -6,6 +6,7 @@
 
 #include "base/buf.h"
 #include "base/clock.h"
+#include "base/random.h"
 #include "engine/engine_fake_impl.h"
 #include "engine/engine_fake_script.h"
 #include "engine/engine_fake_text.h"
@@ -24,11 +25,7 @@ static struct fake *fake_of(struct engine *g)
 
 uint64_t fake_mix(uint64_t x)
 {
-    // splitmix64's finaliser (Steele, Lea, Flood 2014)
-    x += 0x9e3779b97f4a7c15u;
-    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-    return x ^ (x >> 31);
+    return random_next(&x);
 }
 
 static void fill(uint8_t *out, size_t n, uint64_t key)

@@ -203,14 +203,9 @@ const struct access_key *access_find(const struct access *a, const char *given, 
     uint8_t digest[ACCESS_HASH_BYTES];
 
     hash(given, n, digest);
-    for (size_t i = 0; i < a->n_keys; i++) {
-        unsigned char difference = 0;
-
-        for (size_t j = 0; j < sizeof(digest); j++)
-            difference |= (unsigned char)(digest[j] ^ a->keys[i].hash[j]);
-        if (difference == 0)
+    for (size_t i = 0; i < a->n_keys; i++)
+        if (mem_same_secret(digest, a->keys[i].hash, sizeof(digest)))
             found = &a->keys[i];
-    }
     return found;
 }
 

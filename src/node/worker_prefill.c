@@ -315,13 +315,10 @@ static struct worker_job *transfer_find(struct worker *w, uint64_t transfer)
     return j;
 }
 
-// Equal tickets? Takes the same time wherever they differ.
 static bool ticket_matches(const char *a, const char *b)
 {
-    unsigned differ = strlen(a) != MESSAGE_TICKET_HEX || strlen(b) != MESSAGE_TICKET_HEX;
-    for (size_t i = 0; differ == 0 && i < MESSAGE_TICKET_HEX; i++)
-        differ |= (unsigned)(a[i] ^ b[i]);
-    return differ == 0;
+    return strlen(a) == MESSAGE_TICKET_HEX && strlen(b) == MESSAGE_TICKET_HEX &&
+           mem_same_secret(a, b, MESSAGE_TICKET_HEX);
 }
 
 // What the decode worker holds already, it does not get. Its number is checked like all that a peer says.

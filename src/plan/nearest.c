@@ -1,48 +1,30 @@
 #include "plan/nearest.h"
 
+#include "base/distance.h"
+
 #include <ctype.h>
 #include <limits.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
-#define LETTERS_MAX 63
 #define NEAREST 3
 
-static unsigned letter(const char *s, size_t i)
+static void lower(const char *s, char out[DISTANCE_MAX_BYTES + 1])
 {
-    return (unsigned)tolower((unsigned char)s[i]);
-}
-
-static unsigned least(unsigned a, unsigned b, unsigned c)
-{
-    unsigned m = a < b ? a : b;
-    return m < c ? m : c;
-}
-
-// Letters to be changed, added or left out (Levenshtein, one row at a time).
-static unsigned distance(const char *a, const char *b)
-{
-    unsigned row[LETTERS_MAX + 1];
-    size_t na = strnlen(a, LETTERS_MAX), nb = strnlen(b, LETTERS_MAX);
-    for (size_t j = 0; j <= nb; j++)
-        row[j] = (unsigned)j;
-    for (size_t i = 1; i <= na; i++) {
-        unsigned corner = row[0];
-        row[0] = (unsigned)i;
-        for (size_t j = 1; j <= nb; j++) {
-            unsigned changed = corner + (letter(a, i - 1) != letter(b, j - 1));
-            corner = row[j];
-            row[j] = least(changed, row[j] + 1, row[j - 1] + 1);
-        }
-    }
-    return row[nb];
+    size_t n = strnlen(s, DISTANCE_MAX_BYTES);
+    for (size_t i = 0; i < n; i++)
+        out[i] = (char)tolower((unsigned char)s[i]);
+    out[n] = '\0';
 }
 
 // Smaller is nearer.
 static unsigned farness(const char *typed, const char *name)
 {
-    unsigned d = distance(typed, name);
+    char a[DISTANCE_MAX_BYTES + 1], b[DISTANCE_MAX_BYTES + 1];
+    lower(typed, a);
+    lower(name, b);
+    unsigned d = (unsigned)distance_of(a, b);
     if (typed[0] != '\0' && strcasestr(name, typed) != NULL)
         return d / 8;
     return d;

@@ -1,6 +1,7 @@
 #include "train/lora.h"
 
 #include "base/buf.h"
+#include "base/random.h"
 
 #include <gguf.h>
 #include <inttypes.h>
@@ -61,15 +62,6 @@ int lora_targets_parse(const char *text, uint32_t *targets, struct err *e)
 }
 
 // ---- random values -----------------------------------------------------------------------------------
-
-// SplitMix64 (Steele and others, 2014): one stream per seed, the same on every machine.
-static uint64_t random_next(uint64_t *state)
-{
-    uint64_t z = *state += 0x9e3779b97f4a7c15u;
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-    return z ^ z >> 31;
-}
 
 // Uniform in [-1, 1).
 static float random_unit(uint64_t *state)

@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "base/random.h"
 #include "os/os.h"
 #include "train/checkpoint.h"
 #include "train/dataset.h"
@@ -43,14 +44,6 @@ struct run {
 };
 
 // ---- random order ------------------------------------------------------------------------------------
-
-static uint64_t random_next(uint64_t *state) // SplitMix64
-{
-    uint64_t z = *state += 0x9e3779b97f4a7c15u;
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-    return z ^ z >> 31;
-}
 
 static void shuffle(uint32_t *items, size_t n, uint64_t seed)
 {
