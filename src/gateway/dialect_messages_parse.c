@@ -9,11 +9,7 @@
 
 static int step_plain(const struct spot *body, json_t *chat)
 {
-    static const struct {
-        const char *member;
-        enum spot_kind kind;
-        const char *as; // NULL: looked at and left out
-    } rows[] = {
+    static const struct translate_member rows[] = {
         {"model", SPOT_TEXT, "model"},
         {"stream", SPOT_FLAG, "stream"},
         {"temperature", SPOT_NUMBER, "temperature"},
@@ -25,15 +21,7 @@ static int step_plain(const struct spot *body, json_t *chat)
         {"service_tier", SPOT_TEXT, NULL},
     };
 
-    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
-        json_t *v;
-
-        if (spot_get(body, rows[i].member, rows[i].kind, &v) != 0)
-            return ERR_INVALID;
-        if (v && rows[i].as)
-            json_put(chat, rows[i].as, json_incref(v));
-    }
-    return 0;
+    return translate_members(body, chat, rows, sizeof(rows) / sizeof(rows[0]));
 }
 
 static int step_max_tokens(const struct spot *body, json_t *chat)

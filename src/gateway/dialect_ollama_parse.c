@@ -12,21 +12,17 @@
 
 static int step_plain(const struct spot *body, json_t *chat)
 {
-    static const struct {
-        const char *member;
-        enum spot_kind kind;
-    } rows[] = {
-        {"stream", SPOT_FLAG},
-        {"logprobs", SPOT_FLAG},
-        {"top_logprobs", SPOT_INTEGER},
-        {"store", SPOT_FLAG},
+    static const struct translate_member rows[] = {
+        {"stream", SPOT_FLAG, "stream"},
+        {"logprobs", SPOT_FLAG, "logprobs"},
+        {"top_logprobs", SPOT_INTEGER, "top_logprobs"},
+        {"store", SPOT_FLAG, "store"},
     };
     char model[PARSE_MODEL_BYTES];
     json_t *name;
 
-    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
-        if (spot_copy(body, rows[i].member, rows[i].kind, chat, rows[i].member) != 0)
-            return ERR_INVALID;
+    if (translate_members(body, chat, rows, sizeof(rows) / sizeof(rows[0])) != 0)
+        return ERR_INVALID;
     if (spot_get(body, "model", SPOT_TEXT, &name) != 0)
         return ERR_INVALID;
     if (!name || ollama_show_parse(body->value, model, body->fault) != 0)
@@ -39,11 +35,7 @@ static int step_plain(const struct spot *body, json_t *chat)
 // request to decide.
 static int step_options(const struct spot *body, json_t *chat)
 {
-    static const struct {
-        const char *member;
-        enum spot_kind kind;
-        const char *as;
-    } rows[] = {
+    static const struct translate_member rows[] = {
         {"temperature", SPOT_NUMBER, "temperature"},
         {"top_k", SPOT_INTEGER, "top_k"},
         {"top_p", SPOT_NUMBER, "top_p"},
@@ -61,9 +53,8 @@ static int step_options(const struct spot *body, json_t *chat)
 
     if (spot_get(body, "options", SPOT_OBJECT, &options) != 0)
         return ERR_INVALID;
-    for (size_t i = 0; options && i < sizeof(rows) / sizeof(rows[0]); i++)
-        if (spot_copy(&s, rows[i].member, rows[i].kind, chat, rows[i].as) != 0)
-            return ERR_INVALID;
+    if (options && translate_members(&s, chat, rows, sizeof(rows) / sizeof(rows[0])) != 0)
+        return ERR_INVALID;
     // -2: until the context is full, which is as many as fit.
     if (json_integer_value(json_object_get(chat, "max_completion_tokens")) == -2)
         json_put(chat, "max_completion_tokens", json_integer(-1));

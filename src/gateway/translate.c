@@ -135,6 +135,21 @@ int spot_copy(const struct spot *s, const char *member, enum spot_kind kind, jso
     return 0;
 }
 
+int translate_members(const struct spot *s, json_t *to, const struct translate_member *rows,
+                      size_t n)
+{
+    json_t *v;
+
+    for (size_t i = 0; i < n; i++) {
+        int rc = rows[i].as ? spot_copy(s, rows[i].member, rows[i].kind, to, rows[i].as)
+                            : spot_get(s, rows[i].member, rows[i].kind, &v);
+
+        if (rc != 0)
+            return rc;
+    }
+    return 0;
+}
+
 int spot_type(const struct spot *s, const char *otherwise, const char **out)
 {
     json_t *v;

@@ -38,6 +38,14 @@ int spot_need(const struct spot *s, const char *member, enum spot_kind kind, jso
 // Puts the member, where there is one, under another name into `to`.
 int spot_copy(const struct spot *s, const char *member, enum spot_kind kind, json_t *to,
               const char *as);
+// Members that only have another name, or none, in the chat request.
+struct translate_member {
+    const char *member;
+    enum spot_kind kind;
+    const char *as; // NULL: looked at and left out
+};
+int translate_members(const struct spot *s, json_t *to, const struct translate_member *rows,
+                      size_t n);
 // The text of "type", or `otherwise` where it is absent.
 int spot_type(const struct spot *s, const char *otherwise, const char **out);
 

@@ -72,9 +72,21 @@ static void tell(const struct models_watch *w, struct models_event ev)
         w->event(w->ctx, &ev);
 }
 
-static bool is_stopped(const struct models_watch *w)
+bool models_stopped(const struct models_watch *w)
 {
     return w && w->stopped && w->stopped(w->ctx);
+}
+
+bool models_wait(const struct models_watch *w, double seconds)
+{
+    int64_t end = clock_now_ns() + (int64_t)(seconds * 1e9);
+    while (clock_now_ns() < end) {
+        int64_t next = clock_now_ns() + 50 * NS_PER_MS;
+        if (models_stopped(w))
+            return false;
+        clock_sleep_until(next < end ? next : end);
+    }
+    return true;
 }
 
 static struct models_event event_of(const struct job *j)
@@ -108,7 +120,7 @@ static int sum_fd(int fd, const struct summing *s, struct models_sum *sum, struc
         }
         models_sum_put(sum, data, (size_t)n);
         at += (uint64_t)n;
-        if (is_stopped(s->watch))
+        if (models_stopped(s->watch))
             rc = err_set(e, ERR_CANCELLED, "stopped");
         if (clock_now_ns() - told < TELL_NS)
             continue;
@@ -310,7 +322,7 @@ static int on_data(void *ctx, const void *data, size_t n, struct err *e)
 static bool on_stopped(void *ctx)
 {
     const struct job *j = ctx;
-    return is_stopped(j->f->watch);
+    return models_stopped(j->f->watch);
 }
 
 // What a status that is neither 200 nor 206 means.
@@ -368,19 +380,6 @@ static int attempt(struct job *j)
 
 // ---- until it is there ---------------------------------------------------------------------------
 
-// Waits, awake enough to be stopped.
-static int wait_a_little(struct job *j, double wait_s)
-{
-    int64_t end = clock_now_ns() + (int64_t)(wait_s * 1e9);
-    while (clock_now_ns() < end) {
-        int64_t next = clock_now_ns() + 50 * NS_PER_MS;
-        if (is_stopped(j->f->watch))
-            return err_set(j->e, ERR_CANCELLED, "stopped");
-        clock_sleep_until(next < end ? next : end);
-    }
-    return 0;
-}
-
 static double wait_choose(const struct job *j, uint32_t failures)
 {
     double wait_s = j->f->retry_wait_s;
@@ -407,11 +406,9 @@ static int attempts(struct job *j)
         ev.text = j->e->message;
         ev.wait_s = wait_s;
         tell(j->f->watch, ev);
-        rc = wait_a_little(j, wait_s);
-        if (rc == 0)
-            rc = attempt(j);
-        else
-            break;
+        if (!models_wait(j->f->watch, wait_s))
+            return err_set(j->e, ERR_CANCELLED, "stopped");
+        rc = attempt(j);
     }
     return rc;
 }

@@ -38,6 +38,9 @@ struct models_watch {
     bool (*stopped)(void *ctx);                              // may be NULL
     void *ctx;
 };
+bool models_stopped(const struct models_watch *w); // w may be NULL
+// Waits, awake enough to be stopped; false: it was.
+bool models_wait(const struct models_watch *w, double seconds);
 
 struct models_fetch {
     const char *url, *token; // token NULL: none

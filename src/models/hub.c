@@ -187,7 +187,7 @@ static int on_data(void *ctx, const void *data, size_t n, struct err *e)
 static bool on_stopped(void *ctx)
 {
     const struct listing *l = ctx;
-    return l->watch && l->watch->stopped && l->watch->stopped(l->watch->ctx);
+    return models_stopped(l->watch);
 }
 
 static bool passes(int rc, long status)
@@ -196,16 +196,13 @@ static bool passes(int rc, long status)
            (rc == 0 && (status == 429 || status == 408 || status >= 500));
 }
 
-static void retry_wait(const struct models_hub_options *o, struct listing *l, double wait_s,
-                       const char *why)
+static void retry_wait(const struct models_hub_options *o, double wait_s, const char *why)
 {
     struct models_event ev = {
         .kind = MODELS_EVENT_RETRY, .file = o->ref->repo, .text = why, .wait_s = wait_s};
     if (o->watch && o->watch->event)
         o->watch->event(o->watch->ctx, &ev);
-    int64_t end = clock_now_ns() + (int64_t)(wait_s * 1e9);
-    while (clock_now_ns() < end && !on_stopped(l))
-        clock_sleep_until(clock_now_ns() + 20 * NS_PER_MS);
+    models_wait(o->watch, wait_s);
 }
 
 static int list_get(const struct models_hub_options *o, const char *url, struct listing *l,
@@ -229,7 +226,7 @@ static int list_get(const struct models_hub_options *o, const char *url, struct 
         double wait_s = o->retry_wait_s * (double)(1u << (i < 6 ? i : 6));
         if (rc == 0 && head.retry_after_s > wait_s)
             wait_s = head.retry_after_s;
-        retry_wait(o, l, wait_s < WAIT_MAX_S ? wait_s : WAIT_MAX_S, rc != 0 ? e->message : why);
+        retry_wait(o, wait_s < WAIT_MAX_S ? wait_s : WAIT_MAX_S, rc != 0 ? e->message : why);
     }
     answer->status = head.status;
     memcpy(answer->code, head.code, sizeof answer->code);
