@@ -13,8 +13,6 @@
 #define OPTIONS_MAX 96 // of one command
 
 // ---- options_value.c ----
-// Keeps a text for as long as the process lives: option values point into it.
-const char *option_text_keep(const char *text, size_t n);
 // `text` must live on.
 int option_set(const struct cli_option *o, const char *text, struct err *e);
 // From the environment or the file, where a list is one text with commas and replaces what was there.
@@ -36,7 +34,6 @@ struct option_reader {
 };
 int option_file_read(const struct option_reader *r, struct err *e);
 int option_environment_read(const struct option_reader *r, struct err *e);
-void option_environment_name(const char *option, char out[OPTION_NAME_BYTES]);
 
 // One "name = value" of the file.
 struct option_entry {

@@ -123,7 +123,7 @@ int option_file_read(const struct option_reader *r, struct err *e)
 
 // ---- the environment ------------------------------------------------------------------------------
 
-void option_environment_name(const char *option, char out[OPTION_NAME_BYTES])
+static void environment_name(const char *option, char out[OPTION_NAME_BYTES])
 {
     size_t n = (size_t)snprintf(out, OPTION_NAME_BYTES, "TANDEM_%s", option + 2);
     for (size_t i = 0; i < n && i < OPTION_NAME_BYTES - 1; i++)
@@ -134,7 +134,7 @@ static int environment_apply(const struct option_reader *r, const struct cli_opt
                              struct err *e)
 {
     char name[OPTION_NAME_BYTES], where[OPTION_NAME_BYTES + 16];
-    option_environment_name(o->name, name);
+    environment_name(o->name, name);
     const char *text = getenv(name);
     // TANDEM_MODEL is the file that -m loads; which of a server's models to talk to is another matter.
     if (text == NULL || *text == '\0' || (strcmp(o->name, "--model") == 0 && o->letter != 'm'))

@@ -12,7 +12,7 @@
 
 // Keeps a text for as long as the process lives: option values point into it. The chain keeps what
 // was handed out reachable, so that leak checkers stay useful.
-const char *option_text_keep(const char *text, size_t n)
+static const char *text_keep(const char *text, size_t n)
 {
     static struct kept {
         struct kept *next;
@@ -128,11 +128,11 @@ int option_set(const struct cli_option *o, const char *text, struct err *e)
 int option_set_outside(const struct cli_option *o, const char *text, struct err *e)
 {
     if (o->kind != CLI_LIST)
-        return option_set(o, option_text_keep(text, strlen(text)), e);
+        return option_set(o, text_keep(text, strlen(text)), e);
     ((struct cli_list *)o->value)->n = 0;
     while (*text != '\0') {
         size_t n = strcspn(text, ",");
-        int rc = n > 0 ? list_add(o, option_text_keep(text, n), e) : 0;
+        int rc = n > 0 ? list_add(o, text_keep(text, n), e) : 0;
         if (rc != 0)
             return rc;
         text += n + (text[n] == ',');

@@ -12,8 +12,6 @@
 int plan_predict_run(int argc, char **argv);
 int plan_compare_run(int argc, char **argv);
 
-// A prediction as JSON.
-json_t *plan_answer_json(const struct plan_query *q, const struct plan_answer *a);
 // "needs 141.2 GB of memory, machine X has 23.9 GB ..."
 void plan_too_large(const char *machine, double need_bytes, double have_bytes, char *out,
                     size_t out_bytes);

@@ -82,7 +82,7 @@ static int query_complete(struct options *o, struct err *e)
 
 // ---- out -----------------------------------------------------------------------------------------------
 
-json_t *plan_answer_json(const struct plan_query *q, const struct plan_answer *a)
+static json_t *answer_json(const struct plan_query *q, const struct plan_answer *a)
 {
     json_t *o = json_object(), *parts = json_object();
     json_put(o, "machine", json_string(q->machine));
@@ -153,7 +153,7 @@ static int one_run(const struct plan_catalogue *c, const struct options *o, stru
         return rc;
     plan_too_large(o->q.machine, a.need_bytes, a.have_bytes, text, sizeof text);
     if (o->json) {
-        json_t *out = plan_answer_json(&o->q, &a);
+        json_t *out = answer_json(&o->q, &a);
         if (!a.fits)
             json_put(out, "error", json_string(text));
         char *line = json_line(out);
@@ -224,7 +224,7 @@ static int row_predict(const struct plan_catalogue *c, const json_t *row, json_t
         rc = plan_predict(c, &q, &a, e);
     if (rc != 0)
         return rc;
-    json_t *o = plan_answer_json(&q, &a);
+    json_t *o = answer_json(&q, &a);
     // Rows of a comparison are told even where they would not fit: the interval then is of no use.
     json_put(o, "tokens_per_s", json_real(a.tokens_per_s));
     json_array_append_new(out, o);

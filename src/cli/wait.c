@@ -58,7 +58,8 @@ void wait_post(enum wait_kind kind, const char *text)
     event_write(&ev);
 }
 
-void wait_next(struct wait_event *ev)
+// Blocks.
+static void event_next(struct wait_event *ev)
 {
     char *at = (char *)ev;
     size_t have = 0;
@@ -84,7 +85,7 @@ bool wait_drained(double seconds)
     while ((left_ns = end_ns - clock_now_ns()) > 0) {
         if (poll(&p, 1, (int)(left_ns / NS_PER_MS) + 1) <= 0)
             continue;
-        wait_next(&ev);
+        event_next(&ev);
         // What signals a process and then its group means one signal.
         if (ev.kind == WAIT_SIGNAL && clock_now_ns() < begun_ns + SAME_SIGNAL_NS)
             continue;
@@ -123,7 +124,7 @@ int wait_until_stopped(const struct wait_ready *r)
     bool announced = false;
 
     for (;;) {
-        wait_next(&ev);
+        event_next(&ev);
         if (ev.kind == WAIT_SIGNAL)
             return 0;
         if (ev.kind == WAIT_FAILED) {

@@ -19,8 +19,6 @@ struct wait_event {
 void wait_init(void);
 // Any thread. A full pipe loses the event, which only a caller that never waits can bring about.
 void wait_post(enum wait_kind kind, const char *text);
-// Blocks.
-void wait_next(struct wait_event *ev);
 
 // How a command says that it is ready: "tandem: WHAT SCHEME HOST:PORT (model NAME)" on stderr, and one
 // line of JSON on stdout where asked.

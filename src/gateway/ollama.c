@@ -28,7 +28,7 @@ static json_t *time_json(int64_t s)
     return json_string(text);
 }
 
-void ollama_name_trim(char *name)
+static void name_trim(char *name)
 {
     static const char tag[] = ":latest";
     size_t n = strlen(name), m = sizeof(tag) - 1;
@@ -167,7 +167,7 @@ int ollama_show_parse(const json_t *body, char model[PARSE_MODEL_BYTES], struct 
     if (json_string_length(m.value) >= PARSE_MODEL_BYTES)
         return spot_fault(&m, "must have at most %d bytes", PARSE_MODEL_BYTES - 1);
     snprintf(model, PARSE_MODEL_BYTES, "%s", json_string_value(m.value));
-    ollama_name_trim(model);
+    name_trim(model);
     return 0;
 }
 

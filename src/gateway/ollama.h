@@ -36,7 +36,6 @@ json_t *ollama_error_json(const char *message);
 
 // The model that a body of /api/show asks for, without the tag that says nothing (":latest").
 int ollama_show_parse(const json_t *body, char model[PARSE_MODEL_BYTES], struct parse_fault *fault);
-void ollama_name_trim(char *name);
 
 // "2026-01-31T12:00:00Z" of seconds since 1970.
 #define OLLAMA_TIME_BYTES 32

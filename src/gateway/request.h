@@ -134,7 +134,6 @@ void request_reap(struct core *c); // frees all that are over
 void request_render(struct core *c, struct request *r);
 void request_on_rendered(struct core *c, struct request *r, uint32_t at, const json_t *head,
                          const struct wire_frame *f);
-void request_embed(struct core *c, struct request *r);
 void request_on_embedded(struct core *c, struct request *r, uint32_t at,
                          const struct wire_frame *f);
 // A prompt that cannot be worked on: 400, and the member that it came in.

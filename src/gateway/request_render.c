@@ -118,18 +118,6 @@ static void rendering_tell(struct core *c, struct request *r, const json_t *head
     request_finish(c, r);
 }
 
-void request_go(struct core *c, struct request *r)
-{
-    r->rendered_all = true;
-    if (r->in.kind == PARSE_EMBED || r->in.kind == PARSE_RANK) {
-        request_embed(c, r);
-        return;
-    }
-    request_plan(c, r);
-    if (!r->over)
-        request_stream_begin(c, r);
-}
-
 void request_on_rendered(struct core *c, struct request *r, uint32_t at, const json_t *head,
                          const struct wire_frame *f)
 {
@@ -225,7 +213,7 @@ static bool embed_check(struct core *c, struct request *r)
     return false;
 }
 
-void request_embed(struct core *c, struct request *r)
+static void embed_begin(struct core *c, struct request *r)
 {
     if (!embed_check(c, r))
         return;
@@ -239,6 +227,18 @@ void request_embed(struct core *c, struct request *r)
     r->asked = r->rendered = scores_pairs(r) ? 1 : 0;
     request_phase_set(r, REQUEST_EMBED, INT64_MAX);
     embed_next(r);
+}
+
+void request_go(struct core *c, struct request *r)
+{
+    r->rendered_all = true;
+    if (r->in.kind == PARSE_EMBED || r->in.kind == PARSE_RANK) {
+        embed_begin(c, r);
+        return;
+    }
+    request_plan(c, r);
+    if (!r->over)
+        request_stream_begin(c, r);
 }
 
 void request_on_embedded(struct core *c, struct request *r, uint32_t at, const struct wire_frame *f)

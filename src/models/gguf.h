@@ -83,8 +83,6 @@ int models_gguf_parse(const struct models_gguf_source *s, struct models_gguf *g,
 int models_gguf_read(const char *path, struct models_gguf *g, struct err *e);
 void models_gguf_fini(struct models_gguf *g);
 
-// "Q4_K_M" of a file type; "" when not known.
-const char *models_gguf_file_type(uint32_t file_type);
 // What the weights are made of: the file type, or the tensor type with the most bytes.
 const char *models_gguf_quant(const struct models_gguf *g);
 

@@ -39,7 +39,6 @@ struct models_reader {
 uint64_t models_reader_left(const struct models_reader *r);       // bytes behind the next one
 int models_reader_cut(struct models_reader *r, const char *what); // the error "cut short"
 int models_reader_get(struct models_reader *r, void *out, size_t n, const char *what);
-int models_reader_skip(struct models_reader *r, uint64_t n, const char *what);
 int models_reader_get32(struct models_reader *r, uint32_t *out, const char *what);
 int models_reader_get64(struct models_reader *r, uint64_t *out, const char *what);
 // A string into out[out_bytes] with a 0. What is longer is cut there; *n gets the whole length.

@@ -55,7 +55,7 @@ int models_reader_get(struct models_reader *r, void *out, size_t n, const char *
     return 0;
 }
 
-int models_reader_skip(struct models_reader *r, uint64_t n, const char *what)
+static int skip(struct models_reader *r, uint64_t n, const char *what)
 {
     if (n > models_reader_left(r))
         return models_reader_cut(r, what);
@@ -98,7 +98,7 @@ int models_reader_text(struct models_reader *r, char *out, size_t out_bytes, uin
     out[keep] = '\0';
     if (n)
         *n = bytes;
-    return rc ? rc : models_reader_skip(r, bytes - keep, what);
+    return rc ? rc : skip(r, bytes - keep, what);
 }
 
 // ---- one value -----------------------------------------------------------------------------------
@@ -151,7 +151,7 @@ int models_reader_elements_skip(struct models_reader *r, const char *key, uint32
     char first[1];
     int rc = 0;
     if (type != VALUE_STRING)
-        return models_reader_skip(r, n * value_bytes[type], key);
+        return skip(r, n * value_bytes[type], key);
     for (uint64_t i = 0; i < n && rc == 0; i++)
         rc = models_reader_text(r, first, sizeof first, NULL, key);
     return rc;
@@ -164,7 +164,7 @@ int models_reader_value_skip(struct models_reader *r, const char *key, uint32_t 
     if (type == VALUE_STRING)
         return models_reader_text(r, first, sizeof first, NULL, key);
     if (type != VALUE_ARRAY)
-        return models_reader_skip(r, value_bytes[type], key);
+        return skip(r, value_bytes[type], key);
     int rc = models_reader_array(r, key, &type, &n);
     return rc ? rc : models_reader_elements_skip(r, key, type, n);
 }

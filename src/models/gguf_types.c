@@ -44,7 +44,8 @@ bool models_gguf_row_bytes(uint32_t type, uint64_t n, uint64_t *bytes)
     return !__builtin_mul_overflow(n / types[type].block, (uint64_t)types[type].bytes, bytes);
 }
 
-const char *models_gguf_file_type(uint32_t file_type)
+// "Q4_K_M" of a file type; "" when not known.
+static const char *file_type_name(uint32_t file_type)
 {
     static const char *const names[] = {
         [0] = "F32",      [1] = "F16",      [2] = "Q4_0",    [3] = "Q4_1",    [7] = "Q8_0",
@@ -63,7 +64,7 @@ const char *models_gguf_file_type(uint32_t file_type)
 
 const char *models_gguf_quant(const struct models_gguf *g)
 {
-    const char *name = models_gguf_file_type(g->file_type);
+    const char *name = file_type_name(g->file_type);
     uint32_t most = 0;
     if (*name)
         return name;

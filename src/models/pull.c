@@ -30,7 +30,8 @@ static bool file_is_there(const struct models_entry *m, const struct models_file
            S_ISREG(st.st_mode) && (uint64_t)st.st_size == f->bytes;
 }
 
-bool models_pull_is_there(const struct models_entry *m)
+// Whether all files of a complete model are there in their sizes.
+static bool is_there(const struct models_entry *m)
 {
     for (size_t i = 0; i < m->n_files; i++)
         if (!file_is_there(m, &m->files[i]))
@@ -222,7 +223,7 @@ static int files_fetch(const struct fetching *f, const struct models_hub *h,
 // Whether what the store has is what the repository has now.
 static bool is_current(const struct models_entry *old, const struct models_entry *m)
 {
-    bool same = models_pull_is_there(old) && old->n_files == m->n_files;
+    bool same = is_there(old) && old->n_files == m->n_files;
     for (size_t i = 0; i < m->n_files && same; i++)
         same = m->files[i].sha256[0] && strcmp(old->files[i].name, m->files[i].name) == 0 &&
                strcmp(old->files[i].sha256, m->files[i].sha256) == 0;
@@ -388,7 +389,7 @@ static int url_pull(const struct models_pull *p, struct models_pulling *g)
         return g->lock;
     g->has_old = models_entry_load(&g->m->id, &g->old, &ignored) == 0;
     // An address does not tell what it holds; what came from it stays until it is removed.
-    if (g->has_old && models_pull_is_there(&g->old) &&
+    if (g->has_old && is_there(&g->old) &&
         (!p->sha256 || strcmp(p->sha256, g->old.files[0].sha256) == 0)) {
         models_entry_fini(g->m);
         return models_entry_load(&g->m->id, g->m, g->e);

@@ -16,8 +16,6 @@ struct models_pulling {
 // The files of a model: one, or with `split` its parts, named after the first.
 void models_pull_files_set(struct models_entry *m, const char *name,
                            const struct models_split *split);
-// Whether all files of a complete model are there in their sizes.
-bool models_pull_is_there(const struct models_entry *m);
 // The folder and the first manifest; not over that of a complete older version (old NULL: none).
 int models_pull_begin(struct models_entry *m, const struct models_entry *old, struct err *e);
 // Reads the model's head, writes the manifest, removes what only the older version had.

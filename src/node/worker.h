@@ -112,7 +112,6 @@ struct worker_timeline {
 };
 void worker_timeline_add(struct worker_timeline *t, const struct worker_span *s);
 json_t *worker_timeline_json(const struct worker_timeline *t); // array, or null when off
-void worker_timeline_fini(struct worker_timeline *t);
 
 // A memory block that is kept mapped and touched: new pages cost more than the copy itself.
 struct worker_block {
@@ -374,7 +373,6 @@ void worker_answer_token(struct worker *w, struct worker_job *j, int32_t token, 
 
 // ---- worker_embed.c ----
 void worker_embed_begin(struct worker *w, struct worker_link *l, struct wire_frame *f);
-bool worker_embed_waits(const struct worker *w);
 void worker_embed_run(struct worker *w, bool others_run); // one, if it is time for one
 
 // ---- worker_handoff.c: the receiving side ----

@@ -76,14 +76,6 @@ static struct worker_job *embed_next(struct worker *w)
     return j;
 }
 
-bool worker_embed_waits(const struct worker *w)
-{
-    for (const struct worker_job *j = w->jobs; j != NULL; j = j->next)
-        if (j->phase == WORKER_EMBED)
-            return true;
-    return false;
-}
-
 // While answers are being written, embeddings get at most half of the time: after each one the others
 // go on for as long as it took.
 void worker_embed_run(struct worker *w, bool others_run)

@@ -32,7 +32,7 @@ json_t *worker_timeline_json(const struct worker_timeline *t)
     return list;
 }
 
-void worker_timeline_fini(struct worker_timeline *t)
+static void timeline_fini(struct worker_timeline *t)
 {
     free(t->spans);
 }
@@ -96,7 +96,7 @@ static void job_free(struct worker *w, struct worker_job *j)
         worker_answer_fini(w, j);
         message_generate_fini(&j->generate);
     }
-    worker_timeline_fini(&j->timeline);
+    timeline_fini(&j->timeline);
     free(j->tokens);
     free(j);
 }
