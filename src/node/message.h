@@ -5,9 +5,9 @@
 //
 // Every link begins with HELLO from the dialling side and WELCOME or REFUSED from the other:
 //
-//   HELLO   {"version":1, "role":"gateway"|"bulk"|"tool", "name":"..", "build":"tandem 0.1.0",
+//   HELLO   {"version":2, "role":"gateway"|"bulk"|"tool", "name":"..", "build":"tandem 0.1.0",
 //            "identity":{..engine_identity..} (role bulk), "same_weights":bool}
-//   WELCOME {"version":1, "name":"..", "build":"..", "identity":{..}, "limits":{"n_ctx":8192,
+//   WELCOME {"version":2, "name":"..", "build":"..", "identity":{..}, "limits":{"n_ctx":8192,
 //            "n_seq":4,"n_batch":512,"n_embed_tokens":0,"ranks":false,"cuts":true},
 //            "handoff":"ranges", "kv_bytes_per_token":23040,
 //            "state_bytes":0, "rates":{"prefill_tokens_per_s":300,"decode_tokens_per_s":60},

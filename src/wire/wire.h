@@ -24,7 +24,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define WIRE_VERSION 1
+#define WIRE_VERSION 2
 #define WIRE_MAGIC 0x314d4454u
 #define WIRE_HEADER_BYTES 24
 #define WIRE_HEAD_MAX (8u << 20)   // a rendered conversation, at most
