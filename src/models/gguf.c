@@ -10,8 +10,6 @@
 
 #define KEY_BYTES 256 // of a key that we look at; longer ones are skipped
 #define ALIGNMENT_MAX 65536u
-#define TENSOR_NAME_MAX 64u
-#define DIMS_MAX 4
 
 // ---- the keys that matter ------------------------------------------------------------------------
 
@@ -282,36 +280,28 @@ static int key_read(struct models_reader *r)
 
 // ---- tensors -------------------------------------------------------------------------------------
 
-struct tensor {
-    char name[TENSOR_NAME_MAX];
-    uint32_t type;
-    uint64_t params, bytes, offset;
-};
-
-static int dims_read(struct models_reader *r, struct tensor *t, uint64_t *row)
+static int dims_read(struct models_reader *r, struct models_gguf_tensor *t)
 {
-    uint32_t n_dims = 0;
-    int rc = models_reader_get32(r, &n_dims, t->name);
-    if (rc == 0 && n_dims > DIMS_MAX)
+    int rc = models_reader_get32(r, &t->n_dims, t->name);
+    if (rc == 0 && t->n_dims > MODELS_GGUF_DIMS)
         return err_set(r->e, ERR_CORRUPT, "damaged: tensor %s has %u dimensions; at most %d exist",
-                       t->name, n_dims, DIMS_MAX);
+                       t->name, t->n_dims, MODELS_GGUF_DIMS);
     t->params = 1;
-    *row = 1;
-    for (uint32_t i = 0; i < n_dims && rc == 0; i++) {
-        uint64_t n = 0;
-        rc = models_reader_get64(r, &n, t->name);
-        if (rc == 0 && (__builtin_mul_overflow(t->params, n, &t->params) || t->params > INT64_MAX))
+    for (uint32_t i = 0; i < MODELS_GGUF_DIMS; i++)
+        t->ne[i] = 1;
+    for (uint32_t i = 0; i < t->n_dims && rc == 0; i++) {
+        rc = models_reader_get64(r, &t->ne[i], t->name);
+        if (rc == 0 &&
+            (__builtin_mul_overflow(t->params, t->ne[i], &t->params) || t->params > INT64_MAX))
             return err_set(r->e, ERR_CORRUPT, "damaged: tensor %s is too large to be true",
                            t->name);
-        if (i == 0)
-            *row = n;
     }
     return rc;
 }
 
-static int tensor_size(struct models_reader *r, struct tensor *t, uint64_t row)
+static int tensor_size(struct models_reader *r, struct models_gguf_tensor *t)
 {
-    uint64_t row_bytes = 0, rows = row > 0 ? t->params / row : 0;
+    uint64_t row = t->ne[0], row_bytes = 0, rows = row > 0 ? t->params / row : 0;
     if (!models_gguf_type_name(t->type))
         return err_set(r->e, ERR_UNSUPPORTED,
                        "tensor %s has type %u, which this release does not know; use a newer one "
@@ -329,22 +319,22 @@ static int tensor_size(struct models_reader *r, struct tensor *t, uint64_t row)
     return 0;
 }
 
-static int tensor_read(struct models_reader *r, struct tensor *t)
+static int tensor_read(struct models_reader *r, struct models_gguf_tensor *t)
 {
-    uint64_t n = 0, row = 0;
+    uint64_t n = 0;
     int rc = models_reader_text(r, t->name, sizeof t->name, &n, "a tensor's name");
     if (rc == 0 && n >= sizeof t->name)
         rc = err_set(r->e, ERR_CORRUPT, "damaged: a tensor's name has %" PRIu64 " bytes", n);
     if (rc == 0)
-        rc = dims_read(r, t, &row);
+        rc = dims_read(r, t);
     if (rc == 0)
         rc = models_reader_get32(r, &t->type, t->name);
     if (rc == 0)
         rc = models_reader_get64(r, &t->offset, t->name);
-    return rc ? rc : tensor_size(r, t, row);
+    return rc ? rc : tensor_size(r, t);
 }
 
-static void tensor_count(struct models_gguf *g, const struct tensor *t)
+static void tensor_count(struct models_gguf *g, const struct models_gguf_tensor *t)
 {
     g->types[t->type].tensors++;
     g->types[t->type].params += t->params;
@@ -361,7 +351,7 @@ static void tensor_count(struct models_gguf *g, const struct tensor *t)
 // Every tensor is within the bytes that may follow the head, and so is their sum: no count overflows.
 static int tensors_read(struct models_reader *r)
 {
-    struct tensor t;
+    struct models_gguf_tensor t;
     uint64_t end = 0, stop, bytes = r->source->bytes;
     int rc = 0;
     for (uint64_t i = 0; i < r->g->tensors && rc == 0; i++) {
@@ -374,7 +364,10 @@ static int tensors_read(struct models_reader *r)
         if (t.params > INT64_MAX - r->g->params || t.bytes > INT64_MAX - r->g->weight_bytes)
             return err_set(r->e, ERR_CORRUPT, "damaged: its tensors are too large to be true");
         tensor_count(r->g, &t);
+        rc = r->visitor ? r->visitor->tensor(r->visitor->ctx, &t, r->e) : 0;
     }
+    if (rc != 0)
+        return rc;
     r->g->head_bytes = (r->at + r->alignment - 1) / r->alignment * r->alignment;
     if (r->g->tensors > 0 && (r->g->head_bytes > bytes || end > bytes - r->g->head_bytes))
         return err_set(r->e, ERR_CORRUPT,
@@ -452,10 +445,17 @@ static int keys_read(struct models_reader *r)
 
 int models_gguf_parse(const struct models_gguf_source *s, struct models_gguf *g, struct err *e)
 {
+    return models_gguf_walk(s, g, NULL, e);
+}
+
+int models_gguf_walk(const struct models_gguf_source *s, struct models_gguf *g,
+                     const struct models_gguf_visitor *visitor, struct err *e)
+{
     struct models_reader *r = mem_alloc(sizeof *r);
     *g = (struct models_gguf){.file_type = MODELS_GGUF_NONE, .file_bytes = s->bytes};
     r->source = s;
     r->g = g;
+    r->visitor = visitor;
     r->e = e;
     r->alignment = 32;
     int rc = magic_check(r);

@@ -26,6 +26,8 @@
 #define MODELS_GGUF_LAYERS_MAX 1024u
 #define MODELS_GGUF_TYPES 48u // tensor types are below this number
 #define MODELS_GGUF_SPLITS_MAX 256u
+#define MODELS_GGUF_NAME_MAX 64 // bytes of a tensor's name with its 0
+#define MODELS_GGUF_DIMS 4
 #define MODELS_GGUF_NONE UINT32_MAX
 
 struct models_gguf_type {
@@ -82,6 +84,26 @@ int models_gguf_parse(const struct models_gguf_source *s, struct models_gguf *g,
 // Of a file, and of the other parts too where it is the first of several ("-00001-of-0000N.gguf").
 int models_gguf_read(const char *path, struct models_gguf *g, struct err *e);
 void models_gguf_fini(struct models_gguf *g);
+
+// One entry of the list of tensors.
+struct models_gguf_tensor {
+    char name[MODELS_GGUF_NAME_MAX];
+    uint32_t type, n_dims;
+    uint64_t ne[MODELS_GGUF_DIMS]; // the fastest first; 1 beyond n_dims
+    uint64_t params, bytes;
+    uint64_t offset; // of its data, behind head_bytes of the part that it is in
+};
+// Is told every tensor in the file's order while it is being read; anything but 0 ends the reading with it.
+// The file may still turn out to be cut short behind the last one.
+struct models_gguf_visitor {
+    int (*tensor)(void *ctx, const struct models_gguf_tensor *t, struct err *e);
+    void *ctx;
+};
+// As models_gguf_parse and models_gguf_read. visitor NULL: the same.
+int models_gguf_walk(const struct models_gguf_source *s, struct models_gguf *g,
+                     const struct models_gguf_visitor *visitor, struct err *e);
+int models_gguf_read_tensors(const char *path, struct models_gguf *g,
+                             const struct models_gguf_visitor *visitor, struct err *e);
 
 // What the weights are made of: the file type, or the tensor type with the most bytes.
 const char *models_gguf_quant(const struct models_gguf *g);

@@ -2,56 +2,20 @@
 #include "models/gguf.h"
 
 #include "base/buf.h"
+#include "models/file.h"
 #include "models/names.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
-static int file_get(void *ctx, uint64_t at, void *out, size_t n, struct err *e)
-{
-    int fd = *(int *)ctx;
-    uint8_t *p = out;
-    while (n > 0) {
-        ssize_t got = pread(fd, p, n, (off_t)at);
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got < 0)
-            return err_set(e, ERR_IO, "cannot be read: %s", strerror(errno));
-        if (got == 0)
-            return err_set(e, ERR_CORRUPT, "became shorter while it was read");
-        p += got;
-        at += (uint64_t)got;
-        n -= (size_t)got;
-    }
-    return 0;
-}
-
-static int open_regular(const char *path, uint64_t *bytes, struct err *e)
-{
-    struct stat st;
-    // O_NONBLOCK: opening a FIFO by mistake must not wait for a writer.
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0)
-        return err_set(e, errno == ENOENT || errno == ENOTDIR ? ERR_NOT_FOUND : ERR_IO, "%s",
-                       strerror(errno));
-    if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode)) {
-        *bytes = (uint64_t)st.st_size;
-        return fd;
-    }
-    close(fd);
-    return err_set(e, ERR_INVALID, "not a regular file; give the path of a GGUF file");
-}
-
-static int part_read(const char *path, struct models_gguf *g, struct err *e)
+static int part_read(const char *path, struct models_gguf *g,
+                     const struct models_gguf_visitor *visitor, struct err *e)
 {
     uint64_t bytes = 0;
-    int fd = open_regular(path, &bytes, e);
-    struct models_gguf_source source = {file_get, &fd, bytes};
-    int rc = fd < 0 ? fd : models_gguf_parse(&source, g, e);
+    int fd = models_file_open(path, "a GGUF file", &bytes, e);
+    struct models_gguf_source source = {models_file_get, &fd, bytes};
+    int rc = fd < 0 ? fd : models_gguf_walk(&source, g, visitor, e);
     if (fd >= 0)
         close(fd);
     if (rc != 0)
@@ -75,7 +39,8 @@ static void part_add(struct models_gguf *all, const struct models_gguf *part)
     all->has_output |= part->has_output;
 }
 
-static int parts_read(const char *path, struct models_gguf *g, struct err *e)
+static int parts_read(const char *path, struct models_gguf *g,
+                      const struct models_gguf_visitor *visitor, struct err *e)
 {
     struct models_split split;
     int rc = 0;
@@ -88,7 +53,7 @@ static int parts_read(const char *path, struct models_gguf *g, struct err *e)
     struct models_gguf *part = mem_alloc(sizeof *part);
     for (uint32_t no = 2; no <= split.count && rc == 0; no++) {
         char *name = mem_format("%.*s-%05u-of-%05u.gguf", (int)split.stem, path, no, split.count);
-        rc = part_read(name, part, e);
+        rc = part_read(name, part, visitor, e);
         if (rc == 0 && (part->split_no + 1 != no || part->split_count != split.count))
             rc = err_set(e, ERR_CORRUPT, "%.300s says it is part %u of %u", name,
                          part->split_no + 1, part->split_count);
@@ -104,10 +69,16 @@ static int parts_read(const char *path, struct models_gguf *g, struct err *e)
 
 int models_gguf_read(const char *path, struct models_gguf *g, struct err *e)
 {
-    int rc = part_read(path, g, e);
+    return models_gguf_read_tensors(path, g, NULL, e);
+}
+
+int models_gguf_read_tensors(const char *path, struct models_gguf *g,
+                             const struct models_gguf_visitor *visitor, struct err *e)
+{
+    int rc = part_read(path, g, visitor, e);
     if (rc != 0 || g->split_count < 2)
         return rc;
-    rc = parts_read(path, g, e);
+    rc = parts_read(path, g, visitor, e);
     if (rc != 0)
         models_gguf_fini(g);
     return rc;

@@ -25,6 +25,7 @@ enum value_type {
 struct models_reader {
     const struct models_gguf_source *source;
     struct models_gguf *g;
+    const struct models_gguf_visitor *visitor; // or NULL
     struct err *e;
     uint64_t at;         // of the next byte
     uint64_t window_at;  // of window[0]
