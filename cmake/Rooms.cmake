@@ -31,7 +31,7 @@ endfunction()
 
 set(llama_files "/engine/(llama|probe|engine_open|quantize|only_fake)[^/]*$")
 
-sources(base base/*.c os/*.c net/*.c models/*.c wire/*.c kv/*.c sched/*.c engine/*.c node/message*.c node/options.c)
+sources(base base/*.c os/*.c net/*.c models/*.c jobs/*.c wire/*.c kv/*.c sched/*.c engine/*.c node/message*.c node/options.c)
 list(FILTER base EXCLUDE REGEX ${llama_files})
 room(tandem_base SOURCES ${base} LINKS tandem_libs)
 

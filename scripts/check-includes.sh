@@ -18,7 +18,8 @@ may_use() {
     train) echo base os engine ;;
     sched) echo base os ;;
     node) echo base os net wire engine kv sched ;;
-    gateway | jobs) echo base os net models wire engine kv sched node ;;
+    gateway) echo base os net models wire engine kv sched node jobs ;;
+    jobs) echo base os net models ;;
     plan) echo base os models sched engine node ;;
     cli) echo base os net models wire engine kv sched node gateway jobs plan ;;
     *) return 1 ;;
