@@ -31,8 +31,8 @@
 // What an adapter must have in common with the model that it is put on.
 struct adapters_base {
     char arch[64];
-    char name[128];  // general.name, for people
-    char quant[32];  // what it was trained on, for people
+    char name[128]; // general.name, for people
+    char quant[32]; // what it was trained on, for people
     uint32_t n_layer, n_embd, n_ff, n_head, n_vocab;
     char fingerprint[33]; // "": the file has no such weights
 };

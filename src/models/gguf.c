@@ -18,6 +18,7 @@ enum field_kind {
     FIELD_NUMBER,    // uint32_t; of an array, the largest element
     FIELD_PER_LAYER, // into `per_layer`; a single number is for all
     FIELD_COUNT,     // how many elements an array has
+    FIELD_FLOAT,
     FIELD_TEMPLATE,
 };
 enum per_layer { LAYERS_HEAD_KV, LAYERS_WINDOW, LAYERS_RECURRENT, LAYERS_FF };
@@ -50,6 +51,10 @@ static const struct field fields[] = {
     TEXT("tokenizer.ggml.pre", pre_tokenizer),
     {"tokenizer.ggml.tokens", FIELD_COUNT, offsetof(struct models_gguf, n_vocab), 4},
     {"tokenizer.chat_template", FIELD_TEMPLATE, 0, 0},
+    TEXT("adapter.type", adapter_type),
+    {"adapter.lora.alpha", FIELD_FLOAT, offsetof(struct models_gguf, lora_alpha), 4},
+    {"adapter.alora.invocation_tokens", FIELD_COUNT, offsetof(struct models_gguf, n_alora_tokens),
+     4},
     NUMBER(".block_count", n_layer),
     NUMBER(".context_length", n_ctx),
     NUMBER(".embedding_length", n_embd),
@@ -187,6 +192,16 @@ static int field_count(struct models_reader *r, const char *key, uint32_t type, 
     return rc ? rc : models_reader_elements_skip(r, key, type, n);
 }
 
+static int field_float(struct models_reader *r, const char *key, uint32_t type, float *out)
+{
+    uint32_t raw = 0;
+    if (type != VALUE_F32)
+        return err_set(r->e, ERR_CORRUPT, "damaged: key %s should hold a 32-bit float", key);
+    int rc = models_reader_get32(r, &raw, key);
+    memcpy(out, &raw, sizeof *out);
+    return rc;
+}
+
 // What is shown to people later: no control characters, and no character cut in two.
 static void text_clean(char *text)
 {
@@ -225,6 +240,8 @@ static int field_read(struct models_reader *r, const struct field *f, const char
         return field_per_layer(r, key, type, (enum per_layer)f->offset);
     case FIELD_COUNT:
         return field_count(r, key, type, (uint32_t *)(void *)at);
+    case FIELD_FLOAT:
+        return field_float(r, key, type, (float *)(void *)at);
     case FIELD_TEMPLATE:
         break;
     }

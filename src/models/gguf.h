@@ -44,6 +44,11 @@ struct models_gguf {
     char arch[64], name[128], size_label[32], license[64], kind[32]; // "": not told
     uint32_t file_type;                                              // or MODELS_GGUF_NONE
 
+    // Of an adapter (kind "adapter"): its type ("lora"), its scale, and tokens before which it is silent.
+    char adapter_type[16];
+    float lora_alpha;
+    uint32_t n_alora_tokens;
+
     // The model's shape; 0: not told.
     uint32_t n_layer, n_ctx, n_embd, n_ff, n_head, n_vocab;
     uint32_t n_expert, n_expert_used;
