@@ -69,6 +69,7 @@ double profile_kv_bytes(const struct profile *p, double from, double to);
 
 #define PROFILE_TERMS 4
 #define PROFILE_SUSPECTS 3
+#define PROFILE_RUN 4
 #define PROFILE_GATE 4.0
 #define PROFILE_GATE_LEAST 0.25 // of the logarithm: 28 % slower, 22 % faster
 
@@ -87,6 +88,7 @@ struct profile_fit {
     struct profile_sample suspects[PROFILE_SUSPECTS];
     int8_t suspect_side; // of all that are kept: -1 faster, 1 slower
     uint8_t n_suspects;
+    int8_t run; // surprises in a row on one side, negative: faster
 };
 
 struct profile_book {
@@ -146,6 +148,7 @@ struct profile_link_book {
     struct profile_fit rtt, up, down;
 };
 
+// What is not positive in `l` is a guess of our own.
 void profile_link_init(struct profile_link_book *b, const struct profile_link *l, double trust);
 enum profile_verdict profile_learn_rtt(struct profile_link_book *b, double seconds);
 // What crossed and how long the link was busy with it.
