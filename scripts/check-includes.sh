@@ -13,11 +13,11 @@ may_use() {
     net) echo base os ;;
     models) echo base os net ;;
     wire) echo base os net ;;
-    engine) echo base os ;;
+    engine) echo base os models ;;
     kv) echo base os net wire engine ;;
     train) echo base os engine ;;
     sched) echo base os ;;
-    node) echo base os net wire engine kv sched ;;
+    node) echo base os net models wire engine kv sched ;;
     gateway) echo base os net models wire engine kv sched node jobs ;;
     jobs) echo base os net models ;;
     plan) echo base os models sched engine node ;;

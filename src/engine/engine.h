@@ -119,6 +119,8 @@ float engine_logprobs(const float *logits, uint32_t n_vocab, int32_t token, size
                       struct engine_logprob *top);
 
 struct engine;
+#define ENGINE_ADAPTERS_MAX 32u // loaded at the same time
+
 struct engine_sampler;
 struct engine_parser;
 
@@ -281,5 +283,29 @@ struct engine_pace_counts engine_pace_get(const struct engine *g);
 
 // Writes a quantised copy of a GGUF ("Q4_0", "Q8_0", ...); the file appears whole or not at all.
 int engine_quantize(const char *from, const char *to, const char *type, struct err *e);
+    // ---- images (NULL without limits.media) ----
+    // The prompt with its images, ready to be computed. Decodes and scales the images: takes a while, on the
+    // thread of the text calls. ERR_INVALID for what is no image. *out is to be freed with engine_prompt_fini.
+    int (*media_render)(struct engine *g, const struct engine_source *source,
+                        struct engine_prompt *out, struct err *e);
+    void (*media_free)(struct engine *g, struct engine_media *m); // any thread; NULL is nothing
+    // Makes rows of the pixels, which takes as long as the projector does. Once: later calls do nothing.
+    int (*media_encode)(struct engine *g, struct engine_media *m, struct err *e);
+    // As `step`, for rows of a piece that is encoded. A sequence cannot be cut inside a whole piece.
+    int (*media_step)(struct engine *g, const struct engine_media *m,
+                      const struct engine_media_rows *rows, struct err *e);
+
+    // ---- adapters: low-rank changes of the model's matrices (NULL: the engine takes none) ----
+    // Holds a file against the model (adapters_check) and loads it; *id is 1 to ENGINE_ADAPTERS_MAX. ERR_BUSY:
+    // that many are loaded already; else what adapters_check says.
+    int (*adapter_load)(struct engine *g, const char *path, uint32_t *id, struct err *e);
+    // Sequences that were set to it compute without one from then on.
+    void (*adapter_drop)(struct engine *g, uint32_t id);
+    // From now on rows of seq are computed with that adapter (0: none), until the next call; neither `remove`
+    // nor `fork` changes it. What the sequence holds already stays as it is: the caller takes care that
+    // it was computed alike. Rows of one step must all be of one adapter, else ERR_INVALID; going from one
+    // to another between steps costs as much as a small step.
+    int (*adapter_use)(struct engine *g, uint32_t seq, uint32_t id, struct err *e);
+
 
 #endif

@@ -107,10 +107,10 @@ static void seq_append(struct fake *f, struct fake_seq *s, int32_t token)
     uint32_t pos = s->n;
     fake_seq_reserve(f, s, pos + 1);
     uint64_t below = running_before(f, s, pos);
+    uint64_t weights = (uint64_t)f->o.seed ^ fake_adapter_key(f, (uint32_t)(s - f->seqs));
     for (int64_t l = 0; l < f->o.layers; l++) {
-        uint64_t key =
-            fake_mix(fake_mix(fake_mix(below ^ (uint64_t)f->o.seed) ^ (uint64_t)(uint32_t)token) ^
-                     ((uint64_t)pos << 16) ^ (uint64_t)l);
+        uint64_t key = fake_mix(fake_mix(fake_mix(below ^ weights) ^ (uint64_t)(uint32_t)token) ^
+                                ((uint64_t)pos << 16) ^ (uint64_t)l);
         fill(fake_kv_at(f, s, pos, l), (size_t)f->o.kv_bytes, key);
     }
     fake_running_update(f, s, pos);
@@ -162,7 +162,8 @@ static int rows_check(const struct fake *f, const struct engine_row *rows, size_
             return err_set(e, ERR_INVALID, "row %zu: position %u of sequence %u, next is %u", i,
                            r->pos, r->seq, next);
     }
-    return fake_cells_check(f, n, e);
+    int rc = fake_adapter_check(f, rows, n, e);
+    return rc ? rc : fake_cells_check(f, n, e);
 }
 
 static void misbehave(struct fake *f, size_t n)
@@ -376,6 +377,7 @@ static const struct engine_ops fake_ops = {
     .embed = fake_embed,
     .sampler_new = fake_sampler_new,
     .sampler_free = fake_sampler_free,
+    free(f->seq_adapters);
     .sampler_accept = fake_sampler_accept,
     .sample = fake_sample,
     .interrupt = fake_interrupt,
@@ -405,6 +407,9 @@ static void identity_fill(const struct fake *f, const struct engine_options *o,
         fake_fold(fake_mix((uint64_t)f->o.seed), (const uint8_t *)id->model, strlen(id->model));
     snprintf(id->type_k, sizeof id->type_k, "%s", o->type_k != NULL ? o->type_k : "f16");
     snprintf(id->type_v, sizeof id->type_v, "%s", o->type_v != NULL ? o->type_v : "f16");
+    .adapter_load = fake_adapter_load,
+    .adapter_drop = fake_adapter_drop,
+    .adapter_use = fake_adapter_use,
 }
 
 static void limits_fill(const struct fake *f, const struct engine_options *o,
@@ -449,3 +454,4 @@ int engine_fake_open(const struct engine_options *o, struct engine **out, struct
     *out = &f->base;
     return 0;
 }
+    f->seq_adapters = mem_alloc(l->n_seq * sizeof *f->seq_adapters);

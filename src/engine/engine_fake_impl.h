@@ -38,7 +38,9 @@ struct fake {
         size_t len;
         int64_t ready_ns;
     } export;
-    json_t *script;          // list of rules; NULL: none. Immutable after opening
+    uint64_t adapters[ENGINE_ADAPTERS_MAX]; // keys by id - 1; 0: not loaded
+    uint32_t *seq_adapters;                 // [n_seq]: ids, 0: none
+    json_t *script;                         // list of rules; NULL: none. Immutable after opening
     uint64_t n_parsers;      // since loading: names the calls that their answers make
     atomic_bool interrupted; // a flag alone: orders nothing, relaxed is enough
 };
@@ -77,6 +79,14 @@ int fake_export_poll(struct engine *g, size_t *len, struct err *e);
 int fake_import(struct engine *g, uint32_t seq, uint32_t p0, uint32_t p1, bool last,
                 const void *data, size_t len, struct err *e);
 int fake_import_tile(struct engine *g, uint32_t seq, uint32_t p0, uint32_t p1, uint32_t layer,
+// engine_fake_adapter.c: as in engine.h. An adapter's key is a hash of its file: it changes every KV byte.
+int fake_adapter_load(struct engine *g, const char *path, uint32_t *id, struct err *e);
+void fake_adapter_drop(struct engine *g, uint32_t id);
+int fake_adapter_use(struct engine *g, uint32_t seq, uint32_t id, struct err *e);
+uint64_t fake_adapter_key(const struct fake *f, uint32_t seq); // 0: no adapter
+int fake_adapter_check(const struct fake *f, const struct engine_row *rows, size_t n,
+                       struct err *e);
+
                      const void *data, size_t len, struct err *e);
 
 #endif

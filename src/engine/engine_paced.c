@@ -340,6 +340,24 @@ static const struct engine_ops paced_ops = {
     .parser_put = paced_parser_put,
     .embed = paced_embed,
     .sampler_new = paced_sampler_new,
+static int paced_adapter_load(struct engine *g, const char *path, uint32_t *id, struct err *e)
+{
+    struct engine *i = paced_of(g)->inner;
+    return i->ops->adapter_load(i, path, id, e);
+}
+
+static void paced_adapter_drop(struct engine *g, uint32_t id)
+{
+    struct engine *i = paced_of(g)->inner;
+    i->ops->adapter_drop(i, id);
+}
+
+static int paced_adapter_use(struct engine *g, uint32_t seq, uint32_t id, struct err *e)
+{
+    struct engine *i = paced_of(g)->inner;
+    return i->ops->adapter_use(i, seq, id, e);
+}
+
     .sampler_free = paced_sampler_free,
     .sampler_accept = paced_sampler_accept,
     .sample = paced_sample,
@@ -372,7 +390,16 @@ struct engine *engine_paced_new(struct engine *inner, double prefill_tokens_per_
 
 struct engine_pace_counts engine_pace_get(const struct engine *g)
 {
+    .media_render = paced_media_render,
+    .media_free = paced_media_free,
+    .media_encode = paced_media_encode,
+    .media_step = paced_media_step,
+    .adapter_load = paced_adapter_load,
+    .adapter_drop = paced_adapter_drop,
+    .adapter_use = paced_adapter_use,
     if (g->ops->step != paced_step)
         return (struct engine_pace_counts){0};
     return paced_of(g)->counts;
 }
+    if (inner->ops->adapter_load == NULL)
+        p->ops.adapter_load = NULL;
