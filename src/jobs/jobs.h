@@ -5,10 +5,9 @@
 // change), progress.jsonl, checkpoints/step-N, adapter.gguf, result.json, log. The row holds what the
 // queue needs: state, limits, executor, events.
 //
-//   queued -> running -> succeeded | failed
-//      |         |  \
-//      |         |   cancelling -> cancelled
-//      \--------------------------/
+//   queued -> running -> succeeded, failed
+//   running -> cancelling -> cancelled
+//   queued -> cancelled
 //
 // Who does what:
 //   - jobs_submit writes folder and row. It starts nothing.
@@ -197,6 +196,8 @@ struct jobs_change {
 int jobs_change(struct jobs *j, const char *id, const struct jobs_change *c, struct err *e);
 // One more attempt: counts it. Adds seconds to what it ran for.
 int jobs_attempt_note(struct jobs *j, const char *id, struct err *e);
+// Its runner is at work: the count of runners that did not get there begins anew.
+int jobs_alive_note(struct jobs *j, const char *id, struct err *e);
 int jobs_ran_note(struct jobs *j, const char *id, double seconds, struct err *e);
 // Adds an event; data: NULL or an object (borrowed).
 struct jobs_event {

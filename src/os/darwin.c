@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/proc.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/sysctl.h>
@@ -96,6 +97,16 @@ int os_memory_get(pid_t pid, struct os_memory *m)
     m->peak_bytes = info.ri_lifetime_max_phys_footprint;
     // The footprint counts dirty and compressed private memory, which is what we mean.
     m->anonymous_bytes = info.ri_phys_footprint;
+    return 0;
+}
+
+int os_process_start(pid_t pid, uint64_t *start)
+{
+    struct proc_bsdinfo info;
+    if (pid <= 0 || proc_pidinfo(pid, PROC_PIDTBSDINFO, 0, &info, sizeof info) != sizeof info ||
+        info.pbi_status == SZOMB)
+        return ERR_NOT_FOUND;
+    *start = info.pbi_start_tvsec * 1000000u + info.pbi_start_tvusec;
     return 0;
 }
 

@@ -175,6 +175,25 @@ int os_memory_get(pid_t pid, struct os_memory *m)
     return m->resident_bytes ? 0 : ERR_NOT_FOUND;
 }
 
+int os_process_start(pid_t pid, uint64_t *start)
+{
+    char path[64], line[1024];
+    snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+    if (pid <= 0 || !file_line(path, line, sizeof line))
+        return ERR_NOT_FOUND;
+    // Behind the name, which may hold anything: state is field 3, the start field 22.
+    const char *at = strrchr(line, ')');
+    if (!at || at[1] != ' ' || at[2] == 'Z' || at[2] == 'X')
+        return ERR_NOT_FOUND;
+    at += 2;
+    for (int field = 3; field < 22 && at; field++) {
+        at = strchr(at, ' ');
+        at = at ? at + 1 : NULL;
+    }
+    *start = at ? strtoull(at, NULL, 10) : 0;
+    return at ? 0 : ERR_NOT_FOUND;
+}
+
 // A file that holds one number, as control groups have them; "max", which is no number, and no file at
 // all give `otherwise`.
 static uint64_t file_number(const char *path, uint64_t otherwise)

@@ -33,6 +33,7 @@ struct os_spawn {
     bool
         die_with_parent; // Linux: PR_SET_PDEATHSIG(SIGKILL); elsewhere the child must watch fd 3 for EOF
     bool new_group;      // own process group, so that kill(-pid, ...) reaches grandchildren
+    bool new_session; // own session and group: neither Ctrl-C nor a closed terminal ends it
 };
 
 // Starts a child with stdin on /dev/null, every other descriptor closed and default signals. The
@@ -42,6 +43,21 @@ int os_spawn(const struct os_spawn *s, pid_t *pid, struct err *e);
 
 // A pipe whose ends no child inherits unasked; 0 or ERR_IO.
 int os_pipe(int fds[2], struct err *e);
+
+// When a process started, in ticks of the system's own: together with the id it means one process, also after
+// the id was given to another. ERR_NOT_FOUND: there is none of that id, or it has ended.
+int os_process_start(pid_t pid, uint64_t *start);
+
+struct os_process {
+    pid_t pid;
+    uint64_t start; // os_process_start's
+};
+bool os_process_lives(const struct os_process *p);
+// Locks the file at `path` (made with 0600) and writes who holds it: *fd is to be closed, which, like the
+// process's end, lets go. ERR_BUSY when another process has it. Children do not inherit it.
+int os_lock_take(const char *path, int *fd, struct err *e);
+// Whether somebody holds the lock of that file, and who.
+bool os_lock_holder(const char *path, struct os_process *holder);
 
 // How a child ended, in words ("exit code 3", "signal 6 (Aborted)").
 void os_exit_text(int wait_status, char *out, size_t out_bytes);

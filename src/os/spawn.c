@@ -63,7 +63,9 @@ static int fds_place(const struct os_spawn *s, int *report_fd)
 static void child_run(const struct os_spawn *s, pid_t parent, int report_fd)
 {
     int rc = 0;
-    if (s->new_group)
+    if (s->new_session)
+        setsid();
+    else if (s->new_group)
         setpgid(0, 0);
     if (s->die_with_parent && !system_child_bind(parent))
         _exit(127);

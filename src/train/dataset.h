@@ -2,15 +2,12 @@
 // fine-tuning takes it, read through the model's own chat template and tokenizer.
 //
 // What the assistant says is supervised, its end token included; everything else is context. A
-// message with "weight": 0 is context too. Every line is checked, and an error names its number.
+// message with "weight": 0 is context too. Every line is checked (base/examples.h), and an error names its number.
 #ifndef TRAIN_DATASET_H
 #define TRAIN_DATASET_H
 
 #include "engine/engine.h"
 #include "train/graph.h"
-
-#define DATASET_LINE_MAX (8u << 20)     // bytes
-#define DATASET_EXAMPLES_MAX (1u << 20) // lines
 
 struct dataset {
     struct graph_sample *samples; // tokens and supervised are the dataset's
