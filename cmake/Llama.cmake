@@ -17,7 +17,8 @@ message(STATUS "llama.cpp: ${llama_dir}")
 
 add_library(llama_libs INTERFACE)
 target_include_directories(llama_libs SYSTEM INTERFACE
-    ${llama_dir}/include ${llama_dir}/include/common ${llama_dir}/include/vendor)
+    ${llama_dir}/include ${llama_dir}/include/common ${llama_dir}/include/mtmd
+    ${llama_dir}/include/vendor)
 file(GLOB llama_archives ${llama_dir}/lib/*.a)
 if(APPLE)
     target_link_libraries(llama_libs INTERFACE ${llama_archives} "-framework Accelerate")
