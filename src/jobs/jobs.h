@@ -103,6 +103,7 @@ struct jobs_spec {
     uint64_t limit_time_s;       // of all attempts together; 0: none
     uint64_t limit_memory_bytes; // resident memory of the trainer; 0: none
     uint64_t disk_reserve_bytes; // that must stay free; 0: JOBS_DISK_RESERVE
+    bool replace;                // an adapter of that name may be published already
 };
 #define JOBS_DISK_RESERVE (256ull << 20)
 void jobs_spec_default(struct jobs_spec *s);

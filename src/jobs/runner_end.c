@@ -1,0 +1,134 @@
+// How the work ended, and what the job's last state is.
+#include "base/buf.h"
+#include "base/clock.h"
+#include "base/json.h"
+#include "jobs/capture.h"
+#include "jobs/runner_impl.h"
+#include "models/adapters.h"
+#include "os/os.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define STUCK_MAX 10
+
+static int state_write(struct runner *r, enum jobs_state to, const struct err *why,
+                       const json_t *result, struct err *e)
+{
+    struct jobs_error error = {0};
+    uint32_t from = to == JOBS_CANCELLED ? 1u << JOBS_CANCELLING : 1u << JOBS_RUNNING;
+    if (why) {
+        snprintf(error.code, sizeof error.code, "%s", err_name(why->code));
+        snprintf(error.message, sizeof error.message, "%s", why->message);
+    }
+    const struct jobs_change c = {from, to, why ? &error : NULL, result};
+    return jobs_change(r->jobs, r->job.id, &c, e);
+}
+
+// ---- success -------------------------------------------------------------------------------------
+
+static int publish(struct runner *r, json_t *result, struct err *e)
+{
+    struct adapters_entry *entry = mem_alloc(sizeof *entry);
+    char *path = jobs_path(r->jobs, r->job.id, "adapter.gguf");
+    struct adapters_new n;
+    adapters_new_default(&n);
+    n.name = r->job.name;
+    n.file = path;
+    n.model = r->job.model;
+    n.job = r->job.id;
+    n.replace = true;
+    int rc = adapters_publish(&n, entry, e);
+    if (rc == 0) {
+        json_put(result, "published",
+                 json_pack("{s:o,s:o,s:o}", "name", json_sprintf("ft:%s", entry->name), "path",
+                           json_string(entry->path), "sha256", json_string(entry->sha256)));
+        runner_event(r, "info", "published as ft:%s", entry->name);
+    } else {
+        err_wrap(e, "the adapter %s is trained, but not published", path);
+    }
+    free(path);
+    free(entry);
+    return rc;
+}
+
+static int succeeded(struct runner *r, json_t *result, struct err *e)
+{
+    struct err why = {0};
+    if (r->options->publish && publish(r, result, &why) != 0)
+        return state_write(r, JOBS_FAILED, &why, result, e);
+    return state_write(r, JOBS_SUCCEEDED, NULL, result, e);
+}
+
+// ---- the rest ------------------------------------------------------------------------------------
+
+static int failed(struct runner *r, json_t *result, struct err *e)
+{
+    const char *code = json_string_value(json_object_get(result, "code"));
+    const char *message = json_string_value(json_object_get(result, "error"));
+    struct err why = {0};
+    err_set(&why, err_from_name(code ? code : "io"), "%s",
+            message ? message : "the trainer gave no reason");
+    return state_write(r, JOBS_FAILED, &why, result, e);
+}
+
+// Killed from outside, or by a signal of its own making: it goes on from the newest checkpoint, unless it
+// does not get anywhere.
+static int vanished(struct runner *r, const struct jobs_status *status, bool *over, struct err *e)
+{
+    const char *how = status->how[0] != '\0' ? status->how : "it is gone";
+    struct err why = {0};
+    r->stuck = r->step > r->stuck_step ? 1 : r->stuck + 1;
+    r->stuck_step = r->step > r->stuck_step ? r->step : r->stuck_step;
+    r->again_ns = clock_now_ns() + r->stuck * NS_PER_S;
+    r->handle[0] = '\0';
+    jobs_handle_set(r->jobs, r->job.id, "", &why);
+    if (r->stuck < STUCK_MAX) {
+        runner_event(r, "warn", "the work ended without a result at step %" PRId64 " (%s)", r->step,
+                     how);
+        *over = false;
+        return 0;
+    }
+    err_set(&why, ERR_ENGINE,
+            "the work ended %d times without a result and without getting beyond step %" PRId64
+            " (%s); the machine may have run out of memory; %s/log says more",
+            r->stuck, r->step, how, r->job.folder);
+    return state_write(r, JOBS_FAILED, &why, NULL, e);
+}
+
+static json_t *result_read(struct runner *r)
+{
+    char *path = jobs_path(r->jobs, r->job.id, "result.json");
+    struct err e;
+    json_t *result = jobs_json_read(path, &e);
+    free(path);
+    return result;
+}
+
+int runner_ended(struct runner *r, const struct jobs_status *status, bool *over, struct err *e)
+{
+    json_t *result = result_read(r);
+    const char *how = json_string_value(json_object_get(result, "status"));
+    bool good = how && strcmp(how, "succeeded") == 0;
+    int rc;
+    *over = true;
+    if (r->job.state == JOBS_CANCELLING)
+        rc = state_write(r, JOBS_CANCELLED, NULL, result, e);
+    else if (good)
+        rc = succeeded(r, result, e);
+    else if (r->stop.code != 0)
+        rc = state_write(r, JOBS_FAILED, &r->stop, result, e);
+    else if (how && strcmp(how, "failed") == 0)
+        rc = failed(r, result, e);
+    else
+        rc = vanished(r, status, over, e);
+    json_decref(result);
+    // Cancelled at this very moment: the next turn sees it.
+    if (rc == ERR_MISMATCH) {
+        *over = false;
+        return 0;
+    }
+    return rc;
+}
