@@ -26,6 +26,8 @@ struct runner {
     int64_t step, steps;
     int64_t stuck_step; // where the work ended without a result
     int stuck;          // how often in a row
+    int64_t again_ns;   // when it is started again
+    bool ended_before;  // a result is there from before this runner
 };
 
 void runner_event(struct runner *r, const char *level, const char *format, ...)
