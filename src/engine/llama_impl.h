@@ -17,6 +17,7 @@
 #include <stdatomic.h>
 
 struct gguf_context;
+struct llama_adapters;
 struct llama_chat;
 struct llama_tiles;
 
@@ -66,6 +67,8 @@ struct llama_engine {
 
     bool exporting;
     size_t export_len;
+
+    struct llama_adapters *adapters;
 
     struct blob_layout layout;
     struct blob_scratch blob_scratch;
@@ -129,6 +132,18 @@ int llama_home_return(struct llama_engine *g, uint32_t seq, struct err *e);
 // Memory for the state of a sequence, kept from use to use; NULL: there is none.
 uint8_t *llama_home_staging(struct llama_engine *g, size_t bytes);
 llama_memory_t llama_home_memory(const struct llama_engine *g, uint32_t seq);
+
+// ---- llama_adapter.c ---------------------------------------------------------------------------
+void llama_adapter_init(struct llama_engine *g, const char *model);
+void llama_adapter_fini(struct llama_engine *g);
+int llama_adapter_load(struct engine *g, const char *path, uint32_t *id, struct err *e);
+void llama_adapter_drop(struct engine *g, uint32_t id);
+int llama_adapter_use(struct engine *g, uint32_t seq, uint32_t id, struct err *e);
+// ERR_INVALID: rows of several adapters.
+int llama_adapter_check(const struct llama_engine *g, const struct engine_row *rows, size_t n,
+                        struct err *e);
+// Before anything is computed for seq on that context.
+void llama_adapter_put(const struct llama_engine *g, struct llama_context *ctx, uint32_t seq);
 
 // ---- llama_keep.c ------------------------------------------------------------------------------
 void llama_keep_init(struct llama_engine *g); // says what can be cut

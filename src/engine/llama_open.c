@@ -42,6 +42,9 @@ static const struct engine_ops ops = {
     .parser_free = llama_parse_free,
     .parser_put = llama_parse_put,
     .embed = llama_embed_tokens,
+    .adapter_load = llama_adapter_load,
+    .adapter_drop = llama_adapter_drop,
+    .adapter_use = llama_adapter_use,
     .sampler_new = llama_sample_new,
     .sampler_free = llama_sample_free,
     .sampler_accept = llama_sample_accept,
@@ -61,6 +64,7 @@ static void llama_free_engine(struct engine *base)
         llama_batch_free(g->batch);
     if (g->ctx)
         llama_free(g->ctx);
+    llama_adapter_fini(g);
     if (g->model)
         llama_model_free(g->model);
     free(g->seqs);
@@ -247,6 +251,7 @@ int engine_llama_open(const struct engine_options *o, struct engine **out, struc
     if (rc == 0) {
         llama_identity_fill(g, o, gguf);
         tables_make(g, o);
+        llama_adapter_init(g, o->model);
         chat_make(g);
         rc = llama_range_init(g, e);
         if (rc == 0) {

@@ -67,7 +67,7 @@ static int rows_check(struct llama_engine *g, const struct engine_row *rows, siz
         return err_set(e, ERR_INVALID,
                        "%" PRIu32 " rows want logits, at most %" PRIu32 " may in one step", outputs,
                        g->max_outputs);
-    return 0;
+    return llama_adapter_check(g, rows, n, e);
 }
 
 // Lays the rows of one of the two caches into the batch; how many.
@@ -123,6 +123,7 @@ static int rows_decode(struct llama_engine *g, const struct engine_row *rows, si
     struct llama_context *ctx = settled ? g->streams : g->ctx;
     if (!ctx || batch_fill(g, rows, n, settled) == 0)
         return 0;
+    llama_adapter_put(g, ctx, rows[0].seq);
     int rc = llama_decode(ctx, g->batch);
     if (rc == 0)
         llama_synchronize(ctx); // so that the time of a step is its own, on a GPU too
