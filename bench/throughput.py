@@ -26,6 +26,7 @@ import time
 import e2e
 
 TINY = bool(os.environ.get("TINY"))
+PAUSE_S = 0.5
 ROUNDS = int(os.environ.get("ROUNDS") or (1 if TINY else 5))
 THREADS = os.environ.get("THREADS") or str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
 MODEL = os.environ["TANDEM_MODEL"]
@@ -167,9 +168,12 @@ def llama(ctx, parallel, both=True):
 
 
 def in_turns(servers, rounds):
+    """Every round in another order, and after a pause: what a server still does after its answer is not the
+    next one's cost, and no server always comes after the same one."""
     for i in range(rounds):
-        for k in range(len(servers)):
-            yield i, servers[(i + k) % len(servers)]
+        for server in random.Random(i).sample(servers, len(servers)):
+            time.sleep(PAUSE_S)
+            yield i, server
 
 
 def prompt(n, *seed):

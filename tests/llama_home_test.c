@@ -161,6 +161,52 @@ static void what_does_not_fit_stays(void **state)
     assert_int_equal(f.d->ops->settle(f.d, f.d->limits.n_seq, 1, &e), ERR_INVALID);
 }
 
+struct meanwhile {
+    unsigned calls, refused;
+    uint32_t pos; // of the sequence that goes on
+};
+
+// Between two layers of sequence 0's chunk: the next token of sequence 1, which is settled, and an attempt
+// at sequence 2, which is not.
+static void meanwhile(void *ctx)
+{
+    struct meanwhile *m = ctx;
+    struct err e = {0};
+    struct engine_row settled = {rig_token(f.d, m->pos), m->pos, 1, true};
+    struct engine_row other = {rig_token(f.d, 0), 0, 2, true};
+    m->calls++;
+    if (f.d->ops->step(f.d, &settled, 1, &e) != 0)
+        fail_msg("%s", e.message);
+    m->pos++;
+    m->refused += f.d->ops->step(f.d, &other, 1, &e) == ERR_INVALID;
+}
+
+static void a_settled_sequence_goes_on_inside_a_chunk(void **state)
+{
+    struct meanwhile m = {.pos = A};
+    (void)state;
+    rig_compute(f.d, 1, 0, A);
+    settle(f.d, 1);
+    assert_true(f.d->ops->settled(f.d, 1));
+    assert_false(f.d->ops->settled(f.d, 0));
+    f.d->ops->between_set(f.d, meanwhile, &m);
+    rig_compute(f.d, 0, 0, A); // both are being computed at once from here on
+    f.d->ops->between_set(f.d, NULL, NULL);
+    assert_int_equal(m.calls, f.d->identity.n_layer);
+    assert_int_equal(m.refused, m.calls);
+    // The one whose chunk was paused is as ever.
+    rig_compute(f.d, 0, A, B);
+    rig_same(f.d, rig_logits(f.d, 0, B), f.reference);
+    // And so is the other one: token by token, as it would have been by itself.
+    rig_compute(f.p, 1, 0, A);
+    settle(f.p, 1);
+    for (uint32_t p = A; p < m.pos; p++)
+        free(rig_logits(f.p, 1, p));
+    float *alone = rig_logits(f.p, 1, m.pos);
+    rig_same(f.d, rig_logits(f.d, 1, m.pos), alone);
+    free(alone);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -169,6 +215,7 @@ int main(void)
         cmocka_unit_test_setup(exports_bring_a_sequence_back, clear),
         cmocka_unit_test_setup(a_step_may_mix_both, clear),
         cmocka_unit_test_setup(removing_works_on_either_side, clear),
+        cmocka_unit_test_setup(a_settled_sequence_goes_on_inside_a_chunk, clear),
         cmocka_unit_test_setup(what_does_not_fit_stays, clear),
     };
     return cmocka_run_group_tests(tests, fixture_make, fixture_free);

@@ -149,6 +149,7 @@ struct rig_request {
     int32_t logprobs; // 0: none; k + 1 otherwise
     const char *stop;
     bool eos; // the answer may end by itself
+    bool timeline;
 };
 
 static inline void rig_generate(struct rig_node *d, const struct rig_request *r)
@@ -159,6 +160,7 @@ static inline void rig_generate(struct rig_node *d, const struct rig_request *r)
                                  .keep = r->keep,
                                  .reuse = r->reuse,
                                  .parse = r->parse,
+                                 .timeline = r->timeline,
                                  .syntax = r->syntax,
                                  .logprobs = r->logprobs - 1,
                                  .stops = {(char *)(uintptr_t)r->stop},

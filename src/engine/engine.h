@@ -68,6 +68,7 @@ struct engine_limits {
     bool has_tokenizer, has_chat_template;
     bool ranks; // a reranker: `embed` gives one score
     bool cuts;  // `remove` can cut a sequence anywhere; else only checkpoints lead back
+    bool media; // images may be part of a prompt: the media_* calls are there
 };
 
 // One token to compute. Rows of a step may belong to several sequences; rows of one sequence have
@@ -118,11 +119,55 @@ struct engine_logprob {
 float engine_logprobs(const float *logits, uint32_t n_vocab, int32_t token, size_t k,
                       struct engine_logprob *top);
 
-struct engine;
 #define ENGINE_ADAPTERS_MAX 32u // loaded at the same time
 
+struct engine;
 struct engine_sampler;
 struct engine_parser;
+
+// ---- images ----
+// An image of a prompt becomes one or more pieces (a model may look at it whole and in parts). A piece is a
+// run of rows that stand for no tokens: what the model's projector makes of the pixels. It takes as many
+// places in a sequence as it has rows, like as many tokens; how far it moves the model's own positions is
+// the engine's matter.
+struct engine_media; // a piece as the engine keeps it: pixels, later rows
+
+#define ENGINE_TOKEN_MEDIA (-1) // in a rendered prompt, for every row of a piece
+
+struct engine_image {
+    const void *data; // a file's bytes: PNG, JPEG, BMP or GIF
+    size_t len;
+};
+
+struct engine_source {
+    const char *prompt; // what `render` made of a chat with n_images parts of type "image"
+    const struct engine_image *images;
+    size_t n_images;
+};
+
+struct engine_piece {
+    uint32_t at, rows;          // in the prompt's tokens
+    uint32_t image;             // which of the source's
+    bool whole;                 // its rows can be computed only all at once
+    uint64_t layout;            // a hash of what shapes its KV beside the image's bytes
+    size_t bytes;               // that it takes in memory, about
+    struct engine_media *media; // owned
+};
+
+struct engine_prompt {
+    int32_t *tokens; // owned
+    size_t n_tokens;
+    struct engine_piece *pieces; // owned, in order
+    size_t n_pieces;
+};
+
+// Rows [first, first + n) of a piece, as places [pos, pos + n) of a sequence.
+struct engine_media_rows {
+    uint32_t seq, pos, first, n;
+};
+
+// Called from inside a step, see `between_set`.
+typedef void engine_between_callback(void *ctx);
 
 // What an export in progress looks like to the caller. One export per engine at a time.
 enum engine_export_state { ENGINE_EXPORT_BUSY = 0, ENGINE_EXPORT_DONE = 1 };
@@ -157,6 +202,12 @@ struct engine_ops {
     // The way back: rows of sequences that share a cache are computed in one pass over the weights, rows
     // of settled ones apart from them and, where their numbers differ, from each other.
     int (*rejoin)(struct engine *g, uint32_t seq, struct err *e);
+    bool (*settled)(const struct engine *g, uint32_t seq);
+    // Long chunks and answers that keep their pace: a step whose rows are all of one sequence that is not
+    // settled, none of them wanting logits, stops after each of its identity.n_layer parts and calls back.
+    // The callback may compute settled sequences with `step` and sample from them; no other call
+    // that changes anything is allowed before the outer step has returned. NULL: no calls.
+    void (*between_set)(struct engine *g, engine_between_callback *callback, void *ctx);
 
     // ---- checkpoints: for models whose sequences cannot be cut (limits.cuts is false) ----
     // What a sequence needs besides the KV that stays in place to go on from where it is now: the
@@ -207,7 +258,8 @@ struct engine_ops {
     // {"grammar": GBNF}, which anybody may write): it goes back into sampler_new (grammar) and parser_new
     // (how reasoning and tool calls are told from content); null: the answer is all content,
     // unconstrained. A request with "prompt" (text) in place of "messages" is not templated; of it
-    // only grammar, json_schema and response_format count. ERR_INVALID for a request the template
+    // only grammar, json_schema and response_format count. Parts {"type": "image"} of a message's content
+    // stand for the images of media_render, where limits.media. ERR_INVALID for a request the template
     // cannot render, with its reason.
     int (*render)(struct engine *g, const json_t *request, json_t **rendered, struct err *e);
 
@@ -231,58 +283,6 @@ struct engine_ops {
     // sequence. ERR_CANCELLED after engine_interrupt; ERR_UNSUPPORTED: the model makes none.
     int (*embed)(struct engine *g, const int32_t *tokens, size_t n, float *out, struct err *e);
 
-    // ---- sampling ----
-    int (*sampler_new)(struct engine *g, const struct engine_sampling *s,
-                       struct engine_sampler **out, struct err *e);
-    void (*sampler_free)(struct engine *g, struct engine_sampler *sampler);
-    // Lets the sampler know a token that came from elsewhere (the prompt, for penalties).
-    void (*sampler_accept)(struct engine *g, struct engine_sampler *sampler, int32_t token);
-    // Draws from row `row` of the last step and accepts the token.
-    int32_t (*sample)(struct engine *g, struct engine_sampler *sampler, size_t row);
-
-    // Any thread: makes a running step (or an emulated wait) return ERR_CANCELLED soon. Sticky
-    // until the engine thread calls with on = false.
-    void (*interrupt)(struct engine *g, bool on);
-};
-
-// Common head of every implementation; implementations embed it first.
-struct engine {
-    const struct engine_ops *ops;
-    struct engine_identity identity;
-    struct engine_limits limits;
-};
-
-struct engine_options {
-    const char *model;           // path of a GGUF, or "fake[:key=value,...]"
-    uint32_t n_ctx;              // cells; 0: the model's own, at most 8192
-    uint32_t n_seq;              // default 4
-    uint32_t n_batch;            // rows per step; default 512
-    int n_threads;               // 0: cores
-    int n_gpu_layers;            // -1: all
-    const char *type_k, *type_v; // "f16" (default), "f32", "q8_0", ...
-    enum engine_handoff handoff; // what the probe found; ENGINE_HANDOFF_NONE turns exports off
-    bool tiles;                  // tiles_set will be used: prepare for it
-    void (*progress)(void *ctx, double share); // loading, 0..1; may be NULL
-    void *progress_ctx;
-};
-void engine_options_default(struct engine_options *o);
-
-// Loads. ERR_NOT_FOUND, ERR_CORRUPT (cut short, no GGUF), ERR_UNSUPPORTED (architecture), ...
-int engine_open(const struct engine_options *o, struct engine **out, struct err *e);
-
-// Wraps `inner` (takes it) so that a step with a prompt token takes slot = 1/prefill_tokens_per_s
-// each and a row with want_logits 1/decode_tokens_per_s. Counts the steps that did not fit.
-struct engine *engine_paced_new(struct engine *inner, double prefill_tokens_per_s,
-                                double decode_tokens_per_s);
-struct engine_pace_counts {
-    uint64_t steps, overruns;
-    double worst_ratio; // real time / slot of the worst step
-};
-// Zeroes for an engine that is not paced.
-struct engine_pace_counts engine_pace_get(const struct engine *g);
-
-// Writes a quantised copy of a GGUF ("Q4_0", "Q8_0", ...); the file appears whole or not at all.
-int engine_quantize(const char *from, const char *to, const char *type, struct err *e);
     // ---- images (NULL without limits.media) ----
     // The prompt with its images, ready to be computed. Decodes and scales the images: takes a while, on the
     // thread of the text calls. ERR_INVALID for what is no image. *out is to be freed with engine_prompt_fini.
@@ -307,5 +307,60 @@ int engine_quantize(const char *from, const char *to, const char *type, struct e
     // to another between steps costs as much as a small step.
     int (*adapter_use)(struct engine *g, uint32_t seq, uint32_t id, struct err *e);
 
+    // ---- sampling ----
+    int (*sampler_new)(struct engine *g, const struct engine_sampling *s,
+                       struct engine_sampler **out, struct err *e);
+    void (*sampler_free)(struct engine *g, struct engine_sampler *sampler);
+    // Lets the sampler know a token that came from elsewhere (the prompt, for penalties).
+    void (*sampler_accept)(struct engine *g, struct engine_sampler *sampler, int32_t token);
+    // Draws from row `row` of the last step and accepts the token.
+    int32_t (*sample)(struct engine *g, struct engine_sampler *sampler, size_t row);
+
+    // Any thread: makes a running step (or an emulated wait) return ERR_CANCELLED soon. Sticky
+    // until the engine thread calls with on = false.
+    void (*interrupt)(struct engine *g, bool on);
+};
+
+// Common head of every implementation; implementations embed it first.
+struct engine {
+    const struct engine_ops *ops;
+    struct engine_identity identity;
+    struct engine_limits limits;
+};
+
+struct engine_options {
+    const char *model;           // path of a GGUF, or "fake[:key=value,...]"
+    const char *projector;       // path of the GGUF that makes images readable; NULL: none
+    uint32_t n_ctx;              // cells; 0: the model's own, at most 8192
+    uint32_t n_seq;              // default 4
+    uint32_t n_batch;            // rows per step; default 512
+    int n_threads;               // 0: cores
+    int n_gpu_layers;            // -1: all
+    const char *type_k, *type_v; // "f16" (default), "f32", "q8_0", ...
+    enum engine_handoff handoff; // what the probe found; ENGINE_HANDOFF_NONE turns exports off
+    bool tiles;                  // tiles_set will be used: prepare for it
+    void (*progress)(void *ctx, double share); // loading, 0..1; may be NULL
+    void *progress_ctx;
+};
+void engine_options_default(struct engine_options *o);
+
+void engine_prompt_fini(struct engine *g, struct engine_prompt *p);
+
+// Loads. ERR_NOT_FOUND, ERR_CORRUPT (cut short, no GGUF), ERR_UNSUPPORTED (architecture), ...
+int engine_open(const struct engine_options *o, struct engine **out, struct err *e);
+
+// Wraps `inner` (takes it) so that a step with a prompt token takes slot = 1/prefill_tokens_per_s
+// each and a row with want_logits 1/decode_tokens_per_s. Counts the steps that did not fit.
+struct engine *engine_paced_new(struct engine *inner, double prefill_tokens_per_s,
+                                double decode_tokens_per_s);
+struct engine_pace_counts {
+    uint64_t steps, overruns;
+    double worst_ratio; // real time / slot of the worst step
+};
+// Zeroes for an engine that is not paced.
+struct engine_pace_counts engine_pace_get(const struct engine *g);
+
+// Writes a quantised copy of a GGUF ("Q4_0", "Q8_0", ...); the file appears whole or not at all.
+int engine_quantize(const char *from, const char *to, const char *type, struct err *e);
 
 #endif

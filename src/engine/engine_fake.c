@@ -123,6 +123,7 @@ static void seq_append(struct fake *f, struct fake_seq *s, int32_t token)
 static void seq_clear(const struct fake *f, struct fake_seq *s)
 {
     s->n = s->staged = 0;
+    s->settled = false;
     if (s->state != NULL)
         memset(s->state, 0, fake_state_bytes(f));
 }
@@ -155,6 +156,8 @@ static int rows_check(const struct fake *f, const struct engine_row *rows, size_
         if (r->token < 0 || r->token >= f->o.vocab)
             return err_set(e, ERR_INVALID, "row %zu: token %d, there are %lld", i, r->token,
                            (long long)f->o.vocab);
+        if (f->inside && !f->seqs[r->seq].settled)
+            return err_set(e, ERR_INVALID, "row %zu: sequence %u is not settled", i, r->seq);
         uint32_t next = f->seqs[r->seq].n;
         for (size_t j = 0; j < i; j++)
             next += rows[j].seq == r->seq;
@@ -203,19 +206,39 @@ static void tile_send(struct fake *f, const struct engine_row *rows, size_t n, i
     f->tile(f->tile_ctx, (uint32_t)layer, f->tile_buf, 2 * n * half);
 }
 
-// Spends the step's time layer by layer when somebody wants tiles, at once otherwise.
+// Whether the step is one in which others may run.
+static bool pauses(const struct fake *f, const struct engine_row *rows, size_t n)
+{
+    bool yes = f->between != NULL && !f->inside && !f->seqs[rows[0].seq].settled;
+    for (size_t i = 0; i < n; i++)
+        yes = yes && rows[i].seq == rows[0].seq && !rows[i].want_logits;
+    return yes;
+}
+
+static void pause_here(struct fake *f)
+{
+    f->inside = true;
+    f->between(f->between_ctx);
+    f->inside = false;
+}
+
+// Spends the step's time layer by layer when somebody wants to see them, at once otherwise.
 static int step_wait(struct fake *f, const struct engine_row *rows, size_t n, struct err *e)
 {
     int64_t us = 0;
     for (size_t i = 0; i < n; i++)
         us += rows[i].want_logits ? f->o.decode_us : f->o.prefill_us;
-    if (f->tile == NULL)
+    bool paused = pauses(f, rows, n), tiled = f->tile != NULL && !f->inside;
+    if (!tiled && !paused)
         return fake_work(f, us, e);
     for (int64_t l = 0; l < f->o.layers; l++) {
         int rc = fake_work(f, us / f->o.layers, e);
         if (rc != 0)
             return rc;
-        tile_send(f, rows, n, l);
+        if (tiled)
+            tile_send(f, rows, n, l);
+        if (paused)
+            pause_here(f);
     }
     return 0;
 }
@@ -258,12 +281,14 @@ static struct undo undo_new(const struct fake *f)
     return u;
 }
 
-static void undo_apply(struct fake *f, const struct undo *u)
+static void undo_apply(struct fake *f, const struct undo *u, const struct engine_row *rows,
+                       size_t n)
 {
-    for (uint32_t i = 0; i < f->base.limits.n_seq; i++) {
-        f->seqs[i].n = u->n[i];
+    for (size_t i = 0; i < n; i++) {
+        struct fake_seq *s = &f->seqs[rows[i].seq];
+        s->n = u->n[rows[i].seq];
         if (f->o.state != 0)
-            memcpy(f->seqs[i].state, u->state + i * fake_state_bytes(f), fake_state_bytes(f));
+            memcpy(s->state, u->state + rows[i].seq * fake_state_bytes(f), fake_state_bytes(f));
     }
 }
 
@@ -278,7 +303,7 @@ static int fake_step(struct engine *g, const struct engine_row *rows, size_t n, 
     rows_append(f, rows, n);
     rc = step_wait(f, rows, n, e);
     if (rc != 0) {
-        undo_apply(f, &u);
+        undo_apply(f, &u, rows, n);
         f->n_rows = 0;
     }
     free(u.n);
@@ -328,6 +353,12 @@ static int fake_tiles_set(struct engine *g, engine_tile_callback *callback, void
     return 0;
 }
 
+static void fake_between_set(struct engine *g, engine_between_callback *callback, void *ctx)
+{
+    fake_of(g)->between = callback;
+    fake_of(g)->between_ctx = ctx;
+}
+
 // ---- control ------------------------------------------------------------------------------------
 
 static void fake_interrupt(struct engine *g, bool on)
@@ -346,6 +377,7 @@ static void fake_free(struct engine *g)
     free(f->seqs);
     free(f->logits);
     free(f->logits_row);
+    free(f->seq_adapters);
     free(f->tile_buf);
     json_decref(f->script);
     free(f);
@@ -375,9 +407,11 @@ static const struct engine_ops fake_ops = {
     .parser_free = fake_parser_free,
     .parser_put = fake_parser_put,
     .embed = fake_embed,
+    .adapter_load = fake_adapter_load,
+    .adapter_drop = fake_adapter_drop,
+    .adapter_use = fake_adapter_use,
     .sampler_new = fake_sampler_new,
     .sampler_free = fake_sampler_free,
-    free(f->seq_adapters);
     .sampler_accept = fake_sampler_accept,
     .sample = fake_sample,
     .interrupt = fake_interrupt,
@@ -407,9 +441,6 @@ static void identity_fill(const struct fake *f, const struct engine_options *o,
         fake_fold(fake_mix((uint64_t)f->o.seed), (const uint8_t *)id->model, strlen(id->model));
     snprintf(id->type_k, sizeof id->type_k, "%s", o->type_k != NULL ? o->type_k : "f16");
     snprintf(id->type_v, sizeof id->type_v, "%s", o->type_v != NULL ? o->type_v : "f16");
-    .adapter_load = fake_adapter_load,
-    .adapter_drop = fake_adapter_drop,
-    .adapter_use = fake_adapter_use,
 }
 
 static void limits_fill(const struct fake *f, const struct engine_options *o,
@@ -440,11 +471,19 @@ int engine_fake_open(const struct engine_options *o, struct engine **out, struct
         free(f);
         return rc;
     }
-    f->base.ops = &fake_ops;
+    f->ops = fake_ops;
+    if (f->o.apart != 0) {
+        f->ops.settle = fake_settle;
+        f->ops.rejoin = fake_rejoin;
+        f->ops.settled = fake_settled;
+        f->ops.between_set = fake_between_set;
+    }
+    f->base.ops = &f->ops;
     identity_fill(f, o, &f->base.identity);
     limits_fill(f, o, &f->base.limits);
     const struct engine_limits *l = &f->base.limits;
     f->seqs = mem_alloc(l->n_seq * sizeof *f->seqs);
+    f->seq_adapters = mem_alloc(l->n_seq * sizeof *f->seq_adapters);
     f->logits_row = mem_alloc(l->n_batch * sizeof *f->logits_row);
     f->tile_buf = mem_alloc(l->n_batch * (size_t)f->o.kv_bytes);
     for (uint32_t i = 0; i < l->n_seq; i++)
@@ -454,4 +493,3 @@ int engine_fake_open(const struct engine_options *o, struct engine **out, struct
     *out = &f->base;
     return 0;
 }
-    f->seq_adapters = mem_alloc(l->n_seq * sizeof *f->seq_adapters);

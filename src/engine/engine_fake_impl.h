@@ -16,10 +16,12 @@ struct fake_seq {
     uint8_t *state;    // [layer][STATE_BYTES] when the model is recurrent
     uint32_t staged;   // layers of the next range that came as tiles
     uint32_t staged_p1;
+    bool settled;
 };
 
 struct fake {
     struct engine base;
+    struct engine_ops ops; // a copy, for what not every fake model can do
     struct fake_options o;
     struct fake_seq *seqs;
     uint64_t stepped; // tokens since loading
@@ -30,6 +32,9 @@ struct fake {
     engine_tile_callback *tile;
     void *tile_ctx;
     uint8_t *tile_buf;
+    engine_between_callback *between;
+    void *between_ctx;
+    bool inside; // the callback runs
     struct fake_export {
         bool busy;
         uint32_t seq, p0, p1;
@@ -69,7 +74,18 @@ int fake_checkpoint_save(struct engine *g, uint32_t seq, void *buf, size_t cap, 
                          struct err *e);
 int fake_checkpoint_restore(struct engine *g, uint32_t seq, uint32_t p, const void *data,
                             size_t len, struct err *e);
+int fake_settle(struct engine *g, uint32_t seq, uint32_t upto, struct err *e);
+int fake_rejoin(struct engine *g, uint32_t seq, struct err *e);
+bool fake_settled(const struct engine *g, uint32_t seq);
 int fake_embed(struct engine *g, const int32_t *tokens, size_t n, float *out, struct err *e);
+
+// engine_fake_adapter.c: as in engine.h. An adapter's key is a hash of its file: it changes every KV byte.
+int fake_adapter_load(struct engine *g, const char *path, uint32_t *id, struct err *e);
+void fake_adapter_drop(struct engine *g, uint32_t id);
+int fake_adapter_use(struct engine *g, uint32_t seq, uint32_t id, struct err *e);
+uint64_t fake_adapter_key(const struct fake *f, uint32_t seq); // 0: no adapter
+int fake_adapter_check(const struct fake *f, const struct engine_row *rows, size_t n,
+                       struct err *e);
 
 // engine_fake_range.c: hand-off, as in engine.h.
 size_t fake_export_bytes(struct engine *g, uint32_t seq, uint32_t p0, uint32_t p1, bool last);
@@ -79,14 +95,6 @@ int fake_export_poll(struct engine *g, size_t *len, struct err *e);
 int fake_import(struct engine *g, uint32_t seq, uint32_t p0, uint32_t p1, bool last,
                 const void *data, size_t len, struct err *e);
 int fake_import_tile(struct engine *g, uint32_t seq, uint32_t p0, uint32_t p1, uint32_t layer,
-// engine_fake_adapter.c: as in engine.h. An adapter's key is a hash of its file: it changes every KV byte.
-int fake_adapter_load(struct engine *g, const char *path, uint32_t *id, struct err *e);
-void fake_adapter_drop(struct engine *g, uint32_t id);
-int fake_adapter_use(struct engine *g, uint32_t seq, uint32_t id, struct err *e);
-uint64_t fake_adapter_key(const struct fake *f, uint32_t seq); // 0: no adapter
-int fake_adapter_check(const struct fake *f, const struct engine_row *rows, size_t n,
-                       struct err *e);
-
                      const void *data, size_t len, struct err *e);
 
 #endif

@@ -60,6 +60,31 @@ int fake_fork(struct engine *g, uint32_t src, uint32_t dst, uint32_t p1, struct 
     return 0;
 }
 
+// ---- living apart ---------------------------------------------------------------------------------
+
+int fake_settle(struct engine *g, uint32_t seq, uint32_t upto, struct err *e)
+{
+    struct fake *f = fake_of(g);
+    int rc = seq_check(f, seq, e);
+    if (rc == 0 && f->seqs[seq].n <= upto)
+        f->seqs[seq].settled = true;
+    return rc;
+}
+
+int fake_rejoin(struct engine *g, uint32_t seq, struct err *e)
+{
+    struct fake *f = fake_of(g);
+    int rc = seq_check(f, seq, e);
+    if (rc == 0)
+        f->seqs[seq].settled = false;
+    return rc;
+}
+
+bool fake_settled(const struct engine *g, uint32_t seq)
+{
+    return seq < g->limits.n_seq && ((const struct fake *)g)->seqs[seq].settled;
+}
+
 // ---- checkpoints --------------------------------------------------------------------------------
 
 size_t fake_checkpoint_bytes(struct engine *g, uint32_t seq)

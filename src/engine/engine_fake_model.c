@@ -29,6 +29,7 @@ static const struct fake_key keys[] = {
     KEY(export_us, 0, 60000000),
     KEY(embed, 0, 1 << 20),
     KEY(ranks, 0, 1),
+    KEY(apart, 0, 1),
     KEY(crash_after, 0, INT64_MAX),
     KEY(hang_after, 0, INT64_MAX),
 };

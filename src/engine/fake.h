@@ -18,6 +18,7 @@
 //   decode_us=N     time per row with logits
 //   export_us=N     time from export_start until poll says DONE
 //   embed=N         most tokens of one embedding (default 2048; 0: makes none)
+//   apart=1         sequences can settle, and the settled ones step inside the long steps of others
 //   ranks=1         is a reranker: an embedding is one score
 //   script=FILE     answers by rules, see below (no comma in the path)
 //   crash_after=N   abort() when the N-th token since loading is stepped

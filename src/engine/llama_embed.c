@@ -54,7 +54,9 @@ static int context_open(struct llama_engine *g, struct err *e)
     llama_log_begin();
     g->embed = llama_init_from_model(g->model, p);
     const char *why = llama_log_end();
-    if (!g->embed)
+    if (g->embed)
+        llama_threads_attach(g, g->embed);
+    else
         return err_set(e, ERR_ENGINE, "no context for embeddings of %" PRIu32 " tokens: %s", n,
                        *why ? why : "no reason given; free some memory");
     return 0;

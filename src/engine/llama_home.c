@@ -91,8 +91,10 @@ static bool streams_open(struct llama_engine *g)
     if (g->streams)
         return true;
     g->streams = llama_init_from_model(g->model, g->stream_params);
-    if (g->streams)
+    if (g->streams) {
+        llama_threads_attach(g, g->streams);
         return true;
+    }
     log_warn("llama", "no memory for caches apart: answers decode together, and slower");
     g->base.limits.n_ctx_stream = 0;
     return false;
@@ -111,6 +113,11 @@ int llama_home_settle(struct engine *base, uint32_t seq, uint32_t upto, struct e
     if (rc == 0)
         s->settled = true;
     return rc;
+}
+
+bool llama_home_settled(const struct engine *base, uint32_t seq)
+{
+    return seq < base->limits.n_seq && ((const struct llama_engine *)base)->seqs[seq].settled;
 }
 
 int llama_home_rejoin(struct engine *base, uint32_t seq, struct err *e)

@@ -19,12 +19,27 @@
 struct gguf_context;
 struct llama_adapters;
 struct llama_chat;
+struct llama_media;
 struct llama_tiles;
 
 // Where the logits of a row of the last step are.
 struct llama_output {
     bool wanted, settled;
     int32_t index; // in the batch of its context
+};
+
+// A step: what llama.cpp is given, and what is known of its rows afterwards.
+struct llama_pass {
+    struct llama_batch batch;     // n_batch rows, one sequence id each
+    struct llama_output *outputs; // n_batch
+    size_t n_rows;                // of the last step; 0: it failed
+};
+
+#define LLAMA_SHIFTS 64
+
+// A piece of an image whose rows share positions (M-RoPE): what comes after it is not where it is counted.
+struct llama_shift {
+    uint32_t at, rows, positions;
 };
 
 // A sequence as the caller knows it.
@@ -34,6 +49,8 @@ struct llama_seq {
     bool incomplete;      // late state: attention rows came in, the recurrent state did not yet
     uint32_t window_from; // sliding-window layers hold [window_from, held) without gaps
     bool settled;         // lives in the cache of its own
+    uint32_t n_shifts;
+    struct llama_shift shifts[LLAMA_SHIFTS]; // ascending
 };
 
 struct llama_engine {
@@ -49,15 +66,22 @@ struct llama_engine {
     struct llama_context_params embed_params; // what it is made from
     bool embedding;                           // it is computing
     const struct llama_vocab *vocab;
-    struct llama_chat *chat; // NULL: no tokenizer
-    bool *shown;             // n_vocab: special tokens whose text is part of an answer
+    struct llama_chat *chat;   // NULL: no tokenizer
+    bool *shown;               // n_vocab: special tokens whose text is part of an answer
+    struct llama_media *media; // NULL: no projector
 
-    struct llama_batch batch;     // n_batch rows, one sequence id each
-    struct llama_seq *seqs;       // limits.n_seq
-    llama_seq_id scratch;         // == limits.n_seq
-    struct llama_output *outputs; // n_batch; rows of the last step
-    size_t n_rows;                // rows of the last step
-    uint32_t max_outputs;         // rows of one step that may want logits
+    struct llama_pass pass[2]; // [1]: of a step inside another one
+    struct llama_seq *seqs;    // limits.n_seq
+    llama_seq_id scratch;      // == limits.n_seq
+    uint32_t max_outputs;      // rows of one step that may want logits
+
+    engine_between_callback *between; // NULL: nobody wants to be called
+    void *between_ctx;
+    bool pauses;                     // the step in progress does
+    bool inside;                     // the callback runs
+    uint32_t reading;                // the sequence whose step is paused, while `inside`
+    struct ggml_threadpool *threads; // of all contexts; NULL: no CPU backend, or one thread
+    void (*threads_free)(struct ggml_threadpool *);
 
     bool recurrent; // some layers keep a state: no partial removal, no interruption inside a step
     bool slides;    // some layers hold the last n_swa positions only
@@ -110,7 +134,9 @@ int llama_range_import(struct engine *g, uint32_t seq, uint32_t p0, uint32_t p1,
 
 // ---- llama_tile.c ------------------------------------------------------------------------------
 struct ggml_tensor;
-bool llama_tile_eval(struct ggml_tensor *t, bool ask, void *engine); // ggml's eval callback
+// Whether this node's result is wanted; then it is computed and llama_tile_seen is called.
+bool llama_tile_wants(struct llama_engine *g, const struct ggml_tensor *node);
+void llama_tile_seen(struct llama_engine *g, struct ggml_tensor *node);
 // Finds out whether tiles fit this model, and with `eval` (the eval callback is installed) whether a step
 // shows them. After llama_range_init.
 void llama_tile_init(struct llama_engine *g, bool eval);
@@ -132,6 +158,20 @@ int llama_home_return(struct llama_engine *g, uint32_t seq, struct err *e);
 // Memory for the state of a sequence, kept from use to use; NULL: there is none.
 uint8_t *llama_home_staging(struct llama_engine *g, size_t bytes);
 llama_memory_t llama_home_memory(const struct llama_engine *g, uint32_t seq);
+bool llama_home_settled(const struct engine *g, uint32_t seq);
+
+// ---- llama_between.c ---------------------------------------------------------------------------
+bool llama_between_eval(struct ggml_tensor *node, bool ask, void *engine); // ggml's eval callback
+void llama_between_set(struct engine *g, engine_between_callback *callback, void *ctx);
+// A step of rows begins: it is paused between layers if that is wanted and possible.
+void llama_between_step(struct llama_engine *g, const struct engine_row *rows, size_t n);
+
+// ---- llama_threads.c ---------------------------------------------------------------------------
+// Threads that all contexts of the engine compute on, one context at a time. Without them ggml starts new
+// ones for every graph.
+void llama_threads_open(struct llama_engine *g, int n);
+void llama_threads_attach(const struct llama_engine *g, struct llama_context *ctx);
+void llama_threads_close(struct llama_engine *g);
 
 // ---- llama_adapter.c ---------------------------------------------------------------------------
 void llama_adapter_init(struct llama_engine *g, const char *model);
@@ -173,6 +213,36 @@ int llama_step_ready(const struct llama_engine *g, uint32_t seq, struct err *e);
 bool llama_step_window_gone(const struct llama_engine *g, uint32_t seq, uint32_t p0);
 void llama_step_interrupt(struct engine *g, bool on);
 bool llama_step_aborted(void *g); // ggml's abort callback
+
+// ---- llama_media.c -----------------------------------------------------------------------------
+int llama_media_open(struct llama_engine *g, const struct engine_options *o, struct err *e);
+void llama_media_close(struct llama_engine *g);
+// The model's position of place `place` of a sequence.
+llama_pos llama_media_pos(const struct llama_seq *s, uint32_t place);
+// ERR_UNSUPPORTED where the sequence cannot be cut at `place`: it lies in a piece whose rows share positions.
+int llama_media_cut_check(const struct llama_seq *s, uint32_t place, struct err *e);
+// The sequence has been cut back to [0, place).
+void llama_media_cut(struct llama_seq *s, uint32_t place);
+// What stands for an image in the text of a prompt; NULL: no images.
+const char *llama_media_marker(const struct llama_engine *g);
+int llama_media_render(struct engine *g, const struct engine_source *source,
+                       struct engine_prompt *out, struct err *e);
+void llama_media_free(struct engine *g, struct engine_media *m);
+int llama_media_encode(struct engine *g, struct engine_media *m, struct err *e);
+int llama_media_step(struct engine *g, const struct engine_media *m,
+                     const struct engine_media_rows *rows, struct err *e);
+
+// ---- llama_image.c -----------------------------------------------------------------------------
+#define LLAMA_IMAGE_SIDE 16384         // pixels
+#define LLAMA_IMAGE_PIXELS 50000000u // of one image
+struct llama_image {
+    uint32_t width, height;
+    uint8_t *pixels; // owned: width x height x RGB
+};
+// PNG, JPEG, BMP and GIF (its first frame). Hostile bytes are refused, and take no more memory than an
+// image of the largest size does.
+int llama_image_read(const struct engine_image *file, struct llama_image *out, struct err *e);
+void llama_image_fini(struct llama_image *image);
 
 // ---- llama_text.c ------------------------------------------------------------------------------
 int llama_text_tokenize(struct engine *g, const char *text, size_t n, bool special, bool add_bos,

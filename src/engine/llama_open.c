@@ -25,6 +25,8 @@ static const struct engine_ops ops = {
     .fork = llama_keep_fork,
     .settle = llama_home_settle,
     .rejoin = llama_home_rejoin,
+    .settled = llama_home_settled,
+    .between_set = llama_between_set,
     .checkpoint_bytes = llama_keep_bytes,
     .checkpoint_save = llama_keep_save,
     .checkpoint_restore = llama_keep_restore,
@@ -45,6 +47,10 @@ static const struct engine_ops ops = {
     .adapter_load = llama_adapter_load,
     .adapter_drop = llama_adapter_drop,
     .adapter_use = llama_adapter_use,
+    .media_render = llama_media_render,
+    .media_free = llama_media_free,
+    .media_encode = llama_media_encode,
+    .media_step = llama_media_step,
     .sampler_new = llama_sample_new,
     .sampler_free = llama_sample_free,
     .sampler_accept = llama_sample_accept,
@@ -59,16 +65,20 @@ static void llama_free_engine(struct engine *base)
     llama_range_fini(g);
     llama_home_fini(g);
     llama_embed_fini(g);
+    llama_media_close(g);
     llama_chat_free(g->chat);
-    if (g->batch.token)
-        llama_batch_free(g->batch);
     if (g->ctx)
         llama_free(g->ctx);
+    llama_threads_close(g);
     llama_adapter_fini(g);
     if (g->model)
         llama_model_free(g->model);
     free(g->seqs);
-    free(g->outputs);
+    for (size_t i = 0; i < 2; i++) {
+        if (g->pass[i].batch.token)
+            llama_batch_free(g->pass[i].batch);
+        free(g->pass[i].outputs);
+    }
     free(g->shown);
     free(g);
 }
@@ -163,10 +173,8 @@ static int params_fill(struct llama_engine *g, const struct engine_options *o,
     p->kv_unified = true;
     p->swa_full = false;
     p->no_perf = true;
-    if (o->tiles) { // without it ggml computes the graph in one go
-        p->cb_eval = llama_tile_eval;
-        p->cb_eval_user_data = g;
-    }
+    p->cb_eval = llama_between_eval;
+    p->cb_eval_user_data = g;
     p->abort_callback = llama_step_aborted;
     p->abort_callback_data = g;
     int rc = type_parse(o->type_k, "K cache", &p->type_k, e);
@@ -189,6 +197,8 @@ static int context_make(struct llama_engine *g, const struct engine_options *o,
         return err_set(e, ERR_ENGINE, "no context of %u cells (K %s, V %s) for '%s': %s", p->n_ctx,
                        ggml_type_name(p->type_k), ggml_type_name(p->type_v), o->model,
                        *why ? why : "no reason given; try a smaller --ctx");
+    llama_threads_open(g, p->n_threads);
+    llama_threads_attach(g, g->ctx);
     g->mem = llama_get_memory(g->ctx);
     g->max_outputs = p->n_outputs_max;
     return 0;
@@ -208,8 +218,10 @@ static void tables_make(struct llama_engine *g, const struct engine_options *o)
     // llama4 slides in whole chunks, whose bounds an import may well begin at.
     g->slides = g->base.identity.n_swa > 0 && strcmp(g->base.identity.arch, "llama4") != 0;
     g->seqs = mem_alloc(o->n_seq * sizeof *g->seqs);
-    g->outputs = mem_alloc(l->n_batch * sizeof *g->outputs);
-    g->batch = llama_batch_init((int32_t)l->n_batch, 0, 1);
+    for (size_t i = 0; i < 2; i++) {
+        g->pass[i].outputs = mem_alloc(l->n_batch * sizeof *g->pass[i].outputs);
+        g->pass[i].batch = llama_batch_init((int32_t)l->n_batch, 0, 1);
+    }
 }
 
 // Templates may write calls and reasoning with special tokens, which a parser must see.
@@ -254,6 +266,8 @@ int engine_llama_open(const struct engine_options *o, struct engine **out, struc
         llama_adapter_init(g, o->model);
         chat_make(g);
         rc = llama_range_init(g, e);
+        if (rc == 0)
+            rc = llama_media_open(g, o, e);
         if (rc == 0) {
             llama_tile_init(g, o->tiles);
             llama_home_init(g, &p);
@@ -300,7 +314,7 @@ void engine_llama_clear(struct engine *base)
     if (g->streams)
         llama_memory_clear(llama_get_memory(g->streams), true);
     memset(g->seqs, 0, base->limits.n_seq * sizeof *g->seqs);
-    g->n_rows = 0;
+    g->pass[0].n_rows = g->pass[1].n_rows = 0;
 }
 
 struct engine_llama_facts engine_llama_facts_get(const struct engine *base)

@@ -37,7 +37,7 @@ static uint8_t *sample_make(struct llama_engine *g, uint32_t n, size_t *len, str
         *len = llama_state_seq_get_data(g->ctx, data, bytes, 0);
     llama_memory_seq_rm(g->mem, 0, -1, -1);
     g->seqs[0].held = 0;
-    g->n_rows = 0;
+    g->pass[0].n_rows = 0;
     if (!data || *len != bytes) {
         free(data);
         err_set(e, ERR_ENGINE, "llama.cpp could not write the state of a sequence (%zu bytes)",
@@ -125,6 +125,11 @@ static int range_check(const struct llama_engine *g, uint32_t seq, uint32_t p0, 
         return err_set(e, ERR_UNSUPPORTED,
                        "this model hands over its whole state only, not [%" PRIu32 ", %" PRIu32 ")",
                        p0, p1);
+    if (g->seqs[seq].n_shifts > 0)
+        return err_set(e, ERR_UNSUPPORTED,
+                       "sequence %" PRIu32 " holds an image whose rows share positions; such "
+                       "sequences are not handed over",
+                       seq);
     return 0;
 }
 

@@ -31,6 +31,12 @@ int llama_step_ready(const struct llama_engine *g, uint32_t seq, struct err *e)
     return 0;
 }
 
+// The sequence of a step that is paused: half of what it holds is being computed.
+static bool under_way(const struct llama_engine *g, uint32_t seq)
+{
+    return g->inside && seq == g->reading;
+}
+
 static int row_check(const struct llama_engine *g, const struct engine_row *row, size_t i,
                      struct err *e)
 {
@@ -42,6 +48,11 @@ static int row_check(const struct llama_engine *g, const struct engine_row *row,
                        "row %zu: token %" PRId32 " is outside the vocabulary of %" PRIu32, i,
                        row->token, g->base.identity.n_vocab);
     const struct llama_seq *seq = &g->seqs[row->seq];
+    if (g->inside && !seq->settled)
+        return err_set(e, ERR_INVALID,
+                       "row %zu: sequence %" PRIu32 " is not settled; inside a step only those "
+                       "that are can be computed",
+                       i, row->seq);
     if (row->pos != seq->next)
         return err_set(e, ERR_INVALID,
                        "row %zu: position %" PRIu32 " of sequence %" PRIu32
@@ -54,8 +65,9 @@ static int rows_check(struct llama_engine *g, const struct engine_row *rows, siz
                       struct err *e)
 {
     uint32_t outputs = 0;
-    for (size_t i = 0; i < g->base.limits.n_seq; i++)
-        g->seqs[i].next = g->seqs[i].held;
+    for (uint32_t s = 0; s < g->base.limits.n_seq; s++)
+        if (!under_way(g, s))
+            g->seqs[s].next = g->seqs[s].held;
     for (size_t i = 0; i < n; i++) {
         int rc = row_check(g, &rows[i], i, e);
         if (rc != 0)
@@ -71,21 +83,21 @@ static int rows_check(struct llama_engine *g, const struct engine_row *rows, siz
 }
 
 // Lays the rows of one of the two caches into the batch; how many.
-static int32_t batch_fill(struct llama_engine *g, const struct engine_row *rows, size_t n,
-                          bool settled)
+static int32_t batch_fill(const struct llama_engine *g, struct llama_pass *p,
+                          const struct engine_row *rows, size_t n, bool settled)
 {
     int32_t k = 0;
     for (size_t i = 0; i < n; i++) {
         if (g->seqs[rows[i].seq].settled != settled)
             continue;
-        g->batch.token[k] = rows[i].token;
-        g->batch.pos[k] = (llama_pos)rows[i].pos;
-        g->batch.n_seq_id[k] = 1;
-        g->batch.seq_id[k][0] = (llama_seq_id)rows[i].seq;
-        g->batch.logits[k] = rows[i].want_logits;
-        g->outputs[i] = (struct llama_output){rows[i].want_logits, settled, k++};
+        p->batch.token[k] = rows[i].token;
+        p->batch.pos[k] = llama_media_pos(&g->seqs[rows[i].seq], rows[i].pos);
+        p->batch.n_seq_id[k] = 1;
+        p->batch.seq_id[k][0] = (llama_seq_id)rows[i].seq;
+        p->batch.logits[k] = rows[i].want_logits;
+        p->outputs[i] = (struct llama_output){rows[i].want_logits, settled, k++};
     }
-    g->batch.n_tokens = k;
+    p->batch.n_tokens = k;
     return k;
 }
 
@@ -94,9 +106,10 @@ static void step_undo(struct llama_engine *g)
 {
     for (uint32_t s = 0; s < g->base.limits.n_seq; s++) {
         struct llama_seq *seq = &g->seqs[s];
-        if (seq->next == seq->held)
+        if (seq->next == seq->held || under_way(g, s))
             continue;
-        if (llama_memory_seq_rm(llama_home_memory(g, s), (llama_seq_id)s, (llama_pos)seq->held, -1))
+        if (llama_memory_seq_rm(llama_home_memory(g, s), (llama_seq_id)s,
+                                llama_media_pos(seq, seq->held), -1))
             continue;
         llama_memory_seq_rm(g->mem, (llama_seq_id)s, -1, -1);
         log_warn("llama", "sequence %" PRIu32 " lost its recurrent state in a failed step", s);
@@ -120,11 +133,12 @@ static int decode_error(struct llama_engine *g, int rc, const char *why, size_t 
 static int rows_decode(struct llama_engine *g, const struct engine_row *rows, size_t n,
                        bool settled)
 {
+    struct llama_pass *p = &g->pass[g->inside];
     struct llama_context *ctx = settled ? g->streams : g->ctx;
-    if (!ctx || batch_fill(g, rows, n, settled) == 0)
+    if (!ctx || batch_fill(g, p, rows, n, settled) == 0)
         return 0;
     llama_adapter_put(g, ctx, rows[0].seq);
-    int rc = llama_decode(ctx, g->batch);
+    int rc = llama_decode(ctx, p->batch);
     if (rc == 0)
         llama_synchronize(ctx); // so that the time of a step is its own, on a GPU too
     return rc;
@@ -133,14 +147,15 @@ static int rows_decode(struct llama_engine *g, const struct engine_row *rows, si
 static void step_commit(struct llama_engine *g, size_t n)
 {
     for (uint32_t s = 0; s < g->base.limits.n_seq; s++)
-        g->seqs[s].held = g->seqs[s].next;
-    g->n_rows = n;
+        if (!under_way(g, s))
+            g->seqs[s].held = g->seqs[s].next;
+    g->pass[g->inside].n_rows = n;
 }
 
 int llama_step(struct engine *base, const struct engine_row *rows, size_t n, struct err *e)
 {
     struct llama_engine *g = llama_of(base);
-    g->n_rows = 0;
+    g->pass[g->inside].n_rows = 0;
     if (!g->mem)
         return err_set(e, ERR_UNSUPPORTED,
                        "model '%s' (%s) does not generate: it keeps no KV cache",
@@ -153,7 +168,10 @@ int llama_step(struct engine *base, const struct engine_row *rows, size_t n, str
         return rc;
     if (atomic_load_explicit(&g->interrupted, memory_order_relaxed))
         return err_set(e, ERR_CANCELLED, "the step was interrupted");
-    llama_tile_step(g, rows, n);
+    if (!g->inside) {
+        llama_tile_step(g, rows, n);
+        llama_between_step(g, rows, n);
+    }
     llama_log_begin();
     rc = rows_decode(g, rows, n, false);
     if (rc == 0)
@@ -167,10 +185,11 @@ int llama_step(struct engine *base, const struct engine_row *rows, size_t n, str
 
 struct llama_context *llama_step_source(const struct llama_engine *g, size_t row, int32_t *index)
 {
-    if (row >= g->n_rows || !g->outputs[row].wanted)
+    const struct llama_pass *p = &g->pass[g->inside];
+    if (row >= p->n_rows || !p->outputs[row].wanted)
         return NULL;
-    *index = g->outputs[row].index;
-    return g->outputs[row].settled ? g->streams : g->ctx;
+    *index = p->outputs[row].index;
+    return p->outputs[row].settled ? g->streams : g->ctx;
 }
 
 const float *llama_step_logits(struct engine *base, size_t row)
@@ -201,6 +220,9 @@ int llama_step_remove(struct engine *base, uint32_t seq, uint32_t p0, uint32_t p
         return llama_step_ready(g, seq, e);
     if (p0 >= p1)
         return 0;
+    int rc = llama_media_cut_check(s, p0, e);
+    if (rc != 0)
+        return rc;
     if (p1 < s->held)
         return err_set(e, ERR_INVALID,
                        "remove: [%" PRIu32 ", %" PRIu32 ") would leave a gap in sequence %" PRIu32
@@ -211,12 +233,14 @@ int llama_step_remove(struct engine *base, uint32_t seq, uint32_t p0, uint32_t p
                        "remove: the %s of sequence %" PRIu32 " cannot go back to position %" PRIu32
                        "; remove it from 0",
                        g->recurrent ? "recurrent state" : "sliding window", seq, p0);
-    if (!llama_memory_seq_rm(llama_home_memory(g, seq), (llama_seq_id)seq, (llama_pos)p0, -1))
+    if (!llama_memory_seq_rm(llama_home_memory(g, seq), (llama_seq_id)seq, llama_media_pos(s, p0),
+                             -1))
         return err_set(e, ERR_UNSUPPORTED,
                        "remove: llama.cpp cannot cut sequence %" PRIu32 " back to position %" PRIu32
                        "; remove it from 0",
                        seq, p0);
     s->held = p0;
+    llama_media_cut(s, p0);
     if (p0 == 0)
         *s = (struct llama_seq){0};
     return 0;

@@ -41,9 +41,9 @@ struct tile_stage {
 // ---- out -----------------------------------------------------------------------------------------------
 
 // The cache tensor behind a view, if it is `what` ("k" or "v"); its layer in *layer.
-static struct ggml_tensor *cache_of(struct ggml_tensor *t, char what, uint32_t *layer)
+static const struct ggml_tensor *cache_of(const struct ggml_tensor *t, char what, uint32_t *layer)
 {
-    struct ggml_tensor *base = t->view_src ? t->view_src : t;
+    const struct ggml_tensor *base = t->view_src ? t->view_src : t;
     char format[] = "cache_?_l%u%n";
     int n = 0;
     format[6] = what;
@@ -83,8 +83,8 @@ static void layer_deliver(struct llama_engine *g, struct ggml_tensor *attention)
 {
     struct llama_tiles *t = g->tiles;
     uint32_t layer = 0, v_layer = 0;
-    struct ggml_tensor *k = cache_of(attention->src[1], 'k', &layer);
-    struct ggml_tensor *v = cache_of(attention->src[2], 'v', &v_layer);
+    const struct ggml_tensor *k = cache_of(attention->src[1], 'k', &layer);
+    const struct ggml_tensor *v = cache_of(attention->src[2], 'v', &v_layer);
     if (!k || !v || layer != v_layer || layer >= blob_tile_layers(&g->layout))
         return;
     size_t k_row = (size_t)blob_tile_row_bytes(&g->layout, layer, false);
@@ -93,22 +93,24 @@ static void layer_deliver(struct llama_engine *g, struct ggml_tensor *attention)
         t->callback(t->ctx, layer, t->rows, blob_tile_bytes(&g->layout, layer, t->n_rows));
 }
 
-bool llama_tile_eval(struct ggml_tensor *node, bool ask, void *engine)
+bool llama_tile_wants(struct llama_engine *g, const struct ggml_tensor *node)
 {
-    struct llama_engine *g = engine;
-    struct llama_tiles *t = g->tiles;
+    const struct llama_tiles *t = g->tiles;
     uint32_t layer;
     if (!t || !t->on)
-        return !ask;
-    bool write = !t->cells_known && node->op == GGML_OP_SET_ROWS && cache_of(node, 'k', &layer);
-    bool attention = t->cells_known && node->op == GGML_OP_FLASH_ATTN_EXT;
-    if (ask)
-        return write || attention;
-    if (write)
-        t->cells_known = cells_read(t, node->src[1]);
-    else if (attention)
+        return false;
+    if (t->cells_known)
+        return node->op == GGML_OP_FLASH_ATTN_EXT;
+    return node->op == GGML_OP_SET_ROWS && cache_of(node, 'k', &layer);
+}
+
+void llama_tile_seen(struct llama_engine *g, struct ggml_tensor *node)
+{
+    struct llama_tiles *t = g->tiles;
+    if (t->cells_known)
         layer_deliver(g, node);
-    return true;
+    else
+        t->cells_known = cells_read(t, node->src[1]);
 }
 
 void llama_tile_step(struct llama_engine *g, const struct engine_row *rows, size_t n)

@@ -80,6 +80,15 @@ struct pace_share pace_share_get(const struct pace *p, uint32_t n, double row_s)
     return (struct pace_share){rows_choose(p, spare, mixed_row, most), false};
 }
 
+uint32_t pace_chunk_rows(const struct pace *p, uint32_t n, uint32_t parts, double row_s)
+{
+    double chunk_row = p->chunk_row_s > 0 ? p->chunk_row_s : row_s;
+    double chunk_s = pace_spare_s(p, n) / 2 * parts;
+    uint32_t rows =
+        rows_that_fit(chunk_s < PACE_CHUNK_S ? chunk_s : PACE_CHUNK_S, chunk_row, UINT32_MAX);
+    return rows > PACE_APART ? rows : PACE_APART;
+}
+
 // One late step may be bad luck, and so may three be: what was too many is tried again, ever more rarely.
 static void too_many_learn(struct pace *p, uint32_t rows, bool late)
 {

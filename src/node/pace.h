@@ -8,6 +8,10 @@
 // All rows of a mixed step stay below 64: from there on another attention kernel rounds the decode rows
 // differently, and an answer would depend on who else is served.
 //
+// Where answers live apart from the prompt none of this is needed: a chunk is computed in parts (layers),
+// and between two of them a decode step may run. Its rows are then so many that a part fits into
+// half of B - q, and that the chunk keeps the worker from other things no longer than PACE_CHUNK_S.
+//
 // Owner: the engine thread.
 #ifndef NODE_PACE_H
 #define NODE_PACE_H
@@ -15,8 +19,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define PACE_ROWS 256  // decode rows that are told apart
-#define PACE_APART 64  // a chunk of its own has at least so many rows
+#define PACE_ROWS 256 // decode rows that are told apart
+#define PACE_APART 64 // a chunk of its own has at least so many rows
+#define PACE_CHUNK_S 0.25
 #define PACE_AUTO 1.75 // the bound, in quiet steps, when none is given: leaves room below twice
 #define PACE_TRY_AGAIN                                                                             \
     16 // mixed steps until what was too many is tried once more; doubled each time that
@@ -45,6 +50,8 @@ struct pace_share {
 void pace_init(struct pace *p, double bound_s);
 // With n answers running. `row_s`: what a prompt row takes in full chunks, as far as is known.
 struct pace_share pace_share_get(const struct pace *p, uint32_t n, double row_s);
+// Rows of a chunk that is computed in so many parts, with n answers running in between.
+uint32_t pace_chunk_rows(const struct pace *p, uint32_t n, uint32_t parts, double row_s);
 // Seconds that other work may take between two decode steps of n rows; a large number without a bound.
 double pace_spare_s(const struct pace *p, uint32_t n);
 // What was seen: a decode step of n rows with `rows` prompt rows (0: quiet), and a chunk apart.

@@ -53,9 +53,13 @@
 #define WORKER_IMPORTS 256      // frames of transfers that wait for their time
 #define WORKER_POINTS 4         // checkpoints of a sequence ...
 #define WORKER_POINT_BYTES (256u << 20) // ... and their bytes
+#define WORKER_MEDIA_KEY 32     // bytes that name a piece of an image
+#define WORKER_MEDIA_IMAGES 32  // of one prompt ...
+#define WORKER_MEDIA_PIECES 512 // ... and what becomes of them
 #define WORKER_STUCK_STALLS 10 // a transfer without progress for so many stall times is given up
 
 struct worker;
+struct worker_media_item; // a piece of an image, see worker_media.c
 
 static inline uint64_t worker_key(uint32_t link_serial, uint64_t id)
 {
@@ -83,6 +87,7 @@ enum worker_event_kind {
     WORKER_EVENT_SENT,        // id, index, t0, t1: a bulk frame left
     WORKER_EVENT_DIALED,      // peer index; link or error
     WORKER_EVENT_WAKE,        // a buffer came back
+    WORKER_EVENT_MEDIA,       // media: pieces of images that were rendered
 };
 
 struct worker_event {
@@ -95,6 +100,7 @@ struct worker_event {
     uint32_t peer;
     uint32_t body_bytes;
     int64_t t0, t1; // clock ns; of a frame: t0 is when it arrived
+    struct worker_media_item *media;
     struct err error;
 };
 
@@ -138,6 +144,13 @@ enum worker_phase {
 
 enum worker_job_kind { WORKER_JOB_GENERATE, WORKER_JOB_PREFILL, WORKER_JOB_EMBED };
 
+// A run of a prompt that is part of an image.
+struct worker_piece {
+    uint32_t at, rows;
+    uint8_t key[WORKER_MEDIA_KEY];
+    struct worker_media_item *item; // NULL: not here any more
+};
+
 // What both roles have in common: a prompt, a sequence, a requester.
 struct worker_job {
     struct worker_job *next;
@@ -147,9 +160,12 @@ struct worker_job {
     enum worker_phase phase;
     int32_t *tokens; // the prompt, n_tokens ids, and behind it the answer's own
     uint32_t n_tokens, tokens_cap;
+    struct worker_piece *pieces; // owned; of images, ascending
+    size_t n_pieces;
     char owner[MESSAGE_OWNER_BYTES];
     bool keep, reuse;            // prefix memory afterwards, and before
     bool spoiled;                // a step failed: nobody knows what the sequence holds
+    bool over;                   // ended inside a step, to be freed after it
     bool passed, waits_for_twin; // scratch of one look at those that wait
     uint32_t owner_running;      // scratch too: jobs of its owner that run
     uint32_t overtaken;          // how often a later job was admitted before this one
@@ -256,7 +272,10 @@ struct worker {
     _Atomic int threads;   // handshakes and dials (released when done, acquired by worker_close)
     _Atomic bool stopping; // release/acquire: read by the accept thread
 
+    _Atomic int64_t media_bytes; // that pieces of images take (relaxed: against a limit)
+
     // engine thread only
+    struct worker_media_item *media; // all pieces of images
     struct worker_link *links;
     struct worker_job *jobs; // in order of arrival
     size_t n_jobs;
@@ -269,8 +288,12 @@ struct worker {
     double prefill_rate, decode_rate, link_rate; // measured, per second; 0: not yet
     double floor_s;  // what a small chunk takes where that is more than its share of the rate
     int64_t beat_ns; // when the last BEATs went out
-    int64_t embed_after_ns;       // while answers run, no embedding before this
-    struct engine_row *rows;      // scratch, n_batch
+    int64_t embed_after_ns;     // while answers run, no embedding before this
+    struct engine_row *rows[2]; // scratch, n_batch; [1]: of a step inside another one
+    bool between_on;            // the chunk in progress lets answers go on meanwhile
+    bool inside;       // such an answer's step runs: no job is freed, no sequence changes hands
+    int64_t inside_ns; // what those steps took of the chunk in progress
+    int64_t stepped_ns, part_ns;  // when the last decode step ended, the last part of a chunk began
     struct worker_job *exporting; // whose export the engine is busy with, NULL: none
     struct worker_block *export_block;
     struct kv_segment export_segment;
@@ -310,8 +333,9 @@ void worker_progress_send(struct worker *w, struct worker_job *j, const char *ph
 void worker_job_finish(struct worker *w, struct worker_job *j); // unlinks and frees
 void worker_job_fail(struct worker *w, struct worker_job *j, int code, const char *message);
 // A job for the tokens in the frame, queued; ids are checked against the vocabulary.
+// `media`: the pieces of images in it, as the gateway lists them; NULL: none.
 struct worker_job *worker_job_new(struct worker *w, struct worker_link *l,
-                                  const struct wire_frame *f, struct err *e);
+                                  const struct wire_frame *f, const json_t *media, struct err *e);
 void worker_jobs_admit(struct worker *w); // as many of those that wait as there is room for
 
 // ---- worker_memory.c: sequences, their room, and what is kept ----
@@ -335,12 +359,16 @@ uint32_t worker_memory_forget(struct worker *w, const char *owner); // NULL: all
 // Publishes what is about to run. False: something came in meanwhile, look at that first.
 bool worker_running_set(struct worker *w, const struct worker_job *j);
 void worker_running_clear(struct worker *w);
+// Tokens up to `end` are in.
+void worker_chunk_count(struct worker *w, struct worker_job *j, uint32_t end, int64_t t0,
+                        int64_t t1);
 // Where the next chunk of a prompt ends, which has at most `rows` rows.
 uint32_t worker_chunk_end(const struct worker *w, const struct worker_job *j, uint32_t rows);
 // Computes tokens [j->computed, end) of the prompt. 0; ERR_CANCELLED: an interrupt came, nothing
 // changed; any other error: the job has failed and is gone.
 int worker_chunk_run(struct worker *w, struct worker_job *j, uint32_t end);
 size_t worker_decoding(const struct worker *w); // answers that are running
+void worker_between(void *worker);              // the engine's callback
 void worker_step_run(struct worker *w);         // one step or two, if there is something to compute
 
 // ---- worker_prefill.c: the prefill role ----
@@ -362,6 +390,8 @@ void worker_generate_plan(struct worker *w, struct worker_job *j);
 void worker_generate_read(struct worker *w, struct worker_job *j); // a piece was read
 void worker_decode_ready(struct worker *w, struct worker_job *j);  // all but the last token is in
 void worker_decode_settle(struct worker *w);
+// Lets every answer live apart from the prompt that is read; false: one cannot.
+bool worker_decode_part(struct worker *w, const struct worker_job *reader);
 void worker_decode_rejoin(struct worker *w, const struct worker_job *reader);
 
 // ---- worker_answer.c: what an answer says ----
@@ -370,6 +400,32 @@ void worker_answer_fini(struct worker *w, struct worker_job *j);
 // One token that was sampled from `row` of the last step: its frame goes out, and perhaps the answer
 // ends, and with it the job.
 void worker_answer_token(struct worker *w, struct worker_job *j, int32_t token, size_t row);
+
+// ---- worker_media.c: images ----
+struct worker_media_text {
+    const char *prompt; // what the template made of the chat
+    json_t *pieces;     // an array: gets what GENERATE has to say of the images
+    int32_t *tokens;    // the caller's, on success
+    size_t n_tokens;
+};
+// Text thread. `sizes`: RENDER's list of images, whose bytes are the frame's body.
+int worker_media_render(struct worker *w, const struct wire_frame *f, const json_t *sizes,
+                        struct worker_media_text *out, struct err *e);
+// From here on the engine thread.
+void worker_media_take(struct worker *w, struct worker_media_item *list);
+int64_t worker_media_timers(struct worker *w, int64_t now_ns); // the next time to look
+void worker_media_forget(struct worker *w);                    // what no job needs
+void worker_media_fini(struct worker *w);
+int worker_media_attach(struct worker *w, struct worker_job *j, const json_t *list, struct err *e);
+void worker_media_release(struct worker_job *j);
+bool worker_media_next(const struct worker_job *j); // what is to be computed next is of an image
+bool worker_media_has(const struct worker_job *j, uint32_t at);
+// Where a chunk of tokens that would end at `end` ends, with an image before that.
+uint32_t worker_media_border(const struct worker_job *j, uint32_t end);
+// A length of the prompt that ends inside no image.
+uint32_t worker_media_floor(const struct worker_job *j, uint32_t length);
+// One turn: encodes the piece that is next, or computes at most `rows` rows of it.
+void worker_media_read(struct worker *w, struct worker_job *j, uint32_t rows);
 
 // ---- worker_embed.c ----
 void worker_embed_begin(struct worker *w, struct worker_link *l, struct wire_frame *f);

@@ -57,6 +57,21 @@ static bool worth_settling(const struct worker_job *j)
            j->generate.max_tokens - j->generated >= WORKER_SETTLE_TOKENS;
 }
 
+bool worker_decode_part(struct worker *w, const struct worker_job *reader)
+{
+    struct err e = {0};
+    const struct engine_ops *ops = w->engine->ops;
+    bool apart = ops->settled != NULL && ops->between_set != NULL &&
+                 ops->rejoin(w->engine, reader->seq, &e) == 0;
+    for (const struct worker_job *j = w->jobs; apart && j != NULL; j = j->next) {
+        if (j->phase != WORKER_DECODE)
+            continue;
+        seq_settle(w, j);
+        apart = ops->settled(w->engine, j->seq);
+    }
+    return apart;
+}
+
 // Answers that are written together go apart. One alone stays where it is: nobody is in its way.
 void worker_decode_settle(struct worker *w)
 {

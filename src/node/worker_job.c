@@ -39,14 +39,19 @@ static void timeline_fini(struct worker_timeline *t)
 
 // ---- jobs ----------------------------------------------------------------------------------------
 
-static int tokens_check(const struct worker *w, const int32_t *tokens, size_t n, struct err *e)
+static int tokens_check(const struct worker *w, const struct worker_job *j, struct err *e)
 {
+    const int32_t *tokens = j->tokens;
+    size_t n = j->n_tokens;
+
+
     if (n == 0)
         return err_set(e, ERR_INVALID, "the prompt is empty; send at least one token");
     if (n > MESSAGE_MAX_TOKENS)
         return err_set(e, ERR_RANGE, "%zu tokens; at most %u", n, MESSAGE_MAX_TOKENS);
     for (size_t i = 0; i < n; i++)
-        if (tokens[i] < 0 || (uint32_t)tokens[i] >= w->engine->identity.n_vocab)
+        if ((tokens[i] < 0 || (uint32_t)tokens[i] >= w->engine->identity.n_vocab) &&
+            !worker_media_has(j, (uint32_t)i))
             return err_set(e, ERR_INVALID, "token %zu is %d; this vocabulary has 0..%u", i,
                            tokens[i], w->engine->identity.n_vocab - 1);
     if (n + 1 > w->engine->limits.n_ctx)
@@ -117,6 +122,10 @@ void worker_job_finish(struct worker *w, struct worker_job *j)
 {
     struct worker_job **p = &w->jobs;
 
+    if (w->inside) {
+        j->over = true;
+        return;
+    }
     job_stop_export(w, j);
     if (j->phase != WORKER_QUEUED && j->phase != WORKER_EMBED)
         worker_memory_release(w, j); // a transfer that is cut short still tells what came of it

@@ -87,7 +87,10 @@ static void blocks_size(struct worker *w)
 int worker_open(struct worker *w, struct engine *g, struct err *e)
 {
     w->engine = g;
-    w->rows = mem_alloc(g->limits.n_batch * sizeof *w->rows);
+    for (size_t i = 0; i < 2; i++)
+        w->rows[i] = mem_alloc(g->limits.n_batch * sizeof *w->rows[i]);
+    if (g->ops->between_set != NULL)
+        g->ops->between_set(g, worker_between, w);
     w->imports = chan_new(sizeof(struct worker_event), WORKER_IMPORTS);
     pace_init(&w->pace, w->options.stall_ms / 1e3);
     worker_memory_init(w);
@@ -151,7 +154,8 @@ void worker_close(struct worker *w)
     chan_free(w->inbox);
     chan_free(w->text_inbox);
     chan_free(w->imports);
-    free(w->rows);
+    free(w->rows[0]);
+    free(w->rows[1]);
     if (w->listen_fd >= 0)
         close(w->listen_fd);
 }

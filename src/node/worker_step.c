@@ -1,7 +1,9 @@
 // Steps of the engine: all running answers by one token, a piece of one prompt, or both together.
 //
 // With nobody decoding, prompts are read in whole chunks, exactly as their schedule says. While answers
-// run, pace.h says how much of a prompt goes along or in between. Jobs that read take turns.
+// run, the next of their steps comes between two layers of a chunk, as soon as it is due (worker_between).
+// Where an answer cannot live apart from the prompt (windows, recurrent states, no room), pace.h says how
+// many rows of a prompt go along with a step or in between. Jobs that read take turns.
 #include "base/log.h"
 #include "node/worker.h"
 
@@ -50,18 +52,31 @@ static void rates_learn(struct worker *w, size_t n, double seconds)
 uint32_t worker_chunk_end(const struct worker *w, const struct worker_job *j, uint32_t rows)
 {
     // A schedule with few ends for many tokens is coarser than a step can be.
-    uint32_t batch = w->engine->limits.n_batch;
-    uint64_t most = (uint64_t)j->computed + (rows < batch ? rows : batch);
-    return j->ends[j->next_end] < most ? j->ends[j->next_end] : (uint32_t)most;
+    uint32_t batch = w->engine->limits.n_batch, most = rows < batch ? rows : batch;
+    uint32_t left = j->ends[j->next_end] - j->computed;
+    // In equal pieces: a short one at the end would cost more and round differently.
+    uint32_t pieces = (left + most - 1) / most;
+    return worker_media_border(j, j->computed + (left + pieces - 1) / pieces);
+}
+
+// Frees what ended inside the chunk.
+static void jobs_sweep(struct worker *w)
+{
+    struct worker_job *next = NULL;
+    for (struct worker_job *j = w->jobs; j != NULL; j = next) {
+        next = j->next;
+        if (j->over)
+            worker_job_finish(w, j);
+    }
 }
 
 static void chunk_rows(struct worker *w, const struct worker_job *j, uint32_t end, size_t at)
 {
     for (uint32_t p = j->computed; p < end; p++)
-        w->rows[at++] = (struct engine_row){.token = j->tokens[p], .pos = p, .seq = j->seq};
+        w->rows[0][at++] = (struct engine_row){.token = j->tokens[p], .pos = p, .seq = j->seq};
 }
 
-static void chunk_count(struct worker *w, struct worker_job *j, uint32_t end, int64_t t0,
+void worker_chunk_count(struct worker *w, struct worker_job *j, uint32_t end, int64_t t0,
                         int64_t t1)
 {
     j->compute_ns += t1 - t0;
@@ -76,13 +91,15 @@ int worker_chunk_run(struct worker *w, struct worker_job *j, uint32_t end)
 {
     struct err e = {0};
     size_t n = end - j->computed;
-    int64_t t0 = clock_now_ns();
+    int64_t t0 = w->part_ns = clock_now_ns();
 
+    w->inside_ns = 0;
     chunk_rows(w, j, end, 0);
-    int rc =
-        worker_running_set(w, j) ? w->engine->ops->step(w->engine, w->rows, n, &e) : ERR_CANCELLED;
+    int rc = worker_running_set(w, j) ? w->engine->ops->step(w->engine, w->rows[0], n, &e)
+                                      : ERR_CANCELLED;
     int64_t t1 = clock_now_ns();
     worker_running_clear(w);
+    jobs_sweep(w);
     if (rc == ERR_BUSY && worker_memory_relieve(w))
         return ERR_CANCELLED; // the same chunk again, with more room
     if (rc != 0) {
@@ -91,15 +108,18 @@ int worker_chunk_run(struct worker *w, struct worker_job *j, uint32_t end)
             worker_job_fail(w, j, rc, e.message);
         return rc;
     }
-    chunk_count(w, j, end, t0, t1);
-    rates_learn(w, n, ns_to_s(t1 - t0 + 1));
+    worker_chunk_count(w, j, end, t0, t1);
+    j->compute_ns -= w->inside_ns;
+    rates_learn(w, n, ns_to_s(t1 - t0 - w->inside_ns + 1));
     return 0;
 }
 
 static void read_chunk(struct worker *w, struct worker_job *j, uint32_t rows)
 {
     j->turn = ++w->turn;
-    if (j->kind == WORKER_JOB_PREFILL)
+    if (worker_media_next(j))
+        worker_media_read(w, j, rows);
+    else if (j->kind == WORKER_JOB_PREFILL)
         worker_prefill_chunk(w, j, rows);
     else if (worker_chunk_run(w, j, worker_chunk_end(w, j, rows)) == 0)
         worker_generate_read(w, j);
@@ -120,9 +140,9 @@ static struct worker_job *reader_next(struct worker *w)
 static size_t rows_of_round(struct worker *w, size_t n)
 {
     for (struct worker_job *j = w->jobs; j != NULL && n < w->engine->limits.n_batch; j = j->next) {
-        if (j->phase != WORKER_DECODE || j->in_step || j->round == w->round)
+        if (j->phase != WORKER_DECODE || j->over || j->in_step || j->round == w->round)
             continue;
-        w->rows[n] = (struct engine_row){j->next_token, j->pos, j->seq, true};
+        w->rows[w->inside][n] = (struct engine_row){j->next_token, j->pos, j->seq, true};
         j->in_step = true;
         j->round = w->round;
         j->row = n++;
@@ -145,7 +165,7 @@ static void step_fail(struct worker *w, struct worker_job *reader, int code, con
     struct worker_job *next = NULL;
     for (struct worker_job *j = w->jobs; j != NULL; j = next) {
         next = j->next;
-        if (j->phase != WORKER_DECODE && j != reader)
+        if ((j->phase != WORKER_DECODE || j->over) && j != reader)
             continue;
         j->spoiled = true;
         worker_job_fail(w, j, code, message);
@@ -197,7 +217,7 @@ static void reader_count(struct worker *w, struct worker_job *reader, uint32_t e
                          int64_t t1)
 {
     reader->turn = ++w->turn;
-    chunk_count(w, reader, end, t0, t1);
+    worker_chunk_count(w, reader, end, t0, t1);
     if (reader->kind == WORKER_JOB_PREFILL)
         worker_prefill_read(w, reader);
     else
@@ -219,11 +239,12 @@ static void decode_step(struct worker *w, size_t n, struct worker_job *reader, u
     } else {
         rows = 0;
     }
-    w->engine->ops->interrupt(w->engine, false); // meant for a chunk that has ended
+    if (!w->inside)
+        w->engine->ops->interrupt(w->engine, false); // meant for a chunk that has ended
     int64_t t0 = clock_now_ns();
-    int rc = w->engine->ops->step(w->engine, w->rows, n + rows, &e);
-    int64_t t1 = clock_now_ns();
-    if (rc == ERR_CANCELLED || (rc == ERR_BUSY && worker_memory_relieve(w)))
+    int rc = w->engine->ops->step(w->engine, w->rows[w->inside], n + rows, &e);
+    int64_t t1 = w->stepped_ns = clock_now_ns();
+    if (rc == ERR_CANCELLED || (rc == ERR_BUSY && !w->inside && worker_memory_relieve(w)))
         return; // nothing changed: the same step again
     if (rc != 0) {
         step_fail(w, reader, rc, e.message);
@@ -239,7 +260,7 @@ size_t worker_decoding(const struct worker *w)
 {
     size_t n = 0;
     for (const struct worker_job *j = w->jobs; j != NULL; j = j->next)
-        n += j->phase == WORKER_DECODE;
+        n += j->phase == WORKER_DECODE && !j->over;
     return n;
 }
 
@@ -251,6 +272,41 @@ static bool answers_begin(const struct worker *w)
         if (j->phase == WORKER_DECODE && j->generated >= WORKER_PACE_TOKENS)
             return false;
     return w->pace.bound_s < 0;
+}
+
+// Is the next token due before another part of the chunk has passed?
+static bool step_is_due(const struct worker *w, uint32_t n, int64_t now)
+{
+    double part_s = ns_to_s(now - w->part_ns), waited_s = ns_to_s(now - w->stepped_ns);
+    return waited_s + part_s > pace_spare_s(&w->pace, n);
+}
+
+void worker_between(void *worker)
+{
+    struct worker *w = worker;
+    int64_t now = clock_now_ns();
+    size_t n = w->between_on ? worker_decoding(w) : 0;
+
+    if (n > 0 && step_is_due(w, (uint32_t)n, now)) {
+        w->inside = true;
+        decode_step(w, rows_collect(w), NULL, 0);
+        w->inside = false;
+    }
+    w->part_ns = clock_now_ns();
+    w->inside_ns += w->part_ns - now;
+}
+
+// All answers live apart from the prompt: they go on while it is read.
+static bool read_between(struct worker *w, size_t n, struct worker_job *reader, double row_s)
+{
+    if (w->pace.bound_s == 0 || !worker_decode_part(w, reader))
+        return false;
+    decode_step(w, n, NULL, 0);
+    w->between_on = true;
+    read_chunk(w, reader,
+               pace_chunk_rows(&w->pace, (uint32_t)n, w->engine->identity.n_layer, row_s));
+    w->between_on = false;
+    return true;
 }
 
 void worker_step_run(struct worker *w)
@@ -269,9 +325,11 @@ void worker_step_run(struct worker *w)
         worker_decode_settle(w);
     else if (answers_begin(w))
         share = (struct pace_share){UINT32_MAX, true};
+    else if (read_between(w, n, reader, row_s))
+        return;
     else
         share = pace_share_get(&w->pace, (uint32_t)n, row_s);
-    if (share.rows > 0 && !share.apart) {
+    if (share.rows > 0 && !share.apart && !worker_media_next(reader)) {
         worker_decode_rejoin(w, reader);
         decode_step(w, n, reader, share.rows);
         return;
