@@ -9,6 +9,8 @@ size_t cli_worker_options(struct node_worker_options *o, struct cli_option *out,
     const struct cli_option all[] = {
         {"--model", 'm', CLI_STRING, &g->model, "MODEL",
          "a GGUF file, or a name that \"tandem ls\" shows", 0, 0},
+        {"--mmproj", 0, CLI_STRING, &g->projector, "FILE",
+         "the projector that belongs to the model: requests may have images then", 0, 0},
         {"--name", 0, CLI_STRING, &o->name, "NAME", "shown to others; default: the host's", 0, 0},
         {"--ctx", 'c', CLI_UINT32, &g->n_ctx, "TOKENS",
          "context shared by all requests; default: the model's, at most 8192", 0, 1 << 24},

@@ -8,6 +8,7 @@
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static const char *const handoff_names[] = {"none", "whole", "ranges", "ranges-late-state"};
@@ -53,6 +54,15 @@ void engine_options_default(struct engine_options *o)
         .type_v = "f16",
         .handoff = ENGINE_HANDOFF_NONE,
     };
+}
+
+void engine_prompt_fini(struct engine *g, struct engine_prompt *p)
+{
+    for (size_t i = 0; i < p->n_pieces; i++)
+        g->ops->media_free(g, p->pieces[i].media);
+    free(p->pieces);
+    free(p->tokens);
+    *p = (struct engine_prompt){0};
 }
 
 // ---- log probabilities ----------------------------------------------------------------------

@@ -163,6 +163,20 @@ static int paced_embed(struct engine *g, const int32_t *tokens, size_t n, float 
     return err_set(e, ERR_CANCELLED, "the embedding was interrupted");
 }
 
+// What reads an image on the emulated machine takes no longer than its rows as tokens would.
+static int paced_media_step(struct engine *g, const struct engine_media *m,
+                            const struct engine_media_rows *rows, struct err *e)
+{
+    struct paced *p = paced_of(g);
+    int64_t until = clock_now_ns() + (int64_t)(p->prefill_row_ns * rows->n);
+    int rc = p->inner->ops->media_step(p->inner, m, rows, e);
+    if (rc != 0 || wait_until(p, until))
+        return rc;
+    if (paced_remove(g, rows->seq, rows->pos, UINT32_MAX, NULL) != 0)
+        return 0;
+    return err_set(e, ERR_CANCELLED, "the step was interrupted");
+}
+
 // ---- passed through -----------------------------------------------------------------------------
 
 static const float *paced_logits(struct engine *g, size_t row)
@@ -288,6 +302,25 @@ static json_t *paced_parser_put(struct engine *g, struct engine_parser *parser, 
     return i->ops->parser_put(i, parser, text, n, final);
 }
 
+static int paced_media_render(struct engine *g, const struct engine_source *source,
+                              struct engine_prompt *out, struct err *e)
+{
+    struct engine *i = paced_of(g)->inner;
+    return i->ops->media_render(i, source, out, e);
+}
+
+static void paced_media_free(struct engine *g, struct engine_media *m)
+{
+    struct engine *i = paced_of(g)->inner;
+    i->ops->media_free(i, m);
+}
+
+static int paced_media_encode(struct engine *g, struct engine_media *m, struct err *e)
+{
+    struct engine *i = paced_of(g)->inner;
+    return i->ops->media_encode(i, m, e);
+}
+
 static int paced_sampler_new(struct engine *g, const struct engine_sampling *s,
                              struct engine_sampler **out, struct err *e)
 {
@@ -305,6 +338,24 @@ static void paced_sampler_accept(struct engine *g, struct engine_sampler *sample
 {
     struct engine *i = paced_of(g)->inner;
     i->ops->sampler_accept(i, sampler, token);
+}
+
+static int paced_adapter_load(struct engine *g, const char *path, uint32_t *id, struct err *e)
+{
+    struct engine *i = paced_of(g)->inner;
+    return i->ops->adapter_load(i, path, id, e);
+}
+
+static void paced_adapter_drop(struct engine *g, uint32_t id)
+{
+    struct engine *i = paced_of(g)->inner;
+    i->ops->adapter_drop(i, id);
+}
+
+static int paced_adapter_use(struct engine *g, uint32_t seq, uint32_t id, struct err *e)
+{
+    struct engine *i = paced_of(g)->inner;
+    return i->ops->adapter_use(i, seq, id, e);
 }
 
 static int32_t paced_sample(struct engine *g, struct engine_sampler *sampler, size_t row)
@@ -339,25 +390,14 @@ static const struct engine_ops paced_ops = {
     .parser_free = paced_parser_free,
     .parser_put = paced_parser_put,
     .embed = paced_embed,
+    .media_render = paced_media_render,
+    .media_free = paced_media_free,
+    .media_encode = paced_media_encode,
+    .media_step = paced_media_step,
+    .adapter_load = paced_adapter_load,
+    .adapter_drop = paced_adapter_drop,
+    .adapter_use = paced_adapter_use,
     .sampler_new = paced_sampler_new,
-static int paced_adapter_load(struct engine *g, const char *path, uint32_t *id, struct err *e)
-{
-    struct engine *i = paced_of(g)->inner;
-    return i->ops->adapter_load(i, path, id, e);
-}
-
-static void paced_adapter_drop(struct engine *g, uint32_t id)
-{
-    struct engine *i = paced_of(g)->inner;
-    i->ops->adapter_drop(i, id);
-}
-
-static int paced_adapter_use(struct engine *g, uint32_t seq, uint32_t id, struct err *e)
-{
-    struct engine *i = paced_of(g)->inner;
-    return i->ops->adapter_use(i, seq, id, e);
-}
-
     .sampler_free = paced_sampler_free,
     .sampler_accept = paced_sampler_accept,
     .sample = paced_sample,
@@ -379,6 +419,8 @@ struct engine *engine_paced_new(struct engine *inner, double prefill_tokens_per_
         p->ops.rejoin = NULL;
     if (inner->ops->import_tile == NULL)
         p->ops.import_tile = NULL;
+    if (inner->ops->adapter_load == NULL)
+        p->ops.adapter_load = NULL;
     p->base.ops = &p->ops;
     p->base.identity = inner->identity;
     p->base.limits = inner->limits;
@@ -390,16 +432,7 @@ struct engine *engine_paced_new(struct engine *inner, double prefill_tokens_per_
 
 struct engine_pace_counts engine_pace_get(const struct engine *g)
 {
-    .media_render = paced_media_render,
-    .media_free = paced_media_free,
-    .media_encode = paced_media_encode,
-    .media_step = paced_media_step,
-    .adapter_load = paced_adapter_load,
-    .adapter_drop = paced_adapter_drop,
-    .adapter_use = paced_adapter_use,
     if (g->ops->step != paced_step)
         return (struct engine_pace_counts){0};
     return paced_of(g)->counts;
 }
-    if (inner->ops->adapter_load == NULL)
-        p->ops.adapter_load = NULL;

@@ -63,12 +63,13 @@ static int fork_check(const struct llama_engine *g, uint32_t src, uint32_t dst, 
                        "fork: the %s of sequence %" PRIu32
                        " is no longer that of position %" PRIu32,
                        g->recurrent ? "recurrent state" : "sliding window", src, p1);
-    return llama_step_ready(g, src, e);
+    rc = llama_media_cut_check(from, p1, e);
+    return rc == 0 ? llama_step_ready(g, src, e) : rc;
 }
 
-static void share(struct llama_engine *g, llama_seq_id src, llama_seq_id dst, uint32_t p1)
+static void share(struct llama_engine *g, uint32_t src, llama_seq_id dst, uint32_t p1)
 {
-    llama_memory_seq_cp(g->mem, src, dst, 0, (llama_pos)p1);
+    llama_memory_seq_cp(g->mem, (llama_seq_id)src, dst, 0, llama_media_pos(&g->seqs[src], p1));
 }
 
 // The cells of a sliding window are used again when they fall out of it, but not while two sequences have
@@ -79,7 +80,7 @@ static int window_own(struct llama_engine *g, uint32_t src, uint32_t dst, uint32
     llama_seq_id to = (llama_seq_id)dst;
     llama_state_seq_flags partial = LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY;
     llama_log_begin();
-    share(g, (llama_seq_id)src, g->scratch, p1);
+    share(g, src, g->scratch, p1);
     size_t bytes = llama_state_seq_get_size_ext(g->ctx, g->scratch, partial), n = 0, taken = 0;
     uint8_t *window = llama_home_staging(g, bytes);
     if (window)
@@ -104,10 +105,12 @@ int llama_keep_fork(struct engine *base, uint32_t src, uint32_t dst, uint32_t p1
         rc = llama_home_return(g, src, e);
     if (rc != 0 || p1 == 0)
         return rc;
-    share(g, (llama_seq_id)src, (llama_seq_id)dst, p1);
+    share(g, src, (llama_seq_id)dst, p1);
     if (base->identity.n_swa > 0 && (rc = window_own(g, src, dst, p1, e)) != 0)
         return rc;
-    g->seqs[dst] = (struct llama_seq){.held = p1, .window_from = g->seqs[src].window_from};
+    g->seqs[dst] = g->seqs[src];
+    g->seqs[dst].held = p1;
+    llama_media_cut(&g->seqs[dst], p1);
     return 0;
 }
 
@@ -194,10 +197,11 @@ int llama_keep_restore(struct engine *base, uint32_t seq, uint32_t p, const void
     if (n != len - HEAD_BYTES)
         return err_set(e, ERR_ENGINE, "llama.cpp read %zu of %zu bytes of a checkpoint (%s)", n,
                        len - HEAD_BYTES, why);
-    if (!llama_memory_seq_rm(g->mem, (llama_seq_id)seq, (llama_pos)p, -1))
+    if (!llama_memory_seq_rm(g->mem, (llama_seq_id)seq, llama_media_pos(&g->seqs[seq], p), -1))
         return err_set(e, ERR_ENGINE, "llama.cpp could not cut sequence %" PRIu32 " at %" PRIu32,
                        seq, p);
     g->seqs[seq].held = p;
+    llama_media_cut(&g->seqs[seq], p);
     g->seqs[seq].window_from = le_get32(in + 8);
     g->seqs[seq].incomplete = false;
     return 0;

@@ -6,6 +6,7 @@
 #include "base/log.h"
 
 #include <ggml.h>
+#include <mtmd.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -43,6 +44,7 @@ static void on_abort(const char *message)
 void llama_log_init(void)
 {
     llama_log_set(on_log, NULL);
+    mtmd_log_set(on_log, NULL);
     ggml_set_abort_callback(on_abort);
 }
 

@@ -54,13 +54,57 @@ bool llama_text_is_end(struct engine *base, int32_t token)
            llama_vocab_is_eog(g->vocab, token);
 }
 
+static bool is_image(const json_t *part)
+{
+    const char *type = json_string_value(json_object_get(part, "type"));
+    return type && strcmp(type, "image") == 0;
+}
+
+static json_t *marker_part(const char *marker)
+{
+    return json_pack("{s:s,s:s}", "type", "media_marker", "text", marker);
+}
+
+// A new reference: the message with its images as llama.cpp knows them, or the message itself.
+static json_t *message_mark(json_t *message, const char *marker)
+{
+    json_t *content = json_object_get(message, "content");
+    size_t n = json_array_size(content), i = 0;
+    while (i < n && !is_image(json_array_get(content, i)))
+        i++;
+    if (i == n)
+        return json_incref(message);
+    json_t *parts = json_copy(content), *copy = json_copy(message);
+    for (; i < n; i++)
+        if (is_image(json_array_get(parts, i)))
+            json_array_set_new(parts, i, marker_part(marker));
+    json_object_set_new(copy, "content", parts);
+    return copy;
+}
+
+// A new reference. What is not changed is shared.
+static json_t *images_mark(const json_t *request, const char *marker)
+{
+    const json_t *messages = json_object_get(request, "messages");
+    json_t *list = json_array(), *out = json_copy((json_t *)(uintptr_t)request);
+    for (size_t i = 0; i < json_array_size(messages); i++)
+        json_array_append_new(list, message_mark(json_array_get(messages, i), marker));
+    if (json_is_array(messages))
+        json_object_set(out, "messages", list);
+    json_decref(list);
+    return out;
+}
+
 int llama_text_render(struct engine *base, const json_t *request, json_t **rendered, struct err *e)
 {
     struct llama_engine *g = llama_of(base);
+    const char *marker = llama_media_marker(g);
     if (!g->chat)
         return err_set(e, ERR_UNSUPPORTED, "model '%s' has no tokenizer and so no chat",
                        base->identity.model);
-    char *text = json_text(request);
+    json_t *marked = marker ? images_mark(request, marker) : NULL;
+    char *text = json_text(marked ? marked : request);
+    json_decref(marked);
     char *answer = llama_chat_render(g->chat, text, e);
     free(text);
     if (!answer)

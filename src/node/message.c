@@ -184,6 +184,15 @@ static void syntax_read(struct reader *r, struct message_generate *m)
         m->sampling.syntax = m->syntax = json_incref(o);
 }
 
+static void media_read(struct reader *r, struct message_generate *m)
+{
+    json_t *list = NULL;
+    if (r->rc == 0)
+        r->rc = json_get_array(r->object, "media", &list, r->e);
+    if (r->rc == 0 && json_array_size(list) > 0)
+        m->media = json_incref(list);
+}
+
 static void stops_read(struct reader *r, struct message_generate *m)
 {
     json_t *list = NULL;
@@ -249,6 +258,7 @@ int message_generate_parse(const json_t *head, struct message_generate *m, struc
     sampling_read(&r, &m->sampling);
     biases_read(&r, m);
     syntax_read(&r, m);
+    media_read(&r, m);
     stops_read(&r, m);
     handoff_read(&r, &m->handoff);
     if (r.rc != 0)
@@ -320,6 +330,8 @@ json_t *message_generate_json(const struct message_generate *m)
     json_put(o, "sampling", sampling_json(&m->sampling));
     if (m->syntax != NULL)
         json_put(o, "syntax", json_incref(m->syntax));
+    if (m->media != NULL)
+        json_put(o, "media", json_incref(m->media));
     json_put(o, "stop", stops);
     json_put(o, "handoff", handoff_json(&m->handoff));
     return o;
@@ -329,6 +341,7 @@ void message_generate_fini(struct message_generate *m)
 {
     free(m->biases);
     json_decref(m->syntax);
+    json_decref(m->media);
     for (size_t i = 0; i < m->n_stops; i++)
         free(m->stops[i]);
     *m = (struct message_generate){0};
@@ -447,6 +460,7 @@ static void limits_read(struct reader *top, struct engine_limits *l)
     read_u64(top, "state_bytes", &l->state_bytes);
     read_bool(top, "has_tokenizer", &l->has_tokenizer);
     read_bool(top, "has_chat_template", &l->has_chat_template);
+    read_bool(top, "media", &l->media);
 }
 
 static void rates_read(struct reader *top, struct message_welcome *m)
@@ -534,6 +548,7 @@ json_t *message_welcome_json(const struct message_welcome *m)
     json_put(o, "state_bytes", json_integer((json_int_t)m->limits.state_bytes));
     json_put(o, "has_tokenizer", json_boolean(m->limits.has_tokenizer));
     json_put(o, "has_chat_template", json_boolean(m->limits.has_chat_template));
+    json_put(o, "media", json_boolean(m->limits.media));
     json_put(o, "rates", rates_json(m));
     json_put(o, "facts", facts_json(m));
     json_put(o, "paced", json_boolean(m->paced));

@@ -12,23 +12,27 @@
 //            "handoff":"ranges", "kv_bytes_per_token":23040,
 //            "state_bytes":0, "rates":{"prefill_tokens_per_s":300,"decode_tokens_per_s":60},
 //            "facts":{"system":"..","cpu":"..","cores":2,"memory_bytes":..}, "paced":bool,
-//            "model":"smollm2-135m", "has_chat_template":true, "pid":123}
+//            "model":"smollm2-135m", "has_chat_template":true, "media":bool (images may be in a RENDER),
+//            "pid":123}
 //   REFUSED {"code":"mismatch", "message":".."}
 //
 // The gateway's requests (frame id = the gateway's request id, unique per link):
 //
-//   RENDER   {"chat":{..OpenAI request..}} or {"prompt":"text"} or {"tokens":[..]} or
+//   RENDER   {"chat":{..OpenAI request..}, "media":[{"bytes":n}..] (one for each part {"type":"image"} of
+//            its messages, in order; the images' bytes are the body)} or {"prompt":"text"} or {"tokens":[..]} or
 //            {"text":"..","special":bool,"bos":bool} (as /tokenize has it) or {"detokenize":[..]}
 //         -> RENDERED {"stop":[..],"syntax":{..}|null,"prompt":"text" (chat, when "want_prompt":true
 //            stood beside it),"text":"..","pieces":[..] (of "text", when "want_pieces":true)}
-//            + body: token ids
+//            + body: token ids; with images "media":[{"at":token,"tokens":n,"key":"hex64"}..]: runs of
+//            ids below 0, one for each piece of an image, made of the image's and its place's hash
 //   EMBED    {} + body: token ids -> EMBEDDED {"tokens":n} + body: floats, f32 little-endian, n_embd of
 //            them or one (a reranker's score)
 //   GENERATE {"epoch":1,"max_tokens":n,"stop":[..],"ignore_eos":bool,"sampling":{"temperature":..,
 //             "top_p":..,"top_k":..,"min_p":..,"typical_p":..,"seed":..,"repeat_penalty":..,
 //             "repeat_last_n":..,"frequency_penalty":..,"presence_penalty":..,
 //             "logit_bias":[[token,bias]..] (bias null: never),"reasoning_budget":-1},
-//             "syntax":{..}|null (as RENDERED had it), "parse":bool (deltas instead of text),
+//             "syntax":{..}|null (as RENDERED had it), "media":[..] (as RENDERED had it; the worker must be
+//             the one that rendered), "parse":bool (deltas instead of text),
 //             "logprobs":-1 (none) or 0..20, "owner":"text" (prefixes are shared within one owner),
 //             "keep":bool (may stay in prefix memory when it ends; absent: true),
 //             "reuse":bool (may begin with what prefix memory holds; absent: true),
@@ -107,6 +111,7 @@ struct message_generate {
     struct engine_sampling sampling; // biases and syntax point to the two below
     struct engine_bias *biases;      // owned
     json_t *syntax;                  // owned reference
+    json_t *media;                   // owned reference; NULL: no images
     char *stops[MESSAGE_STOPS_MAX];  // owned
     size_t n_stops;
     struct message_handoff handoff;

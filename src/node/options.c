@@ -26,6 +26,7 @@ char *node_worker_options_text(const struct node_worker_options *o)
     const struct engine_options *g = &o->engine;
     json_t *v = json_object();
     json_put(v, "model", text_json(g->model));
+    json_put(v, "projector", text_json(g->projector));
     json_put(v, "ctx", json_integer(g->n_ctx));
     json_put(v, "seqs", json_integer(g->n_seq));
     json_put(v, "batch", json_integer(g->n_batch));
@@ -91,6 +92,8 @@ int node_worker_options_parse(const json_t *v, struct node_worker_options *o, st
     int rc = integers_parse(v, o, e);
     if (rc == 0)
         rc = json_get_string(v, "model", &o->engine.model, e);
+    if (rc == 0)
+        rc = json_get_string(v, "projector", &o->engine.projector, e);
     if (rc == 0)
         rc = json_get_string(v, "type_k", &o->engine.type_k, e);
     if (rc == 0)

@@ -53,9 +53,9 @@
 #define WORKER_IMPORTS 256      // frames of transfers that wait for their time
 #define WORKER_POINTS 4         // checkpoints of a sequence ...
 #define WORKER_POINT_BYTES (256u << 20) // ... and their bytes
-#define WORKER_MEDIA_KEY 32     // bytes that name a piece of an image
-#define WORKER_MEDIA_IMAGES 32  // of one prompt ...
-#define WORKER_MEDIA_PIECES 512 // ... and what becomes of them
+#define WORKER_MEDIA_KEY 32             // bytes that name a piece of an image
+#define WORKER_MEDIA_IMAGES 32          // of one prompt ...
+#define WORKER_MEDIA_PIECES 512         // ... and what becomes of them
 #define WORKER_STUCK_STALLS 10 // a transfer without progress for so many stall times is given up
 
 struct worker;

@@ -19,7 +19,7 @@ void worker_generate_begin(struct worker *w, struct worker_link *l, struct wire_
     struct worker_job *j = NULL;
     int rc = generate_parse(f, &m, &e);
 
-    if (rc == 0 && (j = worker_job_new(w, l, f, &e)) == NULL)
+    if (rc == 0 && (j = worker_job_new(w, l, f, m.media, &e)) == NULL)
         rc = e.code;
     if (rc != 0) {
         message_generate_fini(&m);

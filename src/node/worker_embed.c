@@ -24,7 +24,7 @@ void worker_embed_begin(struct worker *w, struct worker_link *l, struct wire_fra
     struct worker_job *j = NULL;
     int rc = limits_check(w, f->body.len / 4, &e);
 
-    if (rc == 0 && (j = worker_job_new(w, l, f, &e)) == NULL)
+    if (rc == 0 && (j = worker_job_new(w, l, f, NULL, &e)) == NULL)
         rc = e.code;
     if (rc != 0) {
         worker_link_send(l, wire_frame_failed(WIRE_FAILED, f->id, rc, e.message));

@@ -44,7 +44,6 @@ static int tokens_check(const struct worker *w, const struct worker_job *j, stru
     const int32_t *tokens = j->tokens;
     size_t n = j->n_tokens;
 
-
     if (n == 0)
         return err_set(e, ERR_INVALID, "the prompt is empty; send at least one token");
     if (n > MESSAGE_MAX_TOKENS)
@@ -58,28 +57,39 @@ static int tokens_check(const struct worker *w, const struct worker_job *j, stru
         return err_set(e, ERR_RANGE,
                        "the prompt has %zu tokens; the context holds %u with the answer", n,
                        w->engine->limits.n_ctx);
+    if (worker_media_has(j, (uint32_t)n - 1))
+        return err_set(e, ERR_INVALID, "the prompt ends in an image; text must come behind it");
     return 0;
 }
 
-struct worker_job *worker_job_new(struct worker *w, struct worker_link *l,
-                                  const struct wire_frame *f, struct err *e)
+static int tokens_take(struct worker *w, struct worker_job *j, const struct wire_frame *f,
+                       const json_t *media, struct err *e)
 {
-    int32_t *tokens = NULL;
     size_t n = 0;
+    int rc = wire_frame_get_tokens(f, &j->tokens, &n, e);
+    j->n_tokens = j->tokens_cap = (uint32_t)n; // a frame holds no more
+    if (rc == 0)
+        rc = worker_media_attach(w, j, media, e);
+    return rc == 0 ? tokens_check(w, j, e) : rc;
+}
+
+struct worker_job *worker_job_new(struct worker *w, struct worker_link *l,
+                                  const struct wire_frame *f, const json_t *media, struct err *e)
+{
 
     if (w->n_jobs >= w->options.max_requests) {
         err_set(e, ERR_BUSY, "%zu requests are here already; try again later", w->n_jobs);
         return NULL;
     }
-    if (wire_frame_get_tokens(f, &tokens, &n, e) != 0 || tokens_check(w, tokens, n, e) != 0) {
-        free(tokens);
+    struct worker_job *j = mem_alloc(sizeof *j);
+    if (tokens_take(w, j, f, media, e) != 0) {
+        worker_media_release(j);
+        free(j->tokens);
+        free(j);
         return NULL;
     }
-    struct worker_job *j = mem_alloc(sizeof *j);
     j->link = l;
     j->id = f->id;
-    j->tokens = tokens;
-    j->n_tokens = j->tokens_cap = (uint32_t)n;
     j->phase = WORKER_QUEUED;
     j->received_ns = j->timeline.origin_ns = clock_now_ns();
     j->peer = -1;
@@ -102,6 +112,7 @@ static void job_free(struct worker *w, struct worker_job *j)
         message_generate_fini(&j->generate);
     }
     timeline_fini(&j->timeline);
+    worker_media_release(j);
     free(j->tokens);
     free(j);
 }

@@ -157,6 +157,9 @@ void worker_event_handle(struct worker *w, struct worker_event *ev)
     case WORKER_EVENT_DIALED:
         worker_handoff_dialed(w, ev);
         break;
+    case WORKER_EVENT_MEDIA:
+        worker_media_take(w, ev->media);
+        break;
     case WORKER_EVENT_WAKE:
         break;
     }
@@ -177,10 +180,11 @@ static bool work_waits(const struct worker *w)
 static int64_t timers_run(struct worker *w, int64_t now)
 {
     int64_t next = worker_handoff_timers(w, now);
-    int64_t beat = worker_prefill_beats(w, now);
+    int64_t beat = worker_prefill_beats(w, now), media = worker_media_timers(w, now);
     struct worker_job *after = NULL;
 
     next = beat < next ? beat : next;
+    next = media < next ? media : next;
 
     for (struct worker_job *j = w->jobs; j != NULL; j = after) {
         after = j->next;

@@ -30,7 +30,7 @@ void worker_prefill_begin(struct worker *w, struct worker_link *l, struct wire_f
     struct message_prefill m = {0};
     struct worker_job *j = NULL;
 
-    if (prefill_parse(w, f, &m, &e) != 0 || (j = worker_job_new(w, l, f, &e)) == NULL) {
+    if (prefill_parse(w, f, &m, &e) != 0 || (j = worker_job_new(w, l, f, NULL, &e)) == NULL) {
         reject(w, l, f, &e);
         return;
     }

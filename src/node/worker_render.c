@@ -12,7 +12,9 @@
 
 // One RENDER on its way to RENDERED.
 struct render {
+    struct worker *worker;
     struct engine *engine;
+    const struct wire_frame *frame;
     const json_t *head;
     json_t *answer;  // owned
     int32_t *tokens; // owned; the body
@@ -46,6 +48,24 @@ static int text_tokenize(struct render *r, const char *text, bool special, bool 
                                     e);
 }
 
+// The prompt with its images, where the request has some.
+static int chat_tokenize(struct render *r, const char *prompt, struct err *e)
+{
+    struct worker_media_text text = {.prompt = prompt, .pieces = json_array()};
+    json_t *media = NULL;
+    int rc = json_get_array(r->head, "media", &media, e);
+
+    if (rc == 0 && json_array_size(media) == 0)
+        rc = text_tokenize(r, prompt, true, true, e);
+    else if (rc == 0 && (rc = worker_media_render(r->worker, r->frame, media, &text, e)) == 0) {
+        r->tokens = text.tokens;
+        r->n = text.n_tokens;
+        json_put(r->answer, "media", json_incref(text.pieces));
+    }
+    json_decref(text.pieces);
+    return rc;
+}
+
 static int chat_render(struct render *r, const json_t *chat, struct err *e)
 {
     const char *prompt = NULL;
@@ -59,7 +79,7 @@ static int chat_render(struct render *r, const json_t *chat, struct err *e)
     if (rc == 0)
         rc = json_get_string(r->answer, "prompt", &prompt, e);
     if (rc == 0)
-        rc = text_tokenize(r, prompt != NULL ? prompt : "", true, true, e);
+        rc = chat_tokenize(r, prompt != NULL ? prompt : "", e);
     if (rc == 0 && !want_prompt)
         json_object_del(r->answer, "prompt");
     return rc;
@@ -175,7 +195,8 @@ static void render_answer(struct worker *w, struct worker_link *l, struct wire_f
 {
     struct err e = {0};
     json_t *head = wire_frame_parse(f, &e);
-    struct render r = {.engine = w->engine, .head = head, .answer = json_object()};
+    struct render r = {
+        .worker = w, .engine = w->engine, .frame = f, .head = head, .answer = json_object()};
     int rc = head == NULL ? e.code : render_forms(&r, &e);
 
     if (rc == 0)

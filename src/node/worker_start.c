@@ -115,7 +115,8 @@ static void inbox_drop(struct worker *w)
     while (chan_recv(w->inbox, &ev, 0) == 0) {
         if (ev.kind == WORKER_EVENT_FRAME)
             wire_frame_fini(&ev.frame);
-        else if (ev.kind == WORKER_EVENT_LINK_UP || ev.kind == WORKER_EVENT_LINK_CLOSED)
+        else if (ev.kind == WORKER_EVENT_LINK_UP || ev.kind == WORKER_EVENT_LINK_CLOSED ||
+                 ev.kind == WORKER_EVENT_MEDIA)
             worker_event_handle(w, &ev);
     }
 }
@@ -148,6 +149,7 @@ void worker_close(struct worker *w)
     pthread_join(w->text_thread, NULL);
     inbox_drop(w);
     worker_memory_fini(w);
+    worker_media_fini(w);
     w->engine->ops->free(w->engine);
     blocks_free(w->export_free, w->n_blocks);
     blocks_free(w->import_free, w->n_blocks);

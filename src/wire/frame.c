@@ -32,7 +32,7 @@ static const struct type_row type_rows[] = {
     {"refused", WIRE_REFUSED, 2, JSON_MEDIUM, 0},
     {"ping", WIRE_PING, 0, 0, 0},
     {"pong", WIRE_PONG, 0, 0, 0},
-    {"render", WIRE_RENDER, 2, WIRE_HEAD_MAX, 0},
+    {"render", WIRE_RENDER, 2, WIRE_HEAD_MAX, WIRE_IMAGES_MAX},
     {"generate", WIRE_GENERATE, 2, JSON_SYNTAX, TOKENS_BYTES},
     {"prefill", WIRE_PREFILL, 2, JSON_MEDIUM, TOKENS_BYTES},
     {"cancel", WIRE_CANCEL, 2, JSON_SMALL, 0},

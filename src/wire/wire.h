@@ -7,7 +7,7 @@
 //     6  u16 flags      0 for now; a receiver refuses bits it does not know
 //     8  u64 id         request or transfer this frame belongs to; 0 = the link itself
 //    16  u32 head_bytes UTF-8 JSON object, or the fixed struct of SEGMENT/END/ACK
-//    20  u32 body_bytes token ids (i32 LE each) or KV payload; raw bytes
+//    20  u32 body_bytes token ids (i32 LE each), KV payload or images; raw bytes
 //
 // Every type has limits for both lengths (wire_frame_limits); a frame beyond them closes the link
 // before anything is allocated. A link runs over an authenticated net_conn and has one reader and
@@ -31,6 +31,7 @@
 #define WIRE_TOKENS_MAX (4u << 20) // token ids in one frame
 #define WIRE_FLOATS_MAX (1u << 20) // numbers of one embedding
 #define WIRE_SEGMENT_MAX (1u << 30)
+#define WIRE_IMAGES_MAX (32u << 20) // bytes of a request's images
 
 enum wire_type {
     // the link itself
@@ -40,7 +41,7 @@ enum wire_type {
     WIRE_PING = 4,    // empty; answered by PONG with the same id
     WIRE_PONG = 5,
     // gateway -> worker
-    WIRE_RENDER = 16,   // JSON request -> RENDERED or FAILED
+    WIRE_RENDER = 16,   // JSON request + images -> RENDERED or FAILED
     WIRE_GENERATE = 17, // JSON + tokens -> PROGRESS* TOKEN* (DONE | FAILED)
     WIRE_PREFILL = 18,  // JSON + tokens -> ACCEPTED, PROGRESS*, (PREFILLED | FAILED)
     WIRE_CANCEL = 19,   // empty JSON; answered by FAILED(cancelled) unless the request is gone
