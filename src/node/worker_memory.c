@@ -172,6 +172,7 @@ uint32_t worker_memory_forget(struct worker *w, const char *owner)
     for (struct worker_job *j = w->jobs; j != NULL; j = j->next)
         if (owner == NULL || strcmp(j->owner, owner) == 0)
             j->keep = false;
+    worker_media_forget(w);
     w->freed = true;
     return n;
 }
@@ -243,6 +244,8 @@ static struct source source_find(struct worker *w, const struct worker_job *j)
     size_t n = kv_prefix_find(m->index, j->owner, j->tokens, reuse_limit(w, j), m->hits,
                               w->engine->limits.n_seq);
 
+    for (size_t i = 0; i < n; i++)
+        m->hits[i].length = worker_media_floor(j, m->hits[i].length);
     for (size_t i = 0; i < n && m->hits[i].length >= REUSE_LEAST; i++) {
         const struct kv_prefix_hit *hit = &m->hits[i];
         struct source x = {WAY_COLD, hit->seq, hit->length, hit->length};
