@@ -136,8 +136,10 @@ static int environment_apply(const struct option_reader *r, const struct cli_opt
     char name[OPTION_NAME_BYTES], where[OPTION_NAME_BYTES + 16];
     environment_name(o->name, name);
     const char *text = getenv(name);
-    // TANDEM_MODEL is the file that -m loads; which of a server's models to talk to is another matter.
-    if (text == NULL || *text == '\0' || (strcmp(o->name, "--model") == 0 && o->letter != 'm'))
+    // TANDEM_MODEL is the file that -m loads; which of a server's models to talk to is another matter. TANDEM_DATA
+    // is a folder (os/os.h), not what to train on.
+    if (text == NULL || *text == '\0' || (strcmp(o->name, "--model") == 0 && o->letter != 'm') ||
+        strcmp(o->name, "--data") == 0)
         return 0;
     int rc = option_set_outside(o, text, e);
     snprintf(where, sizeof where, "environment %s", name);

@@ -12,7 +12,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define STUCK_MAX 10
+#define STUCK_MAX 10 // killed so often without getting further
+#define ENDED_MAX 3  // ended by itself so often, without a word
+#define LOG_TAIL 600
 
 static int state_write(struct runner *r, enum jobs_state to, const struct err *why,
                        const json_t *result, struct err *e)
@@ -74,18 +76,41 @@ static int failed(struct runner *r, json_t *result, struct err *e)
     return state_write(r, JOBS_FAILED, &why, result, e);
 }
 
+// The last line of the log, which is where a program that ends without a result says why.
+static void log_tail(const struct runner *r, char *out, size_t out_bytes)
+{
+    char text[LOG_TAIL + 1], *path = jobs_path(r->jobs, r->job.id, "log");
+    FILE *f = fopen(path, "re");
+    size_t n = 0;
+    free(path);
+    if (f) {
+        if (fseeko(f, -(off_t)LOG_TAIL, SEEK_END) != 0)
+            rewind(f);
+        n = fread(text, 1, LOG_TAIL, f);
+        fclose(f);
+    }
+    while (n > 0 && text[n - 1] == '\n')
+        n--;
+    text[n] = '\0';
+    const char *line = strrchr(text, '\n');
+    snprintf(out, out_bytes, "%.200s", line ? line + 1 : text);
+}
+
 // Killed from outside, or by a signal of its own making: it goes on from the newest checkpoint, unless it
 // does not get anywhere.
 static int vanished(struct runner *r, const struct jobs_status *status, bool *over, struct err *e)
 {
     const char *how = status->how[0] != '\0' ? status->how : "it is gone";
+    int most = strncmp(how, "exit code", 9) == 0 ? ENDED_MAX : STUCK_MAX;
     struct err why = {0};
+    char tail[256];
     r->stuck = r->step > r->stuck_step ? 1 : r->stuck + 1;
     r->stuck_step = r->step > r->stuck_step ? r->step : r->stuck_step;
     r->again_ns = clock_now_ns() + r->stuck * NS_PER_S;
     r->handle[0] = '\0';
     jobs_handle_set(r->jobs, r->job.id, "", &why);
-    if (r->stuck < STUCK_MAX) {
+    log_tail(r, tail, sizeof tail);
+    if (r->stuck < most) {
         runner_event(r, "warn", "the work ended without a result at step %" PRId64 " (%s)", r->step,
                      how);
         *over = false;
@@ -93,8 +118,9 @@ static int vanished(struct runner *r, const struct jobs_status *status, bool *ov
     }
     err_set(&why, ERR_ENGINE,
             "the work ended %d times without a result and without getting beyond step %" PRId64
-            " (%s); the machine may have run out of memory; %s/log says more",
-            r->stuck, r->step, how, r->job.folder);
+            " (%s%s); the last line of %s/log: %s",
+            r->stuck, r->step, how, most == STUCK_MAX ? "; was the memory used up?" : "",
+            r->job.folder, tail);
     return state_write(r, JOBS_FAILED, &why, NULL, e);
 }
 

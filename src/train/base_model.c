@@ -498,3 +498,29 @@ uint64_t base_model_bytes(const char *path, bool dense, struct err *e)
     file_close(&f);
     return bytes;
 }
+
+int base_model_check(const char *path, struct base_model_facts *out, struct err *e)
+{
+    struct base_model m = {0};
+    struct file f = {.path = path, .model = &m, .e = e};
+    *out = (struct base_model_facts){0};
+    int rc = file_open(&f);
+    if (rc == 0)
+        rc = numbers_read(&f);
+    for (int64_t i = 0; rc == 0 && i < gguf_get_n_tensors(f.gguf); i++) {
+        const int64_t *ne = gguf_get_tensor_ne(f.gguf, i);
+        const char *name = gguf_get_tensor_name(f.gguf, i), *dot = strrchr(name, '.');
+        out->dense_bytes += (uint64_t)(ne[0] * ne[1]) * (ne[1] > 1 ? 8 : 4);
+        out->file_bytes += gguf_get_tensor_size(f.gguf, i);
+        for (int l = 0; l < BASE_LINEARS && dot && strcmp(dot, ".weight") == 0; l++) {
+            const char *kind = base_linear_name((enum base_linear)l);
+            size_t n = strlen(kind);
+            if ((size_t)(dot - name) > n && strncmp(dot - n, kind, n) == 0 &&
+                dot[-(ptrdiff_t)n - 1] == '.')
+                out->widths[l] += (uint64_t)(ne[0] + ne[1]);
+        }
+    }
+    file_close(&f);
+    free(m.layers);
+    return rc;
+}

@@ -64,4 +64,11 @@ void base_model_free(struct base_model *m);
 // Bytes that the weights of a file take in either way; 0 and e set when the file does not open.
 uint64_t base_model_bytes(const char *path, bool dense, struct err *e);
 
+struct base_model_facts {
+    uint64_t dense_bytes, file_bytes; // of the weights, kept in either way
+    uint64_t widths[BASE_LINEARS];    // in + out of the matrices of each kind, all layers together
+};
+// From the head alone, before anything is loaded: errors as base_model_open's.
+int base_model_check(const char *path, struct base_model_facts *out, struct err *e);
+
 #endif

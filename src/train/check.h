@@ -1,0 +1,17 @@
+// Whether a training job can be done, and what it will take, told before anything is loaded.
+#ifndef TRAIN_CHECK_H
+#define TRAIN_CHECK_H
+
+#include "train/train.h"
+
+#include <stdio.h>
+
+// Beside the weights: activations of one sample, adapter, optimiser.
+#define TRAIN_WORKING_BYTES (512ull << 20)
+
+// Writes one line of JSON: {"memory_bytes", "memory_least_bytes", "available_bytes", "checkpoint_bytes",
+// "adapter_bytes"}. ERR_UNSUPPORTED and the like for the model, ERR_RANGE where the memory that may be used
+// does not do.
+int train_check(const struct train_options *o, FILE *out, struct err *e);
+
+#endif
