@@ -202,6 +202,19 @@ static uint32_t reuse_limit(const struct worker *w, const struct worker_job *j)
     return j->n_tokens - 1;
 }
 
+// How much of `held` tokens the job should use. What it reads itself is nothing or a whole chunk: fewer rows
+// take longer than that, deep in a conversation several times as long, and round differently
+// (docs/architecture.md on how a prompt is cut).
+static uint32_t reuse_of(const struct worker *w, const struct worker_job *j, uint32_t held)
+{
+    uint32_t upto = reuse_limit(w, j), least = w->options.min_chunk_tokens;
+    bool reads = j->kind == WORKER_JOB_PREFILL || !j->generate.handoff.present;
+
+    if (!reads || held == upto || held + least <= upto)
+        return held;
+    return upto > least ? upto - least : 0;
+}
+
 static bool forks(const struct worker *w)
 {
     return w->engine->ops->fork != NULL;
@@ -241,13 +254,16 @@ static struct source source_find(struct worker *w, const struct worker_job *j)
 {
     struct worker_memory *m = &w->memory;
     struct source best = {WAY_COLD, NO_SEQ, 0, 0};
-    size_t n = kv_prefix_find(m->index, j->owner, j->tokens, reuse_limit(w, j), m->hits,
+    size_t n = kv_prefix_find(m->index, j->space, j->tokens, reuse_limit(w, j), m->hits,
                               w->engine->limits.n_seq);
 
     for (size_t i = 0; i < n; i++)
         m->hits[i].length = worker_media_floor(j, m->hits[i].length);
-    for (size_t i = 0; i < n && m->hits[i].length >= REUSE_LEAST; i++) {
-        const struct kv_prefix_hit *hit = &m->hits[i];
+    for (size_t i = 0; i < n; i++) {
+        struct kv_prefix_hit *hit = &m->hits[i];
+        hit->length = reuse_of(w, j, hit->length);
+        if (hit->length < REUSE_LEAST)
+            continue;
         struct source x = {WAY_COLD, hit->seq, hit->length, hit->length};
         if (m->seqs[hit->seq].state == WORKER_SEQ_KEPT)
             x = source_kept(w, hit);
@@ -368,7 +384,7 @@ bool worker_memory_admit(struct worker *w, struct worker_job *j)
 void worker_memory_share(struct worker *w, const struct worker_job *j)
 {
     point_save(w, j->seq, j->computed);
-    kv_prefix_put(w->memory.index, j->owner, j->seq, j->tokens, j->computed);
+    kv_prefix_put(w->memory.index, j->space, j->seq, j->tokens, j->computed);
     w->freed = true; // somebody may have waited for this prompt
 }
 
@@ -401,7 +417,7 @@ void worker_memory_release(struct worker *w, struct worker_job *j)
         return;
     }
     point_save(w, j->seq, n);
-    kv_prefix_put(w->memory.index, j->owner, j->seq, j->tokens, n);
+    kv_prefix_put(w->memory.index, j->space, j->seq, j->tokens, n);
     s->state = WORKER_SEQ_KEPT;
     s->n = n;
     s->prompt = n < j->n_tokens ? n : j->n_tokens;
