@@ -79,21 +79,27 @@ const char *cost_bound_name(enum cost_bound b)
     return names[b];
 }
 
-// t_k = k chunks computed, end_k = max(end_(k-1), t_k) + its crossing. With equal chunks that take
-// equally long the maximum is decided by the first or by the last chunk, whichever end is the bottleneck.
+// t_k = k chunks computed, end_k = max(end_(k-1), t_k) + its crossing. Equal chunks take equally long to cross
+// and, with depth, ever longer to compute: the sum of a convex and a linear term is greatest at one of its ends,
+// so the first or the last chunk decides the maximum. What is ready is a chunk before the first.
 struct cost_handoff_time cost_handoff(const struct cost_handoff *h)
 {
     struct cost_handoff_time t = {0};
-    if (h->tokens <= 0)
+    if (h->tokens <= 0 && h->ready_bytes <= 0)
         return t;
+    double compute_s = h->before_s + h->prefill_s;
+    double rest_s = (h->kv_bytes - h->ready_bytes) / h->link.bytes_per_s;
+    double tokens = fmax(h->tokens, 1);
+    double first = fmin(h->chunk_tokens, tokens) / tokens;
+    double last = fmin(fmin(h->last_tokens, h->chunk_tokens), tokens) / tokens;
+    double first_s = h->first_s > 0 ? fmin(h->first_s, h->prefill_s) : first * h->prefill_s;
     t.transfer_s = h->kv_bytes / h->link.bytes_per_s + h->link.latency_s;
-    t.serial_s = h->prefill_s + t.transfer_s + h->link.latency_s;
-    double first = fmin(h->chunk_tokens, h->tokens) / h->tokens;
-    double last = fmin(fmin(h->last_tokens, h->chunk_tokens), h->tokens) / h->tokens;
-    double compute_bound = h->prefill_s + last * (h->kv_bytes / h->link.bytes_per_s);
-    double link_bound = first * h->prefill_s + h->kv_bytes / h->link.bytes_per_s;
+    t.serial_s = compute_s + t.transfer_s + h->link.latency_s;
+    double compute_bound = compute_s + last * rest_s;
+    double link_bound = h->before_s + first_s + rest_s;
+    double ready_bound = h->kv_bytes / h->link.bytes_per_s;
     // Latency: of the last piece on its way, and of the end marker's acknowledgement.
-    t.overlapped_s = fmax(compute_bound, link_bound) + 2 * h->link.latency_s;
-    t.tail_s = t.overlapped_s - h->prefill_s;
+    t.overlapped_s = fmax(fmax(compute_bound, link_bound), ready_bound) + 2 * h->link.latency_s;
+    t.tail_s = t.overlapped_s - compute_s;
     return t;
 }

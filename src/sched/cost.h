@@ -93,6 +93,10 @@ struct cost_handoff {
     double last_tokens; // of the piece that leaves last: what cannot overlap
     double prefill_s, kv_bytes;
     struct cost_link link;
+    // What the sides already hold. All 0: nothing.
+    double before_s;    // of reading what the other side has: it does not cross
+    double ready_bytes; // of kv_bytes, read earlier: crosses at once
+    double first_s;     // of reading the first chunk that crosses; 0: its share of prefill_s
 };
 struct cost_handoff_time {
     double transfer_s;   // of everything

@@ -36,6 +36,7 @@
 #define PLACE_NODES 8
 #define PLACE_READERS 4
 #define PLACE_NO_NODE SIZE_MAX
+#define PLACE_ROWS 16 // plans that a choice looks back on
 #define PLACE_TEXT_BYTES 256
 #define PLACE_NEAR 0.03 // plans whose scores differ by less are equal
 #define PLACE_PACE 1.75 // what reading may stretch the steps of running answers to
@@ -71,6 +72,7 @@ struct place_node {
     uint32_t roles;     // enum place_role
     uint32_t group;     // KV passes between nodes of one group; 0: none passes (an upstream server)
     bool streams;       // false: KV passes only as a whole (serial)
+    bool splits;        // as D: it reads on where P's part of a prompt ends
     double pace;        // 0: PLACE_PACE; INFINITY: prompts are read without regard to answers
     double read_wait_s; // of reading already promised
     double answers;     // running
@@ -165,16 +167,16 @@ struct place_table {
     char refusal[PLACE_TEXT_BYTES];  // why there is no plan, when there is none
 };
 
-// Memory that a call needs, nodes.n (or n_among) of them; its content is of no concern.
+// Memory that a call needs: one for each candidate. What it holds is of no concern before and after.
 struct place_scratch {
-    double read_s; // until the node has read the prompt
-    double bound;  // no plan with it as a writer is better
-    uint32_t held;
-    uint32_t flags;
+    double reader, writer; // scores of its part alone
+    double read_s;
+    uint32_t held, flags;
 };
 
-// The choice is plans[0]. Returns 0, or ERR_NOT_FOUND with the refusal. `max` is at least 1; only the
-// choice is certain to be the best, the others are the best of those that were looked at.
+// The choice is plans[0]. Returns 0, or ERR_NOT_FOUND with the refusal. `max` is at least 1. A pair has one row, its
+// best split. A wish for a hand-off, and pins, that cannot be granted fall back to what can, with words; a wish for
+// `local` or `remote` is refused.
 int place_choose(const struct place_nodes *nodes, const struct place_request *r,
                  struct place_scratch *scratch, struct place_table *out);
 

@@ -1,0 +1,330 @@
+#include "sched/place_impl.h"
+
+#include <math.h>
+
+#define PACE_LEAST 1.01 // a tighter bound would leave reading no time at all
+
+// ---- one node --------------------------------------------------------------------------------------------
+
+// fmax(x, 0) makes 0 of what is not a number, too: a caller's sums may end a little below it.
+static double quiet_step_s(const struct place_node *n)
+{
+    return profile_step_s(n->profile, fmax(n->answers, 0), fmax(n->depth_sum, 0));
+}
+
+static double queue_s(const struct place_node *n)
+{
+    return fmax(n->read_wait_s, 0);
+}
+
+// How long its running answers go on, as far as is expected.
+static double answers_s(const struct place_node *n)
+{
+    return n->answers > 0 ? fmax(n->rest_tokens, 0) * quiet_step_s(n) : 0;
+}
+
+static double pace_of(const struct place_node *n)
+{
+    return n->pace > 0 ? fmax(n->pace, PACE_LEAST) : PLACE_PACE;
+}
+
+// Between two steps of running answers only so much is read that the steps come in time: of pace x step
+// the step itself takes one part, reading the others, until the answers end.
+static double read_wall_s(const struct place_node *n, double seconds)
+{
+    return n->answers > 0 ? seconds + fmin(seconds / (pace_of(n) - 1), answers_s(n)) : seconds;
+}
+
+// What all running answers together wait because something else is done for so long.
+static double delay_s(const struct place_node *n, double seconds)
+{
+    if (!(n->answers > 0 && n->rest_tokens > 0))
+        return 0;
+    return n->answers * fmin(seconds, (pace_of(n) - 1) * answers_s(n));
+}
+
+// Until there is a sequence and room for so many tokens: until the first answer ends, when there is none now.
+static double slot_wait_s(const struct place_node *n, double tokens)
+{
+    if (n->free_seqs >= 1 && n->free_cells >= tokens)
+        return 0;
+    return n->answers > 0 ? fmax(n->next_tokens, 0) * quiet_step_s(n) : 0;
+}
+
+// ---- reading ---------------------------------------------------------------------------------------------
+
+// What it costs, besides time: collected until the plan is done.
+struct bill {
+    double p_busy_s;   // P reads and exports
+    double d_read_s;   // D reads
+    double d_import_s; // D takes KV in
+    double d_answer_s; // D answers, what a batch shares counted once
+};
+
+static double read_alone(const struct place_case *c, struct bill *b, struct place_plan *out)
+{
+    double read_s = profile_read_s(c->d->profile, c->prompt - 1 - c->held_d, c->held_d);
+    double slot_s = slot_wait_s(c->d, c->prompt + c->room - c->held_d);
+
+    b->d_read_s = read_s;
+    out->wait_s = fmax(queue_s(c->d), slot_s);
+    out->read_s = read_wall_s(c->d, read_s);
+    out->slowdown_s = delay_s(c->d, read_s);
+    return out->wait_s + out->read_s;
+}
+
+double place_rate(const struct place_case *c)
+{
+    double others = fmax(fmax(c->p->sending, c->d->receiving), 0);
+    double send_s = (1 + others) / c->link.bytes_per_s;
+
+    return 1 / fmax(send_s, c->d->profile->import_byte_s);
+}
+
+// The pipeline of reading, sending and taking in.
+static struct cost_handoff handoff_of(const struct place_case *c)
+{
+    const struct profile *p = c->p->profile;
+    double from = fmax(c->held_d, c->held_p), fresh = fmax(c->upto - from, 0);
+    double bytes = profile_kv_bytes(p, c->held_d, c->upto);
+    double ready = fmin(bytes, profile_kv_bytes(p, c->held_d, fmin(c->held_p, c->upto)));
+    double read_s = profile_read_s(p, c->upto - c->held_p, c->held_p);
+    // P must read what D holds as well, where it does not hold it itself.
+    double before_s =
+        fresh > 0 && c->held_p < from ? read_s - profile_read_s(p, c->upto - from, from) : 0;
+    double first = fmin(p->chunk_tokens, fresh);
+    double export_s = bytes * p->export_byte_s;
+    double wall_s = read_wall_s(c->p, read_s + export_s);
+    double stretch = read_s + export_s > 0 ? wall_s / (read_s + export_s) : 1;
+
+    before_s = fmax(before_s, 0) * stretch;
+    return (struct cost_handoff){
+        .tokens = fresh,
+        .chunk_tokens = p->chunk_tokens,
+        .last_tokens = p->last_tokens,
+        .before_s = before_s,
+        .prefill_s = fmax(wall_s - before_s, 0),
+        .first_s = first > 0 ? stretch * profile_read_s(p, first, from) : 0,
+        .kv_bytes = bytes,
+        .ready_bytes = ready,
+        .link = {.bytes_per_s = place_rate(c), .latency_s = c->link.rtt_s / 2},
+    };
+}
+
+// D reads what P left to it, when what P read is in.
+static double read_rest(const struct place_case *c, double ready_s, struct bill *b,
+                        struct place_plan *out)
+{
+    double rest = c->prompt - 1 - c->upto, read_s;
+
+    if (!(rest > 0))
+        return ready_s;
+    read_s = profile_read_s(c->d->profile, rest, c->upto);
+    b->d_read_s = read_s;
+    out->read_s += read_wall_s(c->d, read_s);
+    out->slowdown_s += delay_s(c->d, read_s);
+    return fmax(ready_s, queue_s(c->d)) + read_wall_s(c->d, read_s);
+}
+
+static double read_handoff(const struct place_case *c, struct bill *b, struct place_plan *out)
+{
+    const struct cost_handoff h = handoff_of(c);
+    const struct cost_handoff_time t = cost_handoff(&h);
+    double slot_s = slot_wait_s(c->d, c->prompt + c->room - c->held_d);
+    double state_s = c->p->profile->state_bytes / h.link.bytes_per_s;
+    double arrived_s = (c->serial ? t.serial_s : t.overlapped_s) + state_s, wait_s = 0;
+
+    b->p_busy_s = profile_read_s(c->p->profile, c->upto - c->held_p, c->held_p) +
+                  h.kv_bytes * c->p->profile->export_byte_s;
+    b->d_import_s = h.kv_bytes * c->d->profile->import_byte_s;
+    // What it holds it can send whatever else it reads.
+    if (c->upto > c->held_p)
+        wait_s = fmax(queue_s(c->p), slot_wait_s(c->p, c->upto - c->held_p));
+    out->read_s = h.before_s + h.prefill_s;
+    out->transfer_s = t.transfer_s + state_s;
+    out->tail_s = arrived_s - out->read_s;
+    out->wait_s = fmax(wait_s, slot_s - arrived_s + out->transfer_s);
+    out->slowdown_s = delay_s(c->p, b->p_busy_s) + delay_s(c->d, b->d_import_s);
+    return read_rest(c, fmax(wait_s + arrived_s, slot_s + out->transfer_s), b, out);
+}
+
+// ---- writing ---------------------------------------------------------------------------------------------
+
+// Answers that run beside ours, on average over its time: each until it ends, none that come later.
+struct company {
+    double rows, depth;
+};
+
+static struct company company_of(const struct place_node *n, double start_s, double tokens)
+{
+    double rest = 0;
+    struct company none = {0, 0};
+
+    if (!(n->answers > 0))
+        return none;
+    rest = fmax(n->rest_tokens - start_s / quiet_step_s(n), 0);
+    rest = fmin(rest / fmax(tokens, 1), 1);
+    return (struct company){n->answers * rest, fmax(n->depth_sum, 0) * rest};
+}
+
+static void answer(const struct place_case *c, double ready_s, struct bill *b,
+                   struct place_plan *out)
+{
+    const struct profile *p = c->d->profile;
+    struct company others = company_of(c->d, ready_s, c->answer);
+    double depth = c->prompt + c->answer / 2;
+    double alone_s = profile_step_s(p, others.rows, others.depth);
+
+    out->token_s = profile_step_s(p, 1 + others.rows, depth + others.depth);
+    out->ttft_s = ready_s + profile_step_s(p, 1 + others.rows, c->prompt + others.depth);
+    out->total_s = out->ttft_s + (c->answer - 1) * out->token_s;
+    b->d_answer_s = c->answer * (out->token_s - fmin(others.rows, 1) * alone_s);
+    out->slowdown_s += c->answer * others.rows * (out->token_s - alone_s);
+}
+
+// ---- what it costs ---------------------------------------------------------------------------------------
+
+// What a machine draws more while it works than while it waits; below 0: not known.
+static double watts_more(const struct profile *p, double watts)
+{
+    return watts > 0 ? fmax(watts - p->watts_idle, 0) : -1;
+}
+
+// Below 0 when one of the two is not known and needed.
+static double priced(double rate, double seconds)
+{
+    return seconds > 0 ? (rate >= 0 ? rate * seconds : -INFINITY) : 0;
+}
+
+static double dollars_per_s(const struct profile *p)
+{
+    return p->dollars_per_hour > 0 ? p->dollars_per_hour / 3600 : -1;
+}
+
+static void bill_write(const struct place_case *c, const struct bill *b, struct place_plan *out)
+{
+    const struct profile *d = c->d->profile;
+    double d_read_s = b->d_read_s + b->d_import_s;
+    double joules = priced(watts_more(d, d->watts_prefill), d_read_s) +
+                    priced(watts_more(d, d->watts_decode), b->d_answer_s);
+    double dollars = priced(dollars_per_s(d), d_read_s + b->d_answer_s);
+
+    if (c->p) {
+        const struct profile *p = c->p->profile;
+        joules += priced(watts_more(p, p->watts_prefill), b->p_busy_s);
+        dollars += priced(dollars_per_s(p), b->p_busy_s);
+    }
+    out->busy_s = b->p_busy_s + d_read_s + b->d_answer_s;
+    out->joules = joules >= 0 ? joules : -1;
+    out->dollars = dollars >= 0 ? dollars : -1;
+}
+
+void place_predict(const struct place_case *c, struct place_plan *out)
+{
+    struct bill b = {0};
+    double ready_s;
+
+    out->transfer_s = out->tail_s = 0;
+    ready_s = c->p ? read_handoff(c, &b, out) : read_alone(c, &b, out);
+    answer(c, ready_s, &b, out);
+    bill_write(c, &b, out);
+}
+
+// ---- scores ----------------------------------------------------------------------------------------------
+
+static double work_of(const struct place_plan *p)
+{
+    return p->busy_s + p->slowdown_s + p->wait_s;
+}
+
+void place_score(const struct place_request *r, struct place_plan *p)
+{
+    double over = 0;
+
+    if (r->ttft_s > 0)
+        over = fmax(over, p->ttft_s / r->ttft_s - 1);
+    if (r->token_s > 0)
+        over = fmax(over, p->token_s / r->token_s - 1);
+    p->meets = over <= 0;
+    switch (r->policy) {
+    case PLACE_LATENCY:
+        p->score = p->total_s;
+        break;
+    case PLACE_THROUGHPUT:
+        p->score = work_of(p);
+        break;
+    case PLACE_ENERGY:
+        p->score = p->joules >= 0 ? p->joules : PLACE_UNKNOWN_SCORE + p->total_s;
+        break;
+    case PLACE_COST:
+        p->score = p->dollars >= 0 ? p->dollars : PLACE_UNKNOWN_SCORE + p->total_s;
+        break;
+    case PLACE_SLO:
+        p->score = p->meets ? work_of(p) : PLACE_BROKEN_SCORE * (1 + over);
+        break;
+    }
+}
+
+static double part_score(const struct profile *p, enum place_policy policy, double time_s,
+                         double work_s, double watts)
+{
+    double rate = -1;
+
+    if (policy == PLACE_LATENCY)
+        return time_s;
+    if (policy == PLACE_THROUGHPUT || policy == PLACE_SLO)
+        return work_s;
+    rate = policy == PLACE_ENERGY ? watts_more(p, watts) : dollars_per_s(p);
+    return rate >= 0 ? rate * work_s : PLACE_UNKNOWN_SCORE + time_s;
+}
+
+double place_reader_s(const struct place_case *c)
+{
+    double read_s = profile_read_s(c->p->profile, c->upto - c->held_p, c->held_p);
+    double wait_s = fmax(queue_s(c->p), slot_wait_s(c->p, c->upto - c->held_p));
+
+    return wait_s + read_wall_s(c->p, read_s);
+}
+
+double place_reader_score(const struct place_case *c, enum place_policy policy)
+{
+    const struct profile *p = c->p->profile;
+    double read_s = profile_read_s(p, c->upto - c->held_p, c->held_p);
+    double work_s = read_s;
+
+    if (policy == PLACE_THROUGHPUT || policy == PLACE_SLO)
+        work_s += delay_s(c->p, read_s) + queue_s(c->p);
+    return part_score(p, policy, place_reader_s(c), work_s, p->watts_prefill);
+}
+
+double place_writer_score(const struct place_case *c, enum place_policy policy)
+{
+    const struct profile *p = c->d->profile;
+    double slot_s = slot_wait_s(c->d, c->prompt + c->room - c->held_d);
+    struct company others = company_of(c->d, 0, c->answer);
+    double alone_s = profile_step_s(p, others.rows, others.depth);
+    double token_s = profile_step_s(p, 1 + others.rows, c->prompt + c->answer / 2 + others.depth);
+    double work_s = c->answer * (token_s - fmin(others.rows, 1) * alone_s);
+
+    if (policy == PLACE_THROUGHPUT || policy == PLACE_SLO)
+        work_s += slot_s + c->answer * others.rows * (token_s - alone_s);
+    return part_score(p, policy, slot_s + c->answer * token_s, work_s, p->watts_decode);
+}
+
+// Seconds per token at depth s are a line for either side: P's (or the link's, where that is slower) and D's.
+double place_split(const struct place_case *c)
+{
+    const struct profile *p = c->p->profile, *d = c->d->profile;
+    double last = c->prompt - 1;
+    double cross_s = p->kv_token_bytes / place_rate(c);
+    double p_s = p->read_token_s + p->read_chunk_s / p->chunk_tokens;
+    double d_s = d->read_token_s + d->read_chunk_s / d->chunk_tokens;
+    double lead, loss;
+
+    // Where the link is slower than P all the way, D's line must stay above the link's flat one.
+    lead = d_s - fmax(p_s, cross_s);
+    loss = (p_s + last * p->read_pair_s > cross_s ? p->read_pair_s : 0) - d->read_pair_s;
+    if (!(loss > 0) || lead <= 0)
+        return last;
+    return fmin(ceil(lead / loss), last);
+}
