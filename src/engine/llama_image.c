@@ -48,7 +48,7 @@ int llama_image_read(const struct engine_image *file, struct llama_image *out, s
                        file->len, reason());
     if (width <= 0 || height <= 0 || width > LLAMA_IMAGE_SIDE || height > LLAMA_IMAGE_SIDE ||
         (uint64_t)width * (uint64_t)height > LLAMA_IMAGE_PIXELS)
-        return err_set(e, ERR_RANGE,
+        return err_set(e, ERR_INVALID,
                        "an image of %d x %d pixels; at most %d a side and %u in all are read",
                        width, height, LLAMA_IMAGE_SIDE, LLAMA_IMAGE_PIXELS);
     out->pixels = stbi_load_from_memory(file->data, n, &width, &height, &channels, 3);

@@ -451,7 +451,7 @@ static int rows_check(const struct llama_engine *g, const struct engine_media *m
                        "rows [%" PRIu32 ", +%" PRIu32 ") of an image of %" PRIu32 " rows%s",
                        rows->first, rows->n, m->rows, m->embd ? "" : " that is not encoded");
     if (m->positions < m->rows && g->seqs[rows->seq].n_shifts == LLAMA_SHIFTS)
-        return err_set(e, ERR_RANGE, "a conversation with more than %d images; begin a new one",
+        return err_set(e, ERR_INVALID, "a conversation with more than %d images; begin a new one",
                        LLAMA_SHIFTS);
     return llama_step_ready(g, rows->seq, e);
 }

@@ -4,6 +4,7 @@
 #include "base/json.h"
 #include "gateway/dialect.h"
 #include "gateway/parse_impl.h"
+#include "gateway/parse_media.h"
 #include "os/os.h"
 #include "wire/wire.h"
 
@@ -576,6 +577,7 @@ int parse_request(const struct dialect *dialect, const void *body, size_t n,
 void parse_request_fini(struct parse_request *r)
 {
     message_generate_fini(&r->generate);
+    media_fini(r);
     json_decref(r->echo);
     json_decref(r->render);
     json_decref(r->more);

@@ -38,6 +38,13 @@ enum parse_kind {
     PARSE_RENDER, // nothing: what the worker's rendering said is the answer
 };
 
+// An image of a chat: a file's bytes.
+struct parse_image {
+    uint8_t *data; // owned
+    size_t len;
+    uint32_t width, height; // as its head says
+};
+
 struct parse_request {
     enum parse_kind kind;
     const struct dialect *dialect; // how it is answered; immutable
@@ -45,6 +52,8 @@ struct parse_request {
     json_t *render; // head of the RENDER message; owned
     json_t *
         more; // heads of further RENDERs, for several prompts or inputs, in an array; owned; NULL: none
+    struct parse_image *images;    // of `render`, in order; owned
+    size_t n_images;
     char model[PARSE_MODEL_BYTES]; // "" when the request names none
     uint32_t n;                    // answers to each prompt, at least 1
     uint32_t max_tokens;           // 0: not given; UINT32_MAX: as many as fit

@@ -2,6 +2,7 @@
 #include "base/buf.h"
 #include "base/json.h"
 #include "gateway/parse_impl.h"
+#include "gateway/parse_media.h"
 
 #include <string.h>
 
@@ -9,67 +10,83 @@
 
 // ---- the parts of a message ---------------------------------------------------------------------------
 
-static int part_refuse_image(struct parser *p, const json_t *part, size_t i)
+// A part without its image, which goes beside the chat.
+static int part_take_image(struct parser *p, const json_t *part, size_t i, json_t *parts)
 {
     const json_t *image = json_object_get(part, "image_url");
-    const char *url =
-        json_string_value(json_is_object(image) ? json_object_get(image, "url") : image);
+    const json_t *url = json_is_object(image) ? json_object_get(image, "url") : image;
+    struct err e = {0};
 
-    if (!url)
+    if (!json_is_string(url))
         return FAULT(p, "messages", "'messages[%zu].content' has an image without 'image_url.url'",
                      i);
-    if (strncmp(url, "data:", 5) != 0)
-        return FAULT(p, "messages",
-                     "'messages[%zu].content' has an image at %.60s; this server fetches nothing "
-                     "from elsewhere, and this model takes no images",
-                     i, url);
-    return FAULT(p, "messages", "'messages[%zu].content' has an image; this model takes no images",
-                 i);
+    if (media_add(p->out, json_string_value(url), json_string_length(url), &e) != 0)
+        return FAULT(p, "messages", "'messages[%zu].content' %s", i, e.message);
+    json_array_append_new(parts, json_pack("{s:s}", "type", "image"));
+    return 0;
 }
 
-// Appends the text of one part.
-static int part_add(struct parser *p, const json_t *part, size_t i, struct buf *text)
+// Appends what a template is to see of one part.
+static int part_add(struct parser *p, const json_t *part, size_t i, json_t *parts)
 {
-    const char *type = json_string_value(json_object_get(part, "type")), *words = NULL;
+    const char *type = json_string_value(json_object_get(part, "type"));
+    const char *member = "text";
+    json_t *words;
 
     if (!type)
         return FAULT(p, "messages",
                      "'messages[%zu].content' must hold objects with a string 'type'", i);
     if (strcmp(type, "image_url") == 0)
-        return part_refuse_image(p, part, i);
-    if (strcmp(type, "text") == 0)
-        words = json_string_value(json_object_get(part, "text"));
-    else if (strcmp(type, "refusal") == 0)
-        words = json_string_value(json_object_get(part, "refusal"));
-    else
+        return part_take_image(p, part, i, parts);
+    if (strcmp(type, "refusal") == 0)
+        member = "refusal";
+    else if (strcmp(type, "text") != 0)
         return FAULT(p, "messages",
-                     "'messages[%zu].content' has a part of type \"%.40s\"; this model takes text",
+                     "'messages[%zu].content' has a part of type \"%.40s\"; text and image_url are "
+                     "taken",
                      i, type);
-    if (!words)
+    words = json_object_get(part, member);
+    if (!json_is_string(words))
         return FAULT(p, "messages",
                      "'messages[%zu].content' has a part of type \"%s\" without a string '%s'", i,
                      type, type);
-    if (text->len > 0)
-        buf_puts(text, "\n");
-    buf_puts(text, words);
+    json_array_append_new(parts, json_pack("{s:s,s:O}", "type", "text", "text", words));
     return 0;
 }
 
-// The message with its parts joined: what every template can render. A new reference in *out.
+// Text alone becomes one text: what every template can render.
+static json_t *parts_text(const json_t *parts)
+{
+    struct buf text;
+    json_t *joined;
+
+    buf_init(&text, MESSAGE_BYTES_MAX);
+    for (size_t k = 0; k < json_array_size(parts); k++) {
+        if (text.len > 0)
+            buf_puts(&text, "\n");
+        buf_puts(&text, json_string_value(json_object_get(json_array_get(parts, k), "text")));
+    }
+    joined = json_string(text.data ? (const char *)text.data : "");
+    buf_fini(&text);
+    return joined;
+}
+
+// The message with its parts joined, or with images among them. A new reference in *out.
 static int parts_join(struct parser *p, json_t *m, size_t i, json_t **out)
 {
     const json_t *content = json_object_get(m, "content");
-    struct buf text;
+    size_t images = p->out->n_images;
+    json_t *parts = json_array();
     int rc = 0;
 
-    buf_init(&text, MESSAGE_BYTES_MAX);
     for (size_t k = 0; rc == 0 && k < json_array_size(content); k++)
-        rc = part_add(p, json_array_get(content, k), i, &text);
+        rc = part_add(p, json_array_get(content, k), i, parts);
     if (rc == 0) {
         *out = json_copy(m);
-        json_put(*out, "content", json_string(text.data ? (const char *)text.data : ""));
+        json_put(*out, "content",
+                 p->out->n_images > images ? json_incref(parts) : parts_text(parts));
     }
-    buf_fini(&text);
+    json_decref(parts);
     return rc;
 }
 
@@ -176,6 +193,18 @@ static int continuation_put(struct parser *p, const json_t *messages, json_t *ch
     return 0;
 }
 
+// How long each image is that follows the head of RENDER.
+static void images_list(struct parser *p)
+{
+    json_t *list = json_array();
+
+    for (size_t i = 0; i < p->out->n_images; i++)
+        json_array_append_new(list, json_pack("{s:I}", "bytes", (json_int_t)p->out->images[i].len));
+    if (p->out->n_images > 0)
+        json_object_set(p->out->render, "media", list);
+    json_decref(list);
+}
+
 // The worker's template sees the request as the client sent it, less what is not its business.
 static int messages_put(struct parser *p)
 {
@@ -195,6 +224,7 @@ static int messages_put(struct parser *p)
         json_object_del(chat, ours[i]);
     json_put(chat, "messages", taken);
     json_put(p->out->render, "chat", chat);
+    images_list(p);
     return continuation_put(p, messages, chat);
 }
 

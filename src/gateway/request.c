@@ -380,7 +380,7 @@ void request_on_local_up(struct core *c)
     for (struct request *r = c->requests; r; r = r->next) {
         if (r->over || r->phase != REQUEST_WAIT)
             continue;
-        if (r->rendered_all)
+        if (r->rendered_all && r->in.n_images == 0) // a worker that is new has not seen the images
             request_go(c, r);
         else
             request_render(c, r);

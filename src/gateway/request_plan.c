@@ -268,6 +268,20 @@ static void plan_begin(struct core *c, struct request *r)
     }
 }
 
+// A prompt with images is read by the worker that prepared them.
+static void plan_images(struct core *c, struct request *r)
+{
+    static const char why[] = "images are read where they were prepared";
+
+    r->choice = (struct sched_choice){.plan = SCHED_LOCAL, .node = SCHED_NO_NODE};
+    snprintf(r->choice.reason, sizeof(r->choice.reason), "%s", why);
+    if (r->in.plan != SCHED_AUTO && r->in.plan != SCHED_LOCAL)
+        snprintf(r->choice.fallback, sizeof(r->choice.fallback), "plan \"%s\" was asked for; %s",
+                 sched_plan_name(r->in.plan), why);
+    r->n_held = held_guess(r, core_local(c));
+    plan_begin(c, r);
+}
+
 void request_plan(struct core *c, struct request *r)
 {
     struct sched_node nodes[GATEWAY_PREFILL_MAX];
@@ -283,6 +297,10 @@ void request_plan(struct core *c, struct request *r)
         .status = 503, .code = "no_prefill_node", .param = "tandem.plan"};
     struct err e = {0};
 
+    if (r->in.generate.media) {
+        plan_images(c, r);
+        return;
+    }
     nodes_fill(c, r, nodes);
     r->n_held = facts.cached_tokens = held_guess(r, core_local(c));
     if (sched_choose(&facts, &r->choice)) {

@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/json.h"
 #include "gateway/core.h"
+#include "gateway/parse_media.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -21,12 +22,30 @@ static void render_next(struct request *r)
 
         request_run_open(r, at);
         peer_send(r->decode,
-                  wire_frame_json(WIRE_RENDER, r->id + at, json_incref(render_head(r, at))));
+                  media_frame(&r->in, r->id + at, json_incref(render_head(r, at))));
     }
+}
+
+// True when the worker that renders reads images, or there are none.
+static bool images_check(struct core *c, struct request *r)
+{
+    const struct message_welcome *w = &core_local(c)->welcome;
+    struct err e = {0};
+
+    if (r->in.n_images == 0 || w->limits.media || core_local(c)->state != PEER_UP)
+        return true;
+    err_set(&e, ERR_UNSUPPORTED,
+            "model \"%s\" takes no images here; start the server with --mmproj FILE, the projector "
+            "that belongs to the model",
+            w->model);
+    request_fail_as(c, r, request_prompt_fault(r, "images_unsupported"), &e);
+    return false;
 }
 
 void request_render(struct core *c, struct request *r)
 {
+    if (!images_check(c, r))
+        return;
     request_ids_take(c, r, r->n_inputs);
     peer_expect(c, core_local(c));
     r->decode = core_local(c);
@@ -51,8 +70,11 @@ static void syntax_take(struct request *r, const json_t *head)
 {
     struct message_generate *g = &r->in.generate;
     const json_t *stops = json_object_get(head, "stop");
-    json_t *syntax = json_object_get(head, "syntax");
+    json_t *syntax = json_object_get(head, "syntax"), *media = json_object_get(head, "media");
     size_t plain;
+
+    json_decref(g->media);
+    g->media = json_array_size(media) > 0 ? json_incref(media) : NULL;
 
     for (size_t i = 0; i < json_array_size(stops) && g->n_stops < MESSAGE_STOPS_MAX; i++) {
         const char *stop = json_string_value(json_array_get(stops, i));

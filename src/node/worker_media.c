@@ -111,7 +111,7 @@ static int prompt_take(struct worker *w, struct engine_prompt *prompt,
     struct worker_event ev = {.kind = WORKER_EVENT_MEDIA};
     struct worker_media_item **end = &ev.media;
     if (prompt->n_pieces > WORKER_MEDIA_PIECES)
-        return err_set(e, ERR_RANGE, "the images become %zu pieces; at most %d are taken",
+        return err_set(e, ERR_INVALID, "the images become %zu pieces; at most %d are taken",
                        prompt->n_pieces, WORKER_MEDIA_PIECES);
     for (size_t i = 0; i < prompt->n_pieces; i++) {
         struct engine_piece *piece = &prompt->pieces[i];
@@ -139,7 +139,7 @@ int worker_media_render(struct worker *w, const struct wire_frame *f, const json
             "model '%s' takes no images here: start it with --mmproj FILE, its projector",
             w->engine->identity.model);
     if (source.n_images > WORKER_MEDIA_IMAGES)
-        return err_set(e, ERR_RANGE, "%zu images; at most %d are taken", source.n_images,
+        return err_set(e, ERR_INVALID, "%zu images; at most %d are taken", source.n_images,
                        WORKER_MEDIA_IMAGES);
     if (atomic_load_explicit(&w->media_bytes, memory_order_relaxed) > ITEMS_BYTES_MAX)
         return err_set(e, ERR_BUSY, "too many images are being read; try again later");
@@ -274,7 +274,7 @@ int worker_media_attach(struct worker *w, struct worker_job *j, const json_t *li
     size_t n = json_array_size(list);
     uint32_t from = 0;
     if (n > WORKER_MEDIA_PIECES)
-        return err_set(e, ERR_RANGE, "%zu pieces of images; at most %d are taken", n,
+        return err_set(e, ERR_INVALID, "%zu pieces of images; at most %d are taken", n,
                        WORKER_MEDIA_PIECES);
     j->pieces = n > 0 ? mem_alloc(n * sizeof *j->pieces) : NULL;
     for (size_t i = 0; i < n; i++) {
@@ -384,7 +384,7 @@ void worker_media_read(struct worker *w, struct worker_job *j, uint32_t rows)
     const struct worker_piece *piece = piece_at(j, j->computed);
     struct err e = {0};
     if (piece->item == NULL) {
-        worker_job_fail(w, j, ERR_NOT_FOUND, "the image is no longer here; send the request again");
+        worker_job_fail(w, j, ERR_BUSY, "the image is no longer here; send the request again");
         return;
     }
     if (piece->item->encoded) {
