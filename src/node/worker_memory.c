@@ -257,11 +257,9 @@ static struct source source_find(struct worker *w, const struct worker_job *j)
     size_t n = kv_prefix_find(m->index, j->space, j->tokens, reuse_limit(w, j), m->hits,
                               w->engine->limits.n_seq);
 
-    for (size_t i = 0; i < n; i++)
-        m->hits[i].length = worker_media_floor(j, m->hits[i].length);
     for (size_t i = 0; i < n; i++) {
         struct kv_prefix_hit *hit = &m->hits[i];
-        hit->length = reuse_of(w, j, hit->length);
+        hit->length = worker_media_floor(j, reuse_of(w, j, hit->length));
         if (hit->length < REUSE_LEAST)
             continue;
         struct source x = {WAY_COLD, hit->seq, hit->length, hit->length};
