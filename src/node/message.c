@@ -123,6 +123,28 @@ static void read_ticket(struct reader *r, char out[MESSAGE_TICKET_HEX + 1])
         memcpy(out, hex, MESSAGE_TICKET_HEX + 1);
 }
 
+static void read_adapter(struct reader *top, struct message_adapter *a)
+{
+    char sha256[MESSAGE_ADAPTER_BYTES] = "";
+    uint8_t bytes[32];
+    struct reader r = read_object(top, "adapter");
+    if (!present(&r))
+        return;
+    read_text(&r, "name", a->name, sizeof a->name);
+    need(&r, "sha256");
+    read_text(&r, "sha256", sha256, sizeof sha256);
+    if (r.rc == 0 && (strlen(sha256) != 64 || hex_decode(sha256, bytes, sizeof bytes) != 0))
+        r.rc = err_set(r.e, ERR_INVALID, "member \"sha256\" must be 64 hex digits");
+    else if (r.rc == 0)
+        hex_encode(bytes, sizeof bytes, a->sha256);
+    fail_into(top, &r, "adapter");
+}
+
+static json_t *adapter_json(const struct message_adapter *a)
+{
+    return json_pack("{s:s,s:s}", "name", a->name, "sha256", a->sha256);
+}
+
 // ---- GENERATE ---------------------------------------------------------------------------------
 
 static void sampling_read(struct reader *top, struct engine_sampling *s)
@@ -260,6 +282,7 @@ int message_generate_parse(const json_t *head, struct message_generate *m, struc
     syntax_read(&r, m);
     media_read(&r, m);
     stops_read(&r, m);
+    read_adapter(&r, &m->adapter);
     handoff_read(&r, &m->handoff);
     if (r.rc != 0)
         message_generate_fini(m);
@@ -328,6 +351,8 @@ json_t *message_generate_json(const struct message_generate *m)
     json_put(o, "logprobs", json_integer(m->logprobs));
     json_put(o, "owner", json_string(m->owner));
     json_put(o, "sampling", sampling_json(&m->sampling));
+    if (m->adapter.sha256[0] != '\0')
+        json_put(o, "adapter", adapter_json(&m->adapter));
     if (m->syntax != NULL)
         json_put(o, "syntax", json_incref(m->syntax));
     if (m->media != NULL)
@@ -365,6 +390,7 @@ int message_prefill_parse(const json_t *head, struct message_prefill *m, struct 
     need(&r, "upto");
     read_u32(&r, "upto", MESSAGE_MAX_TOKENS, &m->upto);
     read_f64(&r, "link_bytes_per_s", 0, 1e13, &m->link_bytes_per_s);
+    read_adapter(&r, &m->adapter);
     if (r.rc == 0 && m->upto == 0)
         r.rc = err_set(e, ERR_INVALID, "member \"upto\" must be at least 1");
     return r.rc;
@@ -383,6 +409,8 @@ json_t *message_prefill_json(const struct message_prefill *m)
     json_put(o, "owner", json_string(m->owner));
     json_put(o, "upto", json_integer(m->upto));
     json_put(o, "link_bytes_per_s", json_real(m->link_bytes_per_s));
+    if (m->adapter.sha256[0] != '\0')
+        json_put(o, "adapter", adapter_json(&m->adapter));
     return o;
 }
 
@@ -499,6 +527,7 @@ int message_welcome_parse(const json_t *head, struct message_welcome *m, struct 
     rates_read(&r, m);
     facts_read(&r, m);
     read_bool(&r, "paced", &m->paced);
+    read_bool(&r, "adapters", &m->adapters);
     if (r.rc == 0)
         r.rc = json_get_i64(head, "pid", -1, INT32_MAX, &m->pid, e);
     return r.rc;
@@ -552,6 +581,7 @@ json_t *message_welcome_json(const struct message_welcome *m)
     json_put(o, "rates", rates_json(m));
     json_put(o, "facts", facts_json(m));
     json_put(o, "paced", json_boolean(m->paced));
+    json_put(o, "adapters", json_boolean(m->adapters));
     json_put(o, "pid", json_integer(m->pid));
     return o;
 }

@@ -36,6 +36,7 @@
 //             "logprobs":-1 (none) or 0..20, "owner":"text" (prefixes are shared within one owner),
 //             "keep":bool (may stay in prefix memory when it ends; absent: true),
 //             "reuse":bool (may begin with what prefix memory holds; absent: true),
+//             "adapter":{"name":"..","sha256":".."} (absent: none),
 //             "timeline":bool, "handoff":null or {"host":"..","port":7077,"ticket":"hex32",
 //             "transfer":id,"stall_s":3.0,"serial":bool,"same_weights":bool (absent: true)}}
 //             + body: token ids of the whole prompt
@@ -54,13 +55,17 @@
 //                  "kv_bytes":n,"fallback":null|"text","overruns":n,"worst_ratio":x,"timeline":[..]}
 //            FAILED {"code":"..","message":".."}
 //   PREFILL  {"epoch":1,"transfer":id,"ticket":"hex32","serial":bool,"upto":n-1,
-//             "owner":"text","keep":bool,"reuse":bool,
+//             "owner":"text","keep":bool,"reuse":bool,"adapter":{..} as in GENERATE,
 //             "link_bytes_per_s":guess|0,"timeline":bool} + body: token ids of the whole prompt
 //         -> ACCEPTED {} at once, then PROGRESS, then PREFILLED {"tokens":computed here,
 //            "tokens_cached":n,"from":first token that was sent,"compute_s":..,
 //            "export_s":..,"wait_s":..,"done_s":when the last token was computed,
 //            "sent_s":when the end marker left,"link_bytes_per_s":measured|0,"kv_bytes":n,
 //            "segments":n,"overruns":n,"worst_ratio":x,"timeline":[..]} or FAILED
+//   ADAPTER  {"name":"..","sha256":"..","bytes":n,"at":offset,"base":{..adapters_base..}} + body: a piece of
+//            the file, at most 1 MiB. Without a body it asks for the file, or begins to send it
+//         -> ADAPTER_IS {"sha256":"..","at":bytes that are here,"ready":bool}: the next piece is wanted from
+//            there; ready: GENERATE and PREFILL may name it
 //   FORGET   {"owner":"text"|null (all)} -> FORGOTTEN {"sequences":n}: erases prefix memory
 //   CANCEL {}, ABANDON {"reason":".."}, STATUS {} -> STATUS_IS {"requests":n,"transfers":n,
 //             "cells_used":n,"cells_kept":n,"sequences_kept":n,"rates":{..},
@@ -68,7 +73,7 @@
 //
 // Timeline entries: {"what":"compute"|"export"|"send"|"import"|"decode","t0":s,"t1":s,"p0":n,"p1":n}
 //
-// Bulk link: PULL {"ticket":"hex32","from":p0} (id = transfer) answered by SEGMENT/BEAT/END or ABORT. The
+// Bulk link: PULL {"ticket":"hex32","from":p0,"adapter":"sha256" (absent: none)} (id = transfer) answered by SEGMENT/BEAT/END or ABORT. The
 // puller holds [0, from) already: only [from, upto) crosses. A prefill worker may have more or less
 // of the prompt in its own prefix memory; it begins computing at once and exporting when it knows `from`.
 #ifndef NODE_MESSAGE_H
@@ -100,6 +105,14 @@ struct message_handoff {
     bool same_weights; // what the decode worker's own HELLO to the prefill worker demands
 };
 
+#define MESSAGE_ADAPTER_BYTES 65
+
+// The adapter that a prompt is read and an answer written with.
+struct message_adapter {
+    char name[MESSAGE_ADAPTER_BYTES];   // for messages
+    char sha256[MESSAGE_ADAPTER_BYTES]; // lower-case hex; "": none
+};
+
 struct message_generate {
     uint32_t epoch;
     uint32_t max_tokens;
@@ -114,6 +127,7 @@ struct message_generate {
     json_t *media;                   // owned reference; NULL: no images
     char *stops[MESSAGE_STOPS_MAX];  // owned
     size_t n_stops;
+    struct message_adapter adapter;
     struct message_handoff handoff;
 };
 
@@ -126,6 +140,7 @@ struct message_prefill {
     char owner[MESSAGE_OWNER_BYTES];
     uint32_t upto;
     double link_bytes_per_s;
+    struct message_adapter adapter;
 };
 
 int message_generate_parse(const json_t *head, struct message_generate *m, struct err *e);
@@ -155,6 +170,7 @@ struct message_welcome {
     uint32_t cores;
     uint64_t memory_bytes;
     bool paced;
+    bool adapters; // ADAPTER frames are understood
     int64_t pid;
 };
 int message_welcome_parse(const json_t *head, struct message_welcome *m, struct err *e);

@@ -21,6 +21,7 @@
 #include "engine/engine.h"
 #include "kv/kv.h"
 #include "kv/prefix.h"
+#include "models/sum.h"
 #include "node/message.h"
 #include "node/node.h"
 #include "node/pace.h"
@@ -56,6 +57,8 @@
 #define WORKER_MEDIA_KEY 32             // bytes that name a piece of an image
 #define WORKER_MEDIA_IMAGES 32          // of one prompt ...
 #define WORKER_MEDIA_PIECES 512         // ... and what becomes of them
+#define WORKER_ADAPTERS 16              // loaded at the same time
+#define WORKER_ADAPTER_STEPS 4          // of a turn, where answers of several adapters are written
 #define WORKER_STUCK_STALLS 10 // a transfer without progress for so many stall times is given up
 
 struct worker;
@@ -163,7 +166,11 @@ struct worker_job {
     struct worker_piece *pieces; // owned; of images, ascending
     size_t n_pieces;
     char owner[MESSAGE_OWNER_BYTES];
-    bool keep, reuse;            // prefix memory afterwards, and before
+    // Prefixes are shared within it: the owner, and the adapter's hash where there is one.
+    char space[MESSAGE_OWNER_BYTES + MESSAGE_ADAPTER_BYTES];
+    char adapter_sha256[MESSAGE_ADAPTER_BYTES]; // "": none
+    uint32_t adapter;                           // the engine's id, from admission on; 0: none
+    bool keep, reuse;                           // prefix memory afterwards, and before
     bool spoiled;                // a step failed: nobody knows what the sequence holds
     bool over;                   // ended inside a step, to be freed after it
     bool passed, waits_for_twin; // scratch of one look at those that wait
@@ -235,6 +242,24 @@ struct worker_seq {
     size_t n_points, point_bytes;
 };
 
+// An adapter on its way here.
+struct worker_upload {
+    int fd; // -1: none
+    char sha256[MESSAGE_ADAPTER_BYTES];
+    char part[2048]; // the file
+    uint32_t link_serial;
+    uint64_t at;
+    int64_t used_ns;
+    struct models_sum sum;
+};
+
+// One that the engine has loaded.
+struct worker_adapter {
+    uint32_t id; // 0: none
+    char sha256[MESSAGE_ADAPTER_BYTES];
+    int64_t used_ns;
+};
+
 // Prefix memory: the sequences of jobs that ended, and an index of those and of running prompts.
 struct worker_memory {
     struct worker_seq *seqs; // [n_seq]
@@ -271,6 +296,7 @@ struct worker {
     _Atomic int handshakes;       // running now, against their limit (relaxed)
     _Atomic int threads;   // handshakes and dials (released when done, acquired by worker_close)
     _Atomic bool stopping; // release/acquire: read by the accept thread
+    struct worker_upload upload; // text thread only
 
     _Atomic int64_t media_bytes; // that pieces of images take (relaxed: against a limit)
 
@@ -283,6 +309,9 @@ struct worker {
     uint32_t cells_used;  // of running jobs, as accounted before they were admitted
     uint64_t turn, round; // of chunks, of decode steps
     struct pace pace;
+    struct worker_adapter adapters[WORKER_ADAPTERS];
+    uint32_t adapter_now, adapter_steps;             // whose answers have their turn; steps of it
+    uint64_t adapter_turns[ENGINE_ADAPTERS_MAX + 1]; // when each had its last one
     struct chan *imports; // struct worker_event: frames that came while answers ran
     struct worker_peer peers[WORKER_PEERS];
     double prefill_rate, decode_rate, link_rate; // measured, per second; 0: not yet
@@ -426,6 +455,20 @@ uint32_t worker_media_border(const struct worker_job *j, uint32_t end);
 uint32_t worker_media_floor(const struct worker_job *j, uint32_t length);
 // One turn: encodes the piece that is next, or computes at most `rows` rows of it.
 void worker_media_read(struct worker *w, struct worker_job *j, uint32_t rows);
+
+// ---- worker_adapter.c ----
+void worker_adapter_init(struct worker *w);
+void worker_adapter_fini(struct worker *w);
+void worker_adapter_frame(struct worker *w, struct worker_link *l,
+                          struct wire_frame *f); // text thread
+// A job begins, whose owner is known: its adapter must be here.
+int worker_adapter_begin(struct worker *w, struct worker_job *j, const struct message_adapter *a,
+                         struct err *e);
+// The job has its sequence: sets its adapter, loading it first. False: the job has failed and is gone.
+bool worker_adapter_admit(struct worker *w, struct worker_job *j);
+// Does the puller want what this job is computed with?
+int worker_adapter_agree(const struct worker_job *j, const char *sha256, struct err *e);
+void worker_adapter_turn(struct worker *w); // whose answers make the next step: adapter_now
 
 // ---- worker_embed.c ----
 void worker_embed_begin(struct worker *w, struct worker_link *l, struct wire_frame *f);

@@ -35,7 +35,9 @@ void worker_generate_begin(struct worker *w, struct worker_link *l, struct wire_
     j->reuse = m.reuse;
     memcpy(j->owner, m.owner, sizeof j->owner);
     j->timeline.on = m.timeline;
-    rc = worker_answer_begin(w, j, &e);
+    rc = worker_adapter_begin(w, j, &m.adapter, &e);
+    if (rc == 0)
+        rc = worker_answer_begin(w, j, &e);
     if (rc != 0)
         worker_job_fail(w, j, rc, e.message);
 }

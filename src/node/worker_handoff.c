@@ -44,6 +44,8 @@ static void pull_send(struct worker *w, struct worker_job *j)
 {
     json_t *head =
         json_pack("{s:s,s:i}", "ticket", j->generate.handoff.ticket, "from", (int)j->computed);
+    if (j->adapter_sha256[0] != '\0')
+        json_put(head, "adapter", json_string(j->adapter_sha256));
     worker_link_send(w->peers[j->peer].link,
                      wire_frame_json(WIRE_PULL, j->generate.handoff.transfer, head));
 }

@@ -207,7 +207,7 @@ static struct worker_job *queue_next(const struct worker *w)
 static void reader_offer(struct worker *w, const struct worker_job *k)
 {
     if (w->engine->limits.cuts && k->phase == WORKER_READ)
-        kv_prefix_put(w->memory.index, k->owner, k->seq, k->tokens, k->computed);
+        kv_prefix_put(w->memory.index, k->space, k->seq, k->tokens, k->computed);
 }
 
 // Is somebody reading just now most of what this job would have to read? Then it waits, and finds it in
@@ -220,7 +220,7 @@ static bool twin_reads(struct worker *w, const struct worker_job *j)
         return false;
     for (struct worker_job *k = w->jobs; k != NULL; k = k->next) {
         if ((k->phase != WORKER_READ && k->phase != WORKER_HANDOFF) ||
-            strcmp(k->owner, j->owner) != 0)
+            strcmp(k->space, j->space) != 0)
             continue;
         uint32_t most = j->n_tokens < k->n_tokens ? j->n_tokens : k->n_tokens, n = 0;
         while (n < most && j->tokens[n] == k->tokens[n])
@@ -242,6 +242,8 @@ static void job_start(struct worker *w, struct worker_job *j)
         k->overtaken += k->phase == WORKER_QUEUED && !k->waits_for_twin;
     j->admitted_ns = clock_now_ns();
     j->turn = ++w->turn;
+    if (!worker_adapter_admit(w, j))
+        return;
     if (j->kind == WORKER_JOB_PREFILL)
         worker_prefill_plan(w, j);
     else

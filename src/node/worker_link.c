@@ -58,7 +58,7 @@ static bool link_accepts(const struct worker_link *l, unsigned type)
     case WORKER_LINK_CONTROL:
         return type == WIRE_RENDER || type == WIRE_GENERATE || type == WIRE_PREFILL ||
                type == WIRE_CANCEL || type == WIRE_STATUS || type == WIRE_ABANDON ||
-               type == WIRE_EMBED || type == WIRE_FORGET;
+               type == WIRE_EMBED || type == WIRE_FORGET || type == WIRE_ADAPTER;
     case WORKER_LINK_BULK_IN:
         return type == WIRE_PULL || type == WIRE_ACK || type == WIRE_ABORT;
     case WORKER_LINK_BULK_OUT:
@@ -79,7 +79,7 @@ static int link_on_frame(void *ctx, struct wire_frame *f, struct err *e)
         wire_frame_fini(f);
         return rc;
     }
-    if (f->type == WIRE_RENDER)
+    if (f->type == WIRE_RENDER || f->type == WIRE_ADAPTER)
         chan_send(w->text_inbox, &ev, CHAN_FOREVER);
     else
         worker_post(w, &ev);

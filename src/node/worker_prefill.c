@@ -43,6 +43,10 @@ void worker_prefill_begin(struct worker *w, struct worker_link *l, struct wire_f
     j->hasher = kv_tokens_hasher_new();
     kv_send_init(&j->send, m.transfer, m.epoch);
     j->timeline.on = m.timeline;
+    if (worker_adapter_begin(w, j, &m.adapter, &e) != 0) {
+        worker_job_fail(w, j, e.code, e.message);
+        return;
+    }
     if (m.upto > j->n_tokens) {
         err_set(&e, ERR_RANGE, "the transfer ends at token %u; the prompt has %u", m.upto,
                 j->n_tokens);
@@ -338,12 +342,16 @@ static int from_check(const struct worker *w, const struct worker_job *j, int64_
 static int pull_parse(struct worker *w, const struct wire_frame *f, const struct worker_job *j,
                       int64_t *from, struct err *e)
 {
-    const char *ticket = "";
+    const char *ticket = "", *adapter = "";
     json_t *head = wire_frame_parse(f, e);
     int rc = head == NULL ? e->code : json_get_string(head, "ticket", &ticket, e);
 
     if (rc == 0 && (j == NULL || j->pulled || !ticket_matches(ticket, j->prefill.ticket)))
         rc = err_set(e, ERR_NOT_FOUND, "no transfer is waiting under this id and ticket");
+    if (rc == 0)
+        rc = json_get_string(head, "adapter", &adapter, e);
+    if (rc == 0)
+        rc = worker_adapter_agree(j, adapter, e);
     if (rc == 0)
         rc = json_get_i64(head, "from", 0, MESSAGE_MAX_TOKENS, from, e);
     if (rc == 0)

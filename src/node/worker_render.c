@@ -222,6 +222,10 @@ static void *text_thread(void *arg)
 
     os_thread_name("text");
     while (chan_recv(w->text_inbox, &ev, CHAN_FOREVER) == 0) {
+        if (ev.kind == WORKER_EVENT_FRAME && ev.frame.type == WIRE_ADAPTER) {
+            worker_adapter_frame(w, ev.link, &ev.frame);
+            continue;
+        }
         if (ev.kind == WORKER_EVENT_FRAME) {
             render_answer(w, ev.link, &ev.frame);
             continue;

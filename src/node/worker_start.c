@@ -27,6 +27,7 @@ static void welcome_fill(struct worker *w)
                                   .cores = (uint32_t)f.cores,
                                   .memory_bytes = f.memory_bytes,
                                   .paced = w->options.pace_prefill > 0,
+                                  .adapters = w->engine->ops->adapter_load != NULL,
                                   .pid = getpid()};
     if (w->options.name != NULL)
         snprintf(m->name, sizeof m->name, "%s", w->options.name);
@@ -94,6 +95,7 @@ int worker_open(struct worker *w, struct engine *g, struct err *e)
     w->imports = chan_new(sizeof(struct worker_event), WORKER_IMPORTS);
     pace_init(&w->pace, w->options.stall_ms / 1e3);
     worker_memory_init(w);
+    worker_adapter_init(w);
     w->inbox = chan_new(sizeof(struct worker_event), WORKER_INBOX);
     w->text_inbox = chan_new(sizeof(struct worker_event), WORKER_INBOX);
     blocks_size(w);
@@ -149,6 +151,7 @@ void worker_close(struct worker *w)
     pthread_join(w->text_thread, NULL);
     inbox_drop(w);
     worker_memory_fini(w);
+    worker_adapter_fini(w);
     worker_media_fini(w);
     w->engine->ops->free(w->engine);
     blocks_free(w->export_free, w->n_blocks);

@@ -140,7 +140,8 @@ static struct worker_job *reader_next(struct worker *w)
 static size_t rows_of_round(struct worker *w, size_t n)
 {
     for (struct worker_job *j = w->jobs; j != NULL && n < w->engine->limits.n_batch; j = j->next) {
-        if (j->phase != WORKER_DECODE || j->over || j->in_step || j->round == w->round)
+        if (j->phase != WORKER_DECODE || j->over || j->in_step || j->round == w->round ||
+            j->adapter != w->adapter_now)
             continue;
         w->rows[w->inside][n] = (struct engine_row){j->next_token, j->pos, j->seq, true};
         j->in_step = true;
@@ -155,6 +156,7 @@ static size_t rows_collect(struct worker *w)
 {
     for (struct worker_job *j = w->jobs; j != NULL; j = j->next)
         j->in_step = false;
+    worker_adapter_turn(w);
     size_t n = rows_of_round(w, 0);
     w->round++;
     return rows_of_round(w, n);
@@ -329,7 +331,8 @@ void worker_step_run(struct worker *w)
         return;
     else
         share = pace_share_get(&w->pace, (uint32_t)n, row_s);
-    if (share.rows > 0 && !share.apart && !worker_media_next(reader)) {
+    bool alike = share.rows > 0 && reader->adapter == w->adapter_now;
+    if (alike && !share.apart && !worker_media_next(reader)) {
         worker_decode_rejoin(w, reader);
         decode_step(w, n, reader, share.rows);
         return;

@@ -50,6 +50,8 @@ static const struct type_row type_rows[] = {
     {"status_is", WIRE_STATUS_IS, 2, JSON_MEDIUM, 0},
     {"embedded", WIRE_EMBEDDED, 2, JSON_SMALL, WIRE_FLOATS_MAX * 4u},
     {"forgotten", WIRE_FORGOTTEN, 2, JSON_SMALL, 0},
+    {"adapter", WIRE_ADAPTER, 2, JSON_SMALL, WIRE_ADAPTER_MAX},
+    {"adapter_is", WIRE_ADAPTER_IS, 2, JSON_SMALL, 0},
     {"pull", WIRE_PULL, 2, JSON_SMALL, 0},
     {"segment", WIRE_SEGMENT, SEGMENT_HEAD, SEGMENT_HEAD, WIRE_SEGMENT_MAX},
     {"end", WIRE_END, END_HEAD, END_HEAD, 0},

@@ -29,6 +29,7 @@
 #define WIRE_HEADER_BYTES 24
 #define WIRE_HEAD_MAX (8u << 20)   // a rendered conversation, at most
 #define WIRE_TOKENS_MAX (4u << 20) // token ids in one frame
+#define WIRE_ADAPTER_MAX (1u << 20) // bytes of an adapter in one frame
 #define WIRE_FLOATS_MAX (1u << 20) // numbers of one embedding
 #define WIRE_SEGMENT_MAX (1u << 30)
 #define WIRE_IMAGES_MAX (32u << 20) // bytes of a request's images
@@ -49,6 +50,7 @@ enum wire_type {
     WIRE_ABANDON = 21,  // JSON {reason}: decode worker, stop waiting for the prefill node
     WIRE_EMBED = 22,    // empty JSON + tokens -> EMBEDDED or FAILED
     WIRE_FORGET = 23,   // JSON {owner} -> FORGOTTEN: prefix memory is erased
+    WIRE_ADAPTER = 24,  // JSON + a piece of a file -> ADAPTER_IS or FAILED
     // worker -> gateway
     WIRE_RENDERED = 32,
     WIRE_ACCEPTED = 33,
@@ -60,6 +62,7 @@ enum wire_type {
     WIRE_STATUS_IS = 39,
     WIRE_EMBEDDED = 40, // JSON {tokens} + f32 LE each
     WIRE_FORGOTTEN = 41,
+    WIRE_ADAPTER_IS = 42,
     // bulk link: decode worker (dials) <-> prefill worker
     WIRE_PULL = 64,    // D -> P: JSON {ticket, from}; id = transfer
     WIRE_SEGMENT = 65, // P -> D: struct kv_segment + payload
