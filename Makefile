@@ -78,6 +78,12 @@ acceptance: test-programs
 bench-long: test-programs
 	@TANDEM_BIN=$(abspath $(BUILD)) scripts/with-model.sh bench/long.sh
 
+# How long a choice between nodes takes, by size of fleet; one JSON object per line.
+.PHONY: bench-place
+bench-place: $(STAMP)
+	@cmake --build $(BUILD) --target bench_place >&2
+	@$(BUILD)/bench/place
+
 .PHONY: test-programs
 test-programs: $(STAMP)
 	cmake --build $(BUILD)

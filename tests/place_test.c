@@ -462,7 +462,7 @@ static void test_split(void **state)
     f.profiles[1].read_pair_s = 1e-7;
     f.links[1][0].bytes_per_s = 1e10;
     assert_int_equal(choose(&f)->kind, PLACE_HYBRID);
-    near(f.table.plans[0].upto, 4000, 0.001);
+    near(f.table.plans[0].upto, 4000, 0.02);
 }
 
 static void test_contention(void **state)
@@ -714,7 +714,7 @@ static struct place_case oracle_case(const struct fleet *f, size_t d, size_t p)
                                .held_p = p == NONE ? 0 : held_by(f, p)};
 }
 
-// Every split in steps of a 32nd, and the ends that the situation has.
+// Every split in steps of a 32nd, and the ends that the situation has; D's part has at least 64 tokens.
 static double oracle_pair(const struct fleet *f, size_t d, size_t p)
 {
     struct place_case c = oracle_case(f, d, p);
@@ -724,12 +724,14 @@ static double oracle_pair(const struct fleet *f, size_t d, size_t p)
     c.link = f->links[p][d];
     c.serial = !c.d->streams || !c.p->streams;
     if (d == p || c.p->group == 0 || c.p->group != c.d->group || !c.p->up ||
-        !(c.p->roles & PLACE_READS) || c.link.bytes_per_s <= 0 || (most < last && !splits))
+        !(c.p->roles & PLACE_READS) || c.link.bytes_per_s <= 0 || (most < last && !splits) ||
+        c.held_d >= last)
         return best;
     for (int i = splits ? 0 : 33; i < 34; i++) {
         struct place_plan plan = {0};
-        c.upto = i == 33 ? most : i == 32 ? c.held_p : floor(most * i / 32);
-        if (c.upto <= c.held_d || c.upto > most)
+        c.upto = i == 33 ? most : i == 32 ? fmin(c.held_p, last - 64) : floor(most * i / 32);
+        if (c.upto <= c.held_d || c.upto > most || (c.upto < last && c.upto > last - 64) ||
+            (i < 32 && c.upto < 64))
             continue;
         place_predict(&c, &plan);
         place_score(&f->r, &plan);
@@ -776,7 +778,8 @@ static void plan_check(const struct fleet *f, const struct place_plan *p)
     assert_true(p->prefill == NONE || p->upto < f->r.prompt_tokens);
 }
 
-// The chosen plan is within 1 % of the best there is (by spreading, within PLACE_NEAR of it).
+// The best of the table is within 1 % of the best there is: always in small fleets, which are searched whole,
+// nearly always in large ones. What is chosen is within PLACE_NEAR of it.
 static void test_oracle(void **state)
 {
     uint64_t random = 11;
@@ -808,7 +811,7 @@ static void test_oracle(void **state)
                     found >= PLACE_UNKNOWN_SCORE);
     }
     print_message("%zu fleets, %zu off by more than 1 %%\n", searched, off);
-    assert_true(searched > 2000 && off * 200 <= searched);
+    assert_true(searched > 3000 && off <= 10);
 }
 
 // Making one machine faster, a link wider or a queue shorter never makes the best prediction worse.

@@ -121,20 +121,12 @@ static void table_lift(struct place_search *s, size_t i)
     s->top[0] = plan;
 }
 
-static size_t position_of(const struct place_search *s, size_t node)
-{
-    for (size_t i = 0; i < s->n; i++)
-        if (place_node_at(s, i) == node)
-            return i;
-    return PLACE_NO_NODE;
-}
-
 // The earlier choice as it looks now, wherever it stands in the table. False: it is none any more.
 static bool last_predict(struct place_search *s, struct place_plan *out)
 {
     const struct place_last *last = &s->r->last;
-    size_t d = last->decode == PLACE_NO_NODE ? PLACE_NO_NODE : position_of(s, last->decode);
-    size_t p = last->prefill == PLACE_NO_NODE ? PLACE_NO_NODE : position_of(s, last->prefill);
+    size_t d = last->decode == PLACE_NO_NODE ? PLACE_NO_NODE : place_position(s, last->decode);
+    size_t p = last->prefill == PLACE_NO_NODE ? PLACE_NO_NODE : place_position(s, last->prefill);
     bool pair = last->kind == PLACE_HYBRID || last->kind == PLACE_SERIAL;
 
     if (d == PLACE_NO_NODE || (pair && p == PLACE_NO_NODE))

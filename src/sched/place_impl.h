@@ -61,6 +61,8 @@ struct place_search {
 };
 
 size_t place_node_at(const struct place_search *s, size_t position);
+// The reverse; PLACE_NO_NODE: no candidate.
+size_t place_position(const struct place_search *s, size_t node);
 // Once, before the first search.
 void place_search_begin(struct place_search *s);
 // Fills `top` with the plans of such kinds that the pins allow.

@@ -123,6 +123,7 @@ static double read_rest(const struct place_case *c, double ready_s, struct bill 
     b->d_read_s = read_s;
     out->read_s += read_wall_s(c->d, read_s);
     out->slowdown_s += delay_s(c->d, read_s);
+    out->wait_s += fmax(queue_s(c->d) - ready_s, 0);
     return fmax(ready_s, queue_s(c->d)) + read_wall_s(c->d, read_s);
 }
 

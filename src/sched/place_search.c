@@ -7,7 +7,9 @@
 #define GROUPS 64     // that are told apart when readers are bounded from below
 #define WRITERS (3 * PLACE_NODES)
 #define READERS (2 * PLACE_READERS)
-#define SPLITS 4
+#define REFINED 4 // plans whose split is looked for
+#define SPLIT_PARTS 6
+#define SPLIT_ROUNDS 3
 
 // Positions with the smallest values seen, ascending.
 struct ranking {
@@ -19,6 +21,14 @@ struct ranking {
 size_t place_node_at(const struct place_search *s, size_t position)
 {
     return s->nodes->among ? s->nodes->among[position] : position;
+}
+
+size_t place_position(const struct place_search *s, size_t node)
+{
+    for (size_t i = 0; i < s->n; i++)
+        if (place_node_at(s, i) == node)
+            return i;
+    return PLACE_NO_NODE;
 }
 
 static const struct place_node *node_of(const struct place_search *s, size_t position)
@@ -106,6 +116,20 @@ static void table_put(struct place_search *s, const struct place_plan *p)
     s->top[i] = *p;
 }
 
+// The same plan with another split, now in its place.
+static void table_replace(struct place_search *s, const struct place_plan *p)
+{
+    size_t i;
+
+    for (i = 0; i < s->n_top && !place_plan_same(&s->top[i], p); i++)
+        ;
+    if (i == s->n_top)
+        return;
+    for (; i > 0 && plan_better(s, p, &s->top[i - 1]); i--)
+        s->top[i] = s->top[i - 1];
+    s->top[i] = *p;
+}
+
 // ---- cases -----------------------------------------------------------------------------------------------
 
 static struct place_case case_of(const struct place_search *s, size_t d, size_t p)
@@ -188,45 +212,82 @@ static bool pair_case(const struct place_search *s, size_t d, size_t p, struct p
     return c->link.bytes_per_s > 0 && c->link.rtt_s >= 0;
 }
 
-// Where P's part of the prompt may end; the first is the most that it can read.
-static size_t splits_find(const struct place_case *c, double last, double splits[SPLITS])
-{
-    const double wanted[] = {c->held_p, place_split(c)};
-    size_t n = 0;
+// P's part ends on this grid, and D's has at least so many tokens: less is read by other kernels.
+#define SPLIT_TOKENS 64.0
 
-    splits[n++] = c->upto;
-    if (!c->d->splits || !(c->d->roles & PLACE_READS))
-        return c->upto < last ? 0 : n;
-    for (size_t i = 0; i < 2; i++)
-        if (wanted[i] > c->held_d && wanted[i] < c->upto)
-            splits[n++] = wanted[i];
-    return n;
+static double split_round(const struct place_search *s, double upto)
+{
+    return fmin(floor(upto / SPLIT_TOKENS) * SPLIT_TOKENS, s->last - SPLIT_TOKENS);
 }
 
-// The best split of a pair.
+static bool splits(const struct place_case *c)
+{
+    return c->d->splits && (c->d->roles & PLACE_READS);
+}
+
+// Takes a split into account; keeps the best.
+static bool split_try(struct place_search *s, struct place_case *c, double upto,
+                      struct place_plan *best)
+{
+    struct place_plan plan = *best;
+
+    if (!(upto > c->held_d))
+        return false;
+    c->upto = upto;
+    predict(s, c, &plan);
+    if (best->upto != 0 && !(plan.score < best->score))
+        return false;
+    *best = plan;
+    return true;
+}
+
+// A pair with all that P can read, with what it holds, and with what it reads faster than D.
 static bool pair_predict(struct place_search *s, size_t d, size_t p, struct place_plan *out)
 {
-    double splits[SPLITS];
     struct place_case c;
-    struct place_plan plan = plan_of(s, d, p);
-    size_t n = pair_case(s, d, p, &c) ? splits_find(&c, s->last, splits) : 0;
-    bool any = false;
+    double most;
 
+    *out = plan_of(s, d, p);
+    if (!pair_case(s, d, p, &c))
+        return false;
     c.serial =
         !(s->kinds & 1u << PLACE_HYBRID) || !node_of(s, d)->streams || !node_of(s, p)->streams;
-    plan.kind = c.serial ? PLACE_SERIAL : PLACE_HYBRID;
-    if (!(s->kinds & 1u << plan.kind))
+    out->kind = c.serial ? PLACE_SERIAL : PLACE_HYBRID;
+    if (!(s->kinds & 1u << out->kind))
         return false;
-    for (size_t i = 0; i < n; i++) {
-        c.upto = splits[i];
-        if (c.upto <= c.held_d)
-            continue;
-        predict(s, &c, &plan);
-        if (!any || plan.score < out->score)
-            *out = plan;
-        any = true;
+    most = c.upto;
+    if (most >= s->last)
+        split_try(s, &c, most, out);
+    if (!splits(&c))
+        return out->upto != 0;
+    if (most < s->last)
+        split_try(s, &c, fmin(most, s->last - SPLIT_TOKENS), out);
+    if (c.held_p > c.held_d && c.held_p < s->last)
+        split_try(s, &c, fmin(fmin(c.held_p, most), s->last - SPLIT_TOKENS), out);
+    c.upto = most;
+    if (place_split(&c) < most)
+        split_try(s, &c, split_round(s, place_split(&c)), out);
+    return out->upto != 0;
+}
+
+// Looks for a better split of a plan: on a coarse grid, then around the best of it.
+static void split_refine(struct place_search *s, size_t d, size_t p, struct place_plan *plan)
+{
+    struct place_case c;
+    double most, low, step;
+
+    if (!pair_case(s, d, p, &c) || !splits(&c))
+        return;
+    c.serial = plan->kind == PLACE_SERIAL;
+    most = fmin(c.upto, s->last - SPLIT_TOKENS);
+    low = c.held_d;
+    step = (most - low) / SPLIT_PARTS;
+    for (int round = 0; round < SPLIT_ROUNDS && step >= SPLIT_TOKENS / 2; round++) {
+        for (int i = 1; i <= SPLIT_PARTS; i++)
+            split_try(s, &c, split_round(s, low + i * step), plan);
+        low = fmax(plan->upto - step, c.held_d);
+        step = fmin(2 * step, most - low) / SPLIT_PARTS;
     }
-    return any;
 }
 
 // ---- the search ------------------------------------------------------------------------------------------
@@ -362,14 +423,26 @@ static void pairs_try_all(struct place_search *s)
                 table_put(s, &plan);
 }
 
-void place_search_run(struct place_search *s, unsigned kinds)
+// The best hand-offs once more, with their best splits; the table stays sorted.
+static void splits_refine(struct place_search *s)
 {
-    s->kinds = kinds;
-    s->n_top = 0;
-    if (kinds & PLACE_SOLO)
-        solos_try(s);
-    if (!(kinds & PLACE_HANDOFF) || s->last < 1)
-        return;
+    struct place_plan refined[REFINED];
+    size_t n = 0;
+
+    for (size_t i = 0; i < s->n_top && n < REFINED; i++)
+        if (s->top[i].prefill != PLACE_NO_NODE)
+            refined[n++] = s->top[i];
+    for (size_t i = 0; i < n; i++) {
+        struct place_plan better = refined[i];
+        split_refine(s, place_position(s, better.decode), place_position(s, better.prefill),
+                     &better);
+        if (better.score < refined[i].score)
+            table_replace(s, &better);
+    }
+}
+
+static void pairs_search(struct place_search *s)
+{
     if (s->n <= PLACE_NODES) {
         pairs_try_all(s);
         return;
@@ -379,9 +452,23 @@ void place_search_run(struct place_search *s, unsigned kinds)
         pairs_try(s, PLACE_THROUGHPUT);
 }
 
+void place_search_run(struct place_search *s, unsigned kinds)
+{
+    s->kinds = kinds;
+    s->n_top = 0;
+    if (kinds & PLACE_SOLO)
+        solos_try(s);
+    if (!(kinds & PLACE_HANDOFF) || s->last < 1)
+        return;
+    pairs_search(s);
+    splits_refine(s);
+}
+
 bool place_search_predict(struct place_search *s, size_t d, size_t p, struct place_plan *out)
 {
     bool any = p == PLACE_NO_NODE ? solo_predict(s, d, out) : pair_predict(s, d, p, out);
 
+    if (any && p != PLACE_NO_NODE)
+        split_refine(s, d, p, out);
     return any && plan_finite(out);
 }
