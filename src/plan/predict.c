@@ -313,7 +313,9 @@ int plan_predict(const struct plan_catalogue *c, const struct plan_query *q, str
     int rc = query_check(q, e);
     if (rc == 0)
         rc = machine_get(c, q->machine, &s.machine, e);
-    if (rc == 0)
+    if (rc == 0 && q->read != NULL)
+        s.model = *q->read;
+    else if (rc == 0)
         rc = plan_model_get(c, q->model, q->quant, q->bits, &s.model, e);
     if (rc == 0)
         rc = engine_get(c, &s.machine, &s.model, q->backend, s.engine, e);
@@ -325,6 +327,7 @@ int plan_predict(const struct plan_catalogue *c, const struct plan_query *q, str
         .tokens = tokens, .depth = q->depth, .batch = q->batch, .chunk = ubatch};
     struct cost_rates rates = rates_of(&s);
     a->model = s.model.cost;
+    a->rates = rates;
     a->time =
         q->prefill ? cost_prefill(&a->model, &rates, &work) : cost_decode(&a->model, &rates, &work);
     a->seconds = a->time.total_s;

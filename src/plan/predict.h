@@ -17,6 +17,8 @@
 #define PLAN_TOKENS_MAX 100000000.0
 #define PLAN_BATCH_MAX 65536.0
 
+struct plan_model;
+
 struct plan_query {
     const char *machine; // id
     const char *model;   // id, or the path of a GGUF file
@@ -26,6 +28,7 @@ struct plan_query {
     double n_prompt, depth, batch; // tokens, tokens, sequences
     double ubatch;                 // tokens per chunk; 0: 2048 for long prompts, 512 for short
     double bits;                   // per weight; 0: those of the quantisation
+    const struct plan_model *read; // what plan_model_get gave for these three; NULL: it is called
 };
 void plan_query_defaults(struct plan_query *q);
 
@@ -40,6 +43,7 @@ struct plan_answer {
     char engine[24];   // class of software: cuda, rocm, vulkan, metal, mlx, vllm, ds4, cpu
     const char *basis; // what of it was measured: "row", "run", "machine" or "model" was not
     struct cost_model model;
+    struct cost_rates rates; // that the time was made of
 };
 
 // 0 also where it does not fit (fits is false then, and the rates are as if it did). ERR_NOT_FOUND: an unknown
