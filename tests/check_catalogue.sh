@@ -53,6 +53,7 @@ machines = entries("machines.json", "machines")
 models = entries("models.json", "models")
 quants = entries("quantisations.json", "quantisations")
 links = entries("links.json", "links")
+tasks = entries("tasks.json", "tasks")
 
 for m in machines:
     what = "machine %s:" % m.get("name")
@@ -71,6 +72,16 @@ for m in machines:
         bad(what, "kind is", m.get("kind"))
     if not m.get("title") or not m.get("backends") or not m.get("os") or not m.get("good_for"):
         bad(what, "title, backends, os and good_for must be there")
+    number(what, m, "achieved_tflops", 1, m["fp16_tflops"], False)
+    if m.get("noise") not in ("quiet", "audible", "loud"):
+        bad(what, "noise is", m.get("noise"))
+    if m.get("variant_of", m["name"]) not in {x["name"] for x in machines}:
+        bad(what, "variant of an unknown machine", m["variant_of"])
+    for p in m.get("older_prices", []):
+        number(what, p, "usd", 200, 100000)
+        source(what + " older price:", p.get("url"), p.get("date"))
+    if "price_usd" in m and not any(re.search(r"price|\$", s.get("figures", "")) for s in m.get("sources", [])):
+        bad(what, "no source says that it is one of its price")
     if not m.get("sources"):
         bad(what, "has no sources")
     for s in m.get("sources", []):
@@ -126,9 +137,23 @@ for link in links:
     number(what, link, "latency_us", 0.1, 1e5)
     source(what, link.get("source_url"), link.get("source_date"))
 
+for t in tasks:
+    what = "task %s:" % t.get("id")
+    source(what, t.get("source_url"), t.get("source_date"))
+    if t.get("kind") not in ("train", "image", "video") or not ("value" in t and "unit" in t or "outcome" in t):
+        bad(what, "kind, value and unit must be there")
+    if "machine" in t and t["machine"] not in {m["name"] for m in machines}:
+        bad(what, "an unknown machine", t["machine"])
+    number(what, t, "peak_mem_gb", 1, 1024, False)
+    number(what, t, "params_b", 0.1, 3000, False)
+    if "pflop" in t:
+        number(what, t, "pflop", 1e-4, 1e4)
+        number(what, t, "seconds", 1e-3, 1e6)
+
 unique("machine", [n for m in machines for n in [m["name"]] + m.get("aliases", [])])
 unique("model", [m["id"] for m in models])
 unique("quantisation", [n for q in quants for n in [q["id"]] + q["aliases"]])
+unique("task", [t["id"] for t in tasks])
 unique("link", [n for x in links for n in [x["id"]] + x["aliases"]])
 
 known_machines, known_models = {m["name"] for m in machines}, {m["id"] for m in models}
@@ -160,7 +185,7 @@ for kind, tests in efficiency["spread"].items():
         if not low < 0 < high:
             bad("efficiency.json:", "spread of", kind, test, "is", low, high)
 
-print("\n".join(failures) or "catalogue: %d machines, %d models, %d quantisations, %d links, %d measurements" % (
-    len(machines), len(models), len(quants), len(links), len(rows)))
+print("\n".join(failures) or "catalogue: %d machines, %d models, %d quantisations, %d links, %d tasks, %d measurements" % (
+    len(machines), len(models), len(quants), len(links), len(tasks), len(rows)))
 raise SystemExit(bool(failures))
 PYTHON

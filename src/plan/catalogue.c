@@ -27,6 +27,7 @@ static const struct kind kinds[PLAN_KINDS] = {
     [PLAN_MODEL] = {"models", "id", "models.json", "model"},
     [PLAN_QUANT] = {"quantisations", "id", "quantisations.json", "quantisation"},
     [PLAN_LINK] = {"links", "id", "links.json", "link"},
+    [PLAN_TASK] = {"tasks", "id", "tasks.json", "task"},
 };
 
 struct plan_catalogue {

@@ -1,8 +1,9 @@
-// The catalogue: machines, models, quantisations, links and fitted efficiencies, as data.
+// The catalogue: machines, models, quantisations, links, fitted efficiencies, and published figures of other
+// work than inference (tasks), as data.
 //
 // It is read from share/catalogue beside the program (TANDEM_SHARE names another share folder), and every
 // *.json in the folder catalogue/ of the user's configuration is laid over it: a file holds any of the
-// members "machines", "models", "quantisations" and "links", lists of objects as in the files that come with
+// members "machines", "models", "quantisations", "links" and "tasks", lists of objects as in the files that come with
 // the program; an entry of a known name replaces the one that was there.
 //
 // Owner: who opened it; after that it does not change, so any thread may read. It checks that names are there;
@@ -16,8 +17,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-enum plan_kind { PLAN_MACHINE, PLAN_MODEL, PLAN_QUANT, PLAN_LINK };
-#define PLAN_KINDS 4
+enum plan_kind { PLAN_MACHINE, PLAN_MODEL, PLAN_QUANT, PLAN_LINK, PLAN_TASK };
+#define PLAN_KINDS 5
 
 #define PLAN_NAME_BYTES 128
 
