@@ -2,6 +2,8 @@
 // run's timeline on another, so that the overlap can be seen. No scripts, no fonts of its own.
 #include "cli/draw.h"
 
+#include "base/xml.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -21,29 +23,6 @@ struct box {
     double x, y, w, h;
 };
 
-static void escaped_put(struct buf *out, const char *s)
-{
-    for (; *s != '\0'; s++) {
-        switch (*s) {
-        case '<':
-            buf_puts(out, "&lt;");
-            break;
-        case '>':
-            buf_puts(out, "&gt;");
-            break;
-        case '&':
-            buf_puts(out, "&amp;");
-            break;
-        case '"':
-            buf_puts(out, "&quot;");
-            break;
-        default: // control characters have no place in XML
-            if ((unsigned char)*s >= 0x20)
-                buf_put(out, s, 1);
-        }
-    }
-}
-
 static void rect_put(struct buf *out, struct box b, const char *fill, const char *tip)
 {
     buf_printf(out, "<rect x=\"%.2f\" y=\"%.1f\" width=\"%.2f\" height=\"%.1f\" fill=\"%s\">", b.x,
@@ -56,7 +35,7 @@ static void rect_put(struct buf *out, struct box b, const char *fill, const char
 static void text_put(struct buf *out, double x, double y, const char *class, const char *text)
 {
     buf_printf(out, "<text x=\"%.1f\" y=\"%.1f\" class=\"%s\">", x, y, class);
-    escaped_put(out, text);
+    xml_text_put(out, text);
     buf_puts(out, "</text>\n");
 }
 

@@ -3,6 +3,7 @@
 
 #include "base/json.h"
 #include "cli/cli.h"
+#include "plan/report.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -37,6 +38,8 @@ static int options_parse(int argc, char **argv, struct options *o, bool *done, s
          PLAN_TOKENS_MAX},
         {"--gen", 0, CLI_DOUBLE, &o->pair.gen, "N", "tokens of the answer (256)", 1,
          PLAN_TOKENS_MAX},
+        {"--warm", 0, CLI_DOUBLE, &o->pair.warm, "SHARE",
+         "of the prompt, 0 to 0.999, that caches hold already (0)", 0, 0.999},
         {"--engine", 0, CLI_STRING, &o->engine, "NAME", "published or llama.cpp", 0, 0},
         {"--json", 0, CLI_FLAG, &o->json, NULL, "print one JSON object", 0, 0},
         {0},
@@ -87,81 +90,33 @@ static int pair_complete(struct options *o, char *text, size_t text_bytes, struc
     return 0;
 }
 
-// ---- JSON ------------------------------------------------------------------------------------------------
-
-static json_t *solo_json(const struct plan_solo *s)
-{
-    json_t *o = json_object();
-    json_put(o, "name", json_string(s->name));
-    json_put(o, "fits", json_boolean(s->fits));
-    if (!s->fits) {
-        char text[512];
-        plan_too_large(s->name, s->need_bytes, s->have_bytes, text, sizeof text);
-        json_put(o, "error", json_string(text));
-    }
-    json_put(o, "prefill_s", s->fits ? json_real(s->prefill_s) : json_null());
-    json_put(o, "decode_s", s->fits ? json_real(s->decode_s) : json_null());
-    json_put(o, "total_s", s->fits ? json_real(s->total_s) : json_null());
-    if (s->source != NULL)
-        json_put(o, "source", json_string(s->source));
-    return o;
-}
-
-static json_t *both_json(const struct plan_comparison *r, const struct plan_both *b)
-{
-    if (!r->possible)
-        return json_null();
-    json_t *o = json_object();
-    json_put(o, "reads", json_string(r->solo[r->reader].name));
-    json_put(o, "writes", json_string(r->solo[r->writer].name));
-    json_put(o, "prefill_s", json_real(b->prefill_s));
-    json_put(o, "transfer_s", json_real(b->transfer_s));
-    json_put(o, "tail_s", json_real(b->tail_s));
-    json_put(o, "decode_s", json_real(b->decode_s));
-    json_put(o, "total_s", json_real(b->total_s));
-    return o;
-}
-
-static json_t *comparison_json(const struct plan_comparison *r)
-{
-    json_t *o = json_object(), *solo = json_array(), *speedup = json_object();
-    json_t *over = json_object(), *even = json_object();
-    json_put(o, "engine", json_string(r->published ? "published" : "llama.cpp"));
-    for (size_t i = 0; i < 2; i++) {
-        json_array_append_new(solo, solo_json(&r->solo[i]));
-        json_put(over, r->solo[i].name,
-                 r->possible ? json_real(r->solo[i].total_s / r->hybrid.total_s) : json_null());
-    }
-    json_put(o, "solo", solo);
-    json_put(o, "hybrid", both_json(r, &r->hybrid));
-    json_put(o, "serial", both_json(r, &r->serial));
-    json_put(speedup, "over", over);
-    json_put(speedup, "over_best", r->possible ? json_real(r->gain) : json_null());
-    json_put(speedup, "serial_over_best",
-             r->possible ? json_real(r->best_solo_s / r->serial.total_s) : json_null());
-    json_put(o, "speedup", speedup);
-    json_put(even, "prompt_tokens", plan_number(ceil(r->even_prompt)));
-    json_put(even, "gen_tokens", plan_number(ceil(r->even_gen)));
-    json_put(even, "link_gbps", plan_number(r->even_gbps));
-    json_put(even, "gen_tokens_to_gain_a_tenth", plan_number(floor(r->fade_gen)));
-    json_put(o, "breakeven", even);
-    json_put(o, "kv_bytes", json_real(r->kv_bytes));
-    json_put(o, "link_bytes_per_s", json_real(r->link_bytes_per_s));
-    return o;
-}
-
 // ---- pictures -----------------------------------------------------------------------------------------------
 
-static void line_print(const char *name, double prefill, double tail, double decode, double longest)
+// Seconds of one line; `total` is the range of their sum.
+struct line {
+    double prefill, tail, decode;
+    struct plan_range total;
+};
+
+static void line_print(const char *name, const struct line *l, double longest)
 {
-    double total = prefill + tail + decode;
+    double prefill = l->prefill, tail = l->tail, total = prefill + tail + l->decode;
     int cells = (int)lround(BAR_CELLS * total / longest);
-    printf("  %-26.26s %8.3f %8.3f %8.3f %8.3f s  ", name, prefill, tail, decode, total);
+    char range[32] = "";
+    if (isfinite(l->total.low))
+        snprintf(range, sizeof range, "%.3g to %.3g", l->total.low, l->total.high);
+    printf("  %-26.26s %8.3f %8.3f %8.3f %8.3f s  %-14s ", name, prefill, tail, l->decode, total,
+           range);
     for (int i = 0; i < cells; i++) {
         double at = total * (i + 0.5) / cells;
         putchar(at < prefill ? '=' : at < prefill + tail ? '~' : '-');
     }
     putchar('\n');
+}
+
+static void both_print(const char *name, const struct plan_both *b, double longest)
+{
+    line_print(name, &(struct line){b->prefill_s, b->tail_s, b->decode_s, b->total}, longest);
 }
 
 static void tokens_print(const char *text, double x, const char *unit, const char *otherwise)
@@ -176,13 +131,13 @@ static void comparison_print(const struct plan_comparison *r)
 {
     double longest = fmax(r->solo[0].total_s, r->solo[1].total_s);
     printf("\n%s:\n", r->published ? "with published rates" : "predicted for llama.cpp");
-    printf("  %-26s %8s %8s %8s %8s    = reads  ~ waits for the link  - writes\n", "", "prefill",
-           "tail", "decode", "total");
+    printf("  %-26s %8s %8s %8s %8s    %-14s = reads  ~ waits for the link  - writes\n", "",
+           "prefill", "tail", "decode", "total", r->published ? "" : "four in five");
     for (size_t i = 0; i < 2; i++) {
         const struct plan_solo *s = &r->solo[i];
         char text[512];
         if (s->fits) {
-            line_print(s->name, s->prefill_s, 0, s->decode_s, longest);
+            line_print(s->name, &(struct line){s->prefill_s, 0, s->decode_s, s->total}, longest);
             continue;
         }
         plan_too_large(s->name, s->need_bytes, s->have_bytes, text, sizeof text);
@@ -190,26 +145,30 @@ static void comparison_print(const struct plan_comparison *r)
     }
     if (!r->possible)
         return;
-    line_print("both, one after the other", r->serial.prefill_s, r->serial.tail_s,
-               r->serial.decode_s, longest);
-    line_print("both, overlapped", r->hybrid.prefill_s, r->hybrid.tail_s, r->hybrid.decode_s,
-               longest);
-    printf("  %s reads, %s writes: %.2f times as fast as the better of them alone\n",
+    both_print("both, one after the other", &r->serial, longest);
+    both_print("both, overlapped", &r->hybrid, longest);
+    printf("  %s reads, %s writes: %.2f times as fast as the better of them alone",
            r->solo[r->reader].name, r->solo[r->writer].name, r->gain);
+    if (!r->published)
+        printf(" (%.2f to %.2f)", r->gain_range.low, r->gain_range.high);
+    putchar('\n');
     tokens_print("it begins to pay at a prompt of", r->even_prompt, "tokens", "no length");
     tokens_print("and an answer of", r->even_gen, "tokens", "no length");
     tokens_print("and a link of", r->even_gbps, "Gbit/s", "no rate");
     tokens_print("it gains at least a tenth up to an answer of", r->fade_gen, "tokens",
                  isnan(r->fade_gen) ? "no length: less than a tenth already" : "any length");
+    if (isfinite(r->fade_warm))
+        printf("  and with up to %.0f %% of the prompt in both caches already\n",
+               100 * r->fade_warm);
 }
 
 static void out_print(const struct options *o, const struct plan_comparison *r,
                       const struct plan_comparison *other)
 {
     if (o->json) {
-        json_t *out = comparison_json(r);
+        json_t *out = plan_report_comparison(r);
         if (other != NULL)
-            json_put(out, "other_engine", comparison_json(other));
+            json_put(out, "other_engine", plan_report_comparison(other));
         char *line = json_line(out);
         puts(line);
         free(line);

@@ -174,6 +174,7 @@ static int entry_get(const struct plan_catalogue *c, const char *model, const ch
     cost_fill(&s, bits, &out->cost);
     snprintf(out->name, sizeof out->name, "%s", id);
     out->context = s.context;
+    out->params = s.params * 1e9;
     return 0;
 }
 
@@ -240,6 +241,7 @@ static int file_get(const struct plan_catalogue *c, const char *path, struct pla
         gguf_fill(&g, &out->cost);
         snprintf(out->name, sizeof out->name, "%.*s", PLAN_NAME_BYTES - 1, models_base_name(path));
         out->context = g.n_ctx;
+        out->params = (double)g.params;
     }
     models_gguf_fini(&g);
     return rc;

@@ -13,6 +13,7 @@ struct plan_model {
     char quant[PLAN_NAME_BYTES];       // as it is called
     char quant_class[PLAN_NAME_BYTES]; // as it was fitted
     char engine[PLAN_NAME_BYTES];      // the only software that reads this quantisation, or ""
+    double params;                     // all of them
     double context;                    // tokens it was made for; 0: not told
 };
 
