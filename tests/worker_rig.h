@@ -150,7 +150,16 @@ struct rig_request {
     const char *stop;
     bool eos; // the answer may end by itself
     bool timeline;
+    const char *adapter; // SHA-256; NULL: none
 };
+
+static inline void rig_adapter(struct message_adapter *m, const struct rig_request *r)
+{
+    if (r->adapter != NULL) {
+        snprintf(m->name, sizeof m->name, "test");
+        snprintf(m->sha256, sizeof m->sha256, "%s", r->adapter);
+    }
+}
 
 static inline void rig_generate(struct rig_node *d, const struct rig_request *r)
 {
@@ -166,6 +175,7 @@ static inline void rig_generate(struct rig_node *d, const struct rig_request *r)
                                  .stops = {(char *)(uintptr_t)r->stop},
                                  .n_stops = r->stop != NULL};
     snprintf(m.owner, sizeof m.owner, "%s", r->owner != NULL ? r->owner : "");
+    rig_adapter(&m.adapter, r);
     engine_sampling_default(&m.sampling);
     m.sampling.temperature = 0;
     if (r->port != 0) {
@@ -192,6 +202,7 @@ static inline void rig_prefill(struct rig_node *p, const struct rig_request *r)
                                 .reuse = r->reuse,
                                 .upto = (uint32_t)r->n - 1};
     snprintf(m.owner, sizeof m.owner, "%s", r->owner != NULL ? r->owner : "");
+    rig_adapter(&m.adapter, r);
     rig_send(p, wire_frame_tokens(WIRE_PREFILL, r->id, message_prefill_json(&m), r->tokens, r->n));
 }
 
