@@ -109,7 +109,11 @@ static void job_fill(struct jobs *j, const struct jobs_spec *s, const struct exa
     snprintf(job->id, sizeof job->id, "ftjob-");
     hex_encode(bytes, sizeof bytes, job->id + strlen(job->id));
     snprintf(job->name, sizeof job->name, "%s", s->name);
-    snprintf(job->model, sizeof job->model, "%s", s->model);
+    // The runner may be started from anywhere.
+    char *model = realpath(s->model, NULL);
+    snprintf(job->model, sizeof job->model, "%.*s", (int)sizeof job->model - 1,
+             model ? model : s->model);
+    free(model);
     snprintf(job->owner, sizeof job->owner, "%s", s->owner ? s->owner : "");
     snprintf(job->executor, sizeof job->executor, "%s", kind ? kind : "local");
     snprintf(job->folder, sizeof job->folder, "%.*s/%s",
