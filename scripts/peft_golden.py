@@ -44,7 +44,7 @@ CASES = {
 
 
 def base_write(path, arch, config):
-    """A GGUF with the shapes of the model and zeros for weights: all that the converter looks at."""
+    """A GGUF with the shapes of the model and one value for all weights: the converter looks at shapes."""
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     q, kv = config.num_attention_heads * head_dim, config.num_key_value_heads * head_dim
     n, ff = config.hidden_size, config.intermediate_size
@@ -53,6 +53,7 @@ def base_write(path, arch, config):
     w.add_context_length(config.max_position_embeddings)
     w.add_embedding_length(n)
     w.add_feed_forward_length(ff)
+    w.add_layer_norm_rms_eps(1e-5)
     w.add_head_count(config.num_attention_heads)
     w.add_head_count_kv(config.num_key_value_heads)
     rows = {"token_embd": (config.vocab_size, n)}
@@ -63,7 +64,7 @@ def base_write(path, arch, config):
                  f"blk.{i}.attn_output": (n, q), f"blk.{i}.ffn_gate": (ff, n),
                  f"blk.{i}.ffn_up": (ff, n), f"blk.{i}.ffn_down": (n, ff)}
     for name, shape in rows.items():
-        w.add_tensor(name + ".weight", numpy.zeros(shape, numpy.float16))
+        w.add_tensor(name + ".weight", numpy.full(shape, 0.5, numpy.float16))
     w.write_header_to_file()
     w.write_kv_data_to_file()
     w.write_tensors_to_file()
@@ -96,6 +97,7 @@ def case_make(root, name, llama):
     path = folder / "adapter_config.json"  # without what names this machine's folders
     settings = json.loads(path.read_text())
     settings["base_model_name_or_path"] = "tiny"
+    settings["target_modules"].sort()
     path.write_text(json.dumps(settings, indent=1, sort_keys=True) + "\n")
 
 

@@ -1,7 +1,8 @@
 // A quantised copy of a GGUF, made beside its destination and renamed when it is whole.
-#include "engine/llama_impl.h"
+#include "engine/quantize.h"
 
 #include "base/buf.h"
+#include "engine/llama_impl.h"
 
 #include <errno.h>
 #include <gguf.h>
@@ -35,6 +36,12 @@ static int ftype_parse(const char *type, enum llama_ftype *out, struct err *e)
                    "'%s' is no type to quantise to; say F32, F16, BF16, Q8_0, Q6_K, Q5_1, Q5_0, "
                    "Q5_K_M, Q4_1, Q4_0, Q4_K_M or Q4_K_S",
                    type);
+}
+
+int engine_quantize_check(const char *type, struct err *e)
+{
+    enum llama_ftype ftype;
+    return ftype_parse(type, &ftype, e);
 }
 
 static int copy_make(const char *from, const char *temporary, enum llama_ftype ftype, struct err *e)

@@ -3,6 +3,7 @@
 
 #include "base/buf.h"
 #include "base/json.h"
+#include "engine/quantize.h"
 
 #include <inttypes.h>
 #include <stddef.h>
@@ -116,7 +117,8 @@ static bool is_known(const char *name)
     for (size_t i = 0; i < N_MEMBERS; i++)
         if (strcmp(name, members[i].name) == 0)
             return true;
-    return strcmp(name, "weights") == 0 || strcmp(name, "targets") == 0;
+    return strcmp(name, "weights") == 0 || strcmp(name, "targets") == 0 ||
+           strcmp(name, "merge") == 0;
 }
 
 static int names_check(const json_t *job, struct err *e)
@@ -139,6 +141,10 @@ int train_options_parse(const json_t *job, struct train_options *o, struct err *
         rc = member_read(job, &members[i], o, e);
     if (rc == 0)
         rc = weights_read(job, &o->weights, e);
+    if (rc == 0)
+        rc = json_copy_string(job, "merge", o->merge, sizeof o->merge, e);
+    if (rc == 0 && o->merge[0])
+        rc = engine_quantize_check(o->merge, e);
     if (rc == 0)
         rc = json_get_string(job, "targets", &targets, e);
     if (rc == 0 && targets)
@@ -180,6 +186,8 @@ json_t *train_options_json(const struct train_options *o)
     for (size_t i = 0; i < N_MEMBERS; i++)
         json_put(job, members[i].name, member_json(&members[i], o));
     json_put(job, "weights", json_string(weights_names[o->weights]));
+    if (o->merge[0])
+        json_put(job, "merge", json_string(o->merge));
     buf_init(&targets, 256);
     for (int k = 0; k < BASE_LINEARS; k++)
         if (o->lora.targets >> k & 1)

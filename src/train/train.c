@@ -9,6 +9,7 @@
 #include "train/checkpoint.h"
 #include "train/dataset.h"
 #include "train/graph.h"
+#include "train/merge.h"
 
 #include <ggml-cpu.h>
 #include <inttypes.h>
@@ -171,9 +172,9 @@ static int machine_make(struct run *r)
 // Hash of all that decides what step N is.
 static uint64_t job_key(const struct run *r)
 {
-    static const char *const free_members[] = {"threads",          "gpu",        "memory_bytes",
-                                               "weights",          "eval_steps", "eval_data",
-                                               "checkpoint_steps", "model",      "data"};
+    static const char *const free_members[] = {
+        "threads",          "gpu",   "memory_bytes", "weights", "eval_steps", "eval_data",
+        "checkpoint_steps", "model", "data",         "merge"};
     json_t *job = train_options_json(r->o);
     for (size_t i = 0; i < sizeof free_members / sizeof *free_members; i++)
         json_object_del(job, free_members[i]);
@@ -341,6 +342,17 @@ static char *path_in(const struct run *r, const char *name)
     return mem_format("%s/%s", r->folder, name);
 }
 
+static int merged_write(struct run *r, const char *adapter)
+{
+    char *path = path_in(r, "merged.gguf");
+    struct merge_options o = {r->o->model, adapter, path, r->o->merge};
+    int rc = merge_run(&o, r->e);
+    if (rc != 0)
+        err_wrap(r->e, "the adapter is ready, but not merged");
+    free(path);
+    return rc;
+}
+
 static int finish(struct run *r)
 {
     char *path = path_in(r, "adapter.gguf");
@@ -350,6 +362,8 @@ static int finish(struct run *r)
                               (json_int_t)r->adamw.step, "eval_loss", r->eval_loss));
     if (rc == 0)
         rc = lora_write(r->lora, path, r->e);
+    if (rc == 0 && r->o->merge[0])
+        rc = merged_write(r, path);
     free(path);
     return rc;
 }
@@ -369,6 +383,8 @@ static void result_write(struct run *r, int rc)
         json_put(o, "error", json_string(r->e->message));
     } else {
         json_put(o, "adapter", json_string("adapter.gguf"));
+        if (r->o->merge[0])
+            json_put(o, "merged", json_string("merged.gguf"));
         json_put(o, "loss", isfinite(r->loss) ? json_real(r->loss) : json_null());
         json_put(o, "eval_loss", isfinite(r->eval_loss) ? json_real(r->eval_loss) : json_null());
     }
@@ -424,6 +440,37 @@ int train_run(const char *folder, const struct train_options *o, const atomic_bo
     if (rc == 0)
         rc = finish(&r);
     result_write(&r, rc);
+    run_fini(&r);
+    return rc;
+}
+
+// ---- for other trainers ----------------------------------------------------------------------------------
+
+static void example_put(FILE *out, const struct graph_sample *s, bool eval)
+{
+    json_t *tokens = json_array(), *supervised = json_array();
+    for (uint32_t i = 0; i < s->n; i++) {
+        json_array_append_new(tokens, json_integer(s->tokens[i]));
+        json_array_append_new(supervised, json_integer(s->supervised[i]));
+    }
+    json_t *line =
+        json_pack("{s:o,s:o,s:b}", "tokens", tokens, "supervised", supervised, "eval", eval);
+    char *text = json_line(line);
+    fprintf(out, "%s\n", text);
+    free(text);
+    json_decref(line);
+}
+
+int train_examples(const struct train_options *o, FILE *out, struct err *e)
+{
+    struct run r = {.o = o, .e = e};
+    int rc = data_read(&r);
+    for (size_t i = 0; rc == 0 && i < r.data->n; i++)
+        example_put(out, &r.data->samples[r.order[i]], i >= r.n_train);
+    for (size_t i = 0; rc == 0 && r.eval_data && i < r.n_eval; i++)
+        example_put(out, &r.eval_data->samples[i], true);
+    if (rc == 0 && (fflush(out) != 0 || ferror(out)))
+        rc = err_set(e, ERR_IO, "the examples could not be written");
     run_fini(&r);
     return rc;
 }

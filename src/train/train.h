@@ -6,6 +6,7 @@
 //   progress.jsonl    one line per step, only ever appended to
 //   checkpoints/step-N/  state and an empty COMPLETE; made aside, then renamed
 //   adapter.gguf      the result
+//   merged.gguf       base and adapter as one model, where "merge" asks for it
 //   result.json       how it ended: {"status": "succeeded" | "failed" | "cancelled", ...}
 //
 // Started again in the same folder, it goes on from the newest complete checkpoint, and ends with the same
@@ -20,6 +21,7 @@
 
 #include <jansson.h>
 #include <stdatomic.h>
+#include <stdio.h>
 
 #define TRAIN_PATH_BYTES 4096
 
@@ -42,6 +44,7 @@ struct train_options {
     bool gpu;                         // the best device there is; else the CPU
     enum train_weights weights;
     uint64_t memory_bytes; // may be used; 0: what the machine has free
+    char merge[16];        // what base and adapter are merged to in the end ("q8_0"); "": nothing
 };
 void train_options_default(struct train_options *o);
 // A job.json. Unknown members are refused: a misspelt one would train something else.
@@ -52,5 +55,9 @@ json_t *train_options_json(const struct train_options *o);
 // computed, with a checkpoint: ERR_CANCELLED. Writes everything but job.json.
 int train_run(const char *folder, const struct train_options *o, const atomic_bool *stop,
               struct err *e);
+
+// Writes the job's examples as the trainer sees them, one JSON object a line: {"tokens": [...], "supervised":
+// [0 | 1, ...], "eval": bool}. Any other trainer that reads them learns the very same.
+int train_examples(const struct train_options *o, FILE *out, struct err *e);
 
 #endif
