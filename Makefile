@@ -7,23 +7,25 @@ BUILD ?= build
 # The stamp of the last build names its backend, so that `make test` after `make BACKEND=cuda` keeps it.
 BACKEND ?= $(firstword $(subst -, ,$(patsubst $(BUILD)/.configured-%,%,$(wildcard $(BUILD)/.configured-*))) cpu)
 WERROR ?= OFF
+# What draws: prebuilt (a package, fetched by `make image-library`) or source (compiled once).
+IMAGE ?= $(or $(word 3,$(subst -, ,$(patsubst $(BUILD)/.configured-%,%,$(wildcard $(BUILD)/.configured-*)))),prebuilt)
 FUZZ_SECONDS ?= 20
 JOBS ?= 2
 
 CONFIGURE = cmake -S . -G Ninja -DTANDEM_WERROR=$(WERROR)
 # One stamp per set of options: changing them configures again, repeating them does not.
-STAMP = $(BUILD)/.configured-$(BACKEND)-$(WERROR)
+STAMP = $(BUILD)/.configured-$(BACKEND)-$(WERROR)-$(IMAGE)
 CTEST = ctest --output-on-failure
 
 .PHONY: all deps test model demo check format tidy sanitize fuzz acceptance bench-long cross \
-	macos-check valgrind clean
+	macos-check valgrind clean image-library image-model image-train
 
 all: $(STAMP)
 	cmake --build $(BUILD) --target programs
 
 $(STAMP):
 	@scripts/deps.sh build
-	$(CONFIGURE) -B $(BUILD) -DTANDEM_BACKEND=$(BACKEND)
+	$(CONFIGURE) -B $(BUILD) -DTANDEM_BACKEND=$(BACKEND) -DTANDEM_IMAGE=$(IMAGE)
 	@rm -f $(BUILD)/.configured-*
 	@touch $@
 
@@ -39,6 +41,22 @@ test: $(STAMP)
 model:
 	@$(MAKE) all >&2
 	@TANDEM_BIN=$(abspath $(BUILD)) scripts/model.sh
+
+# A prebuilt library that draws, and the model of the image tests. Each prints one line, a path.
+image-library:
+	@scripts/deps.sh build >&2
+	@scripts/image-library.sh
+
+image-model: $(STAMP)
+	@cmake --build $(BUILD) --target image_model >&2
+	@TANDEM_BIN=$(abspath $(BUILD)) scripts/image-model.sh
+
+# Trains that model's values anew, from nothing (2 to 10 minutes), and holds the result to the same test.
+image-train: $(STAMP) image-library
+	cmake --build $(BUILD)
+	$(BUILD)/image_model train $(BUILD)/image-trained.f16
+	$(BUILD)/image_model write $(BUILD)/image-trained.f16 $(BUILD)/image-trained.gguf
+	TANDEM_BIN=$(abspath $(BUILD)) TANDEM_IMAGE_MODEL=$(abspath $(BUILD))/image-trained.gguf tests/e2e_image.sh
 
 demo: all
 	@TANDEM_BIN=$(abspath $(BUILD)) scripts/with-model.sh $(BUILD)/tandem demo $(if $(JSON),--json-file $(JSON))

@@ -11,6 +11,6 @@ function(use_module module)
     target_link_libraries(tandem_libs INTERFACE PkgConfig::${module})
 endfunction()
 
-foreach(module libmicrohttpd gnutls libcurl jansson sqlite3 inih libzstd libxxhash)
+foreach(module libmicrohttpd gnutls libcurl jansson sqlite3 inih libzstd libxxhash libpng libjpeg libwebp)
     use_module(${module})
 endforeach()

@@ -41,7 +41,7 @@ endforeach()
 
 # What `make` builds: the programs without tests and benches.
 add_custom_target(programs)
-foreach(program tandem tandem-worker tandem-trainer)
+foreach(program tandem tandem-worker tandem-trainer tandem-image-worker)
     if(TARGET ${program})
         add_dependencies(programs ${program})
     endif()

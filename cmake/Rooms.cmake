@@ -35,12 +35,17 @@ sources(base base/*.c os/*.c net/*.c models/*.c jobs/*.c wire/*.c kv/*.c sched/*
 list(FILTER base EXCLUDE REGEX ${llama_files})
 room(tandem_base SOURCES ${base} LINKS tandem_libs)
 
+# Pictures: requests, files, and the worker from the outside. Its inside (draw*) is cmake/StableDiffusion.cmake's.
+sources(image image/*.c)
+list(FILTER image EXCLUDE REGEX "/image/draw[^/]*$")
+room(tandem_image SOURCES ${image} LINKS tandem_base)
+
 # Which memory a model takes depends on what computes it.
 set_source_files_properties(${CMAKE_SOURCE_DIR}/src/cli/models.c PROPERTIES
     COMPILE_DEFINITIONS "TANDEM_BACKEND=\"${TANDEM_BACKEND}\"")
 sources(front node/supervisor*.c gateway/*.c plan/*.c cli/*.c)
 list(FILTER front EXCLUDE REGEX "/cli/main\\.c$")
-room(tandem_front SOURCES ${front} LINKS tandem_base)
+room(tandem_front SOURCES ${front} LINKS tandem_image tandem_base)
 
 sources(worker node/*.c)
 list(FILTER worker EXCLUDE REGEX "/node/(supervisor|message|options)[^/]*$")

@@ -14,14 +14,15 @@ may_use() {
     models) echo base os net ;;
     wire) echo base os net ;;
     engine) echo base os models ;;
+    image) echo base os models ;;
     kv) echo base os net wire engine ;;
     train) echo base os engine ;;
     sched) echo base os ;;
     node) echo base os net models wire engine kv sched ;;
-    gateway) echo base os net models wire engine kv sched node jobs ;;
+    gateway) echo base os net models image wire engine kv sched node jobs ;;
     jobs) echo base os net models ;;
     plan) echo base os models sched engine node ;;
-    cli) echo base os net models wire engine kv sched node gateway jobs plan ;;
+    cli) echo base os net models image wire engine kv sched node gateway jobs plan ;;
     *) return 1 ;;
     esac
 }
@@ -63,6 +64,8 @@ bad=$(
     # The trainer builds graphs of its own on ggml; llama.h it does not need.
     grep -rnE --include='*.[ch]' --include='*.cpp' '#[[:space:]]*include[[:space:]]*<(llama|ggml|gguf)' . |
         grep -vE '^\./(engine/(llama|quantize)|train/[^:]*:[0-9]*:.*<g)' | sed 's|^\./\(.*\)|src/\1: only src/engine/llama* may include this|'
+    grep -rn --include='*.[ch]' '#[[:space:]]*include[[:space:]]*[<"]stable-diffusion' . | grep -v '^\./image/draw_sd\.c:' |
+        sed 's|^\./\(.*\)|src/\1: only src/image/draw_sd.c may include this|'
     find . -name '*.cpp' ! -path './engine/llama*' | sed 's|^\./\(.*\)|src/\1: C++ lives in src/engine/llama* only|'
 )
 if [ -n "$bad" ]; then

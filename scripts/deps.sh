@@ -21,6 +21,9 @@ build module  sqlite3                  libsqlite3-dev           sqlite
 build module  inih                     libinih-dev              inih
 build module  libzstd                  libzstd-dev              zstd
 build module  libxxhash                libxxhash-dev            xxhash
+build module  libpng                   libpng-dev               libpng
+build module  libjpeg                  libjpeg-dev              jpeg-turbo
+build module  libwebp                  libwebp-dev              webp
 build module  cmocka                   libcmocka-dev            cmocka
 check command clang                    clang                    -
 check command clang-format             clang-format             clang-format

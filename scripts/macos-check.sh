@@ -19,7 +19,7 @@ headers=$build/include
 rm -rf "$build"
 mkdir -p "$headers"
 for name in jansson.h jansson_config.h microhttpd.h gnutls/gnutls.h curl/curl.h sqlite3.h ini.h zstd.h \
-    xxhash.h; do
+    xxhash.h png.h pngconf.h pnglibconf.h jpeglib.h jconfig.h jmorecfg.h webp/encode.h; do
     path=$(echo "#include <$name>" | cc -E -x c - | sed -n "s|^# [0-9]* \"\(/.*/$name\)\".*|\1|p" | head -n 1)
     [ -n "$path" ] || die "header $name is missing: run make deps"
     case $name in
@@ -31,7 +31,7 @@ done
 cd "$root"
 failed=0
 count=0
-for file in $(find src -name '*.c' | grep -vE '(/|_)linux\.c$|^src/(engine/(llama|quantize)|train/|trainer_main)' | sort); do
+for file in $(find src -name '*.c' | grep -vE '(/|_)linux\.c$|^src/(engine/(llama|quantize)|train/|trainer_main|image/draw_sd)' | sort); do
     count=$((count + 1))
     PYTHONPATH=$zig python3 -m ziglang cc -target aarch64-macos.13.0 -std=gnu17 -D_GNU_SOURCE \
         -D_DARWIN_C_SOURCE -DTANDEM_VERSION='"check"' -Isrc -isystem "$headers" -Wall -Wextra \

@@ -5,10 +5,12 @@
 . "$(dirname -- "$0")/lib.sh"
 
 packages='libc6-dev linux-libc-dev libmicrohttpd-dev libgnutls28-dev libcurl4-gnutls-dev
-    libjansson-dev libsqlite3-dev libinih-dev libcmocka-dev libzstd-dev libxxhash-dev'
+    libjansson-dev libsqlite3-dev libinih-dev libcmocka-dev libzstd-dev libxxhash-dev
+    libpng-dev libjpeg-dev libwebp-dev'
 # shellcheck disable=SC1091
 release=$(. /etc/os-release && echo "$ID-$VERSION_ID")
-sysroot=$(cache_dir)/sysroot-arm64-$release
+# Another list of packages is another folder.
+sysroot=$(cache_dir)/sysroot-arm64-$release-$(printf '%s' "$packages" | cksum | cut -d' ' -f1)
 
 if [ ! -f "$sysroot/COMPLETE" ]; then
     say "sysroot: getting the arm64 libraries (about 30 MB) into $sysroot"

@@ -1,0 +1,157 @@
+# Gets a pinned stable-diffusion.cpp and builds the static libraries that tandem-image-worker links.
+#
+#   cmake [-DBACKEND=cpu|cuda|metal|vulkan] [-DCACHE_DIR=DIR] [-DCLI=ON] -P scripts/stable-diffusion.cmake
+#
+# The result is kept under CACHE_DIR/stable-diffusion-<key>/, where the key covers source, compiler, flags and the
+# CPU. CLI=ON builds the library's own command line too (bin/sd-cli), which the bench compares with. The last
+# line printed is the folder:  SD_DIR=<path>
+#
+# Source: the release tag from GitHub, which knows every layout and feature that the worker uses; or, where
+# GitHub is out of reach, the source inside the Python package stable-diffusion-cpp-python 0.4.7, which is of
+# May 2026: without cancelling (the worker is started again instead) and without the MiniT2I layout.
+cmake_minimum_required(VERSION 3.25)
+
+set(SD_TAG     master-898-2bb7294)
+set(SD_COMMIT  2bb7294) # what the tag itself says
+set(SD_URL     https://github.com/leejet/stable-diffusion.cpp.git)
+set(PY_PACKAGE stable-diffusion-cpp-python)
+set(PY_VERSION 0.4.7)
+set(PY_SHA256  998d1957260dd5ae4e18a8acc0c14b0a8757aaa9f96515197b6d5bbf46df9282)
+
+if(NOT BACKEND)
+    set(BACKEND cpu)
+endif()
+if(NOT CACHE_DIR)
+    if(NOT "$ENV{TANDEM_CACHE}" STREQUAL "")
+        set(CACHE_DIR $ENV{TANDEM_CACHE})
+    elseif("$ENV{XDG_CACHE_HOME}" MATCHES "^/")
+        set(CACHE_DIR $ENV{XDG_CACHE_HOME}/tandem)
+    else()
+        set(CACHE_DIR $ENV{HOME}/.cache/tandem)
+    endif()
+endif()
+
+# run(WHAT cmd...): stops with WHAT when the command fails.
+function(run what)
+    execute_process(COMMAND ${ARGN} RESULT_VARIABLE rc)
+    if(rc)
+        message(FATAL_ERROR "${what} failed (${rc}): ${ARGN}")
+    endif()
+endfunction()
+
+# ---- the source --------------------------------------------------------------------------------
+function(source_get_github dir out)
+    set(${out} FALSE PARENT_SCOPE)
+    execute_process(COMMAND git -c http.lowSpeedLimit=1000 -c http.lowSpeedTime=10
+                            ls-remote --exit-code ${SD_URL} refs/tags/${SD_TAG}
+                    RESULT_VARIABLE rc OUTPUT_QUIET ERROR_QUIET TIMEOUT 20)
+    if(rc)
+        message(STATUS "GitHub is out of reach from here")
+        return()
+    endif()
+    message(STATUS "stable-diffusion.cpp ${SD_TAG} from GitHub")
+    include(FetchContent)
+    FetchContent_Populate(stable_diffusion QUIET
+        GIT_REPOSITORY ${SD_URL} GIT_TAG ${SD_TAG} GIT_SHALLOW TRUE GIT_SUBMODULES ggml
+        SOURCE_DIR ${dir} BINARY_DIR ${CACHE_DIR}/fetch/sd-build SUBBUILD_DIR ${CACHE_DIR}/fetch/sd-sub)
+    execute_process(COMMAND git -C ${dir} rev-parse HEAD OUTPUT_VARIABLE commit OUTPUT_STRIP_TRAILING_WHITESPACE)
+    if(NOT commit MATCHES "^${SD_COMMIT}")
+        message(FATAL_ERROR "the tag ${SD_TAG} is commit ${commit}, not ${SD_COMMIT}")
+    endif()
+    set(${out} TRUE PARENT_SCOPE)
+endfunction()
+
+function(source_get_python dir)
+    message(STATUS "stable-diffusion.cpp of May 2026, from the Python package ${PY_PACKAGE} ${PY_VERSION} (21 MB)")
+    set(tmp ${CACHE_DIR}/fetch/sd-python)
+    file(REMOVE_RECURSE ${tmp})
+    file(MAKE_DIRECTORY ${tmp})
+    run("pip download" python3 -m pip download --quiet --no-cache-dir --disable-pip-version-check --no-deps
+        --no-binary :all: --dest ${tmp} ${PY_PACKAGE}==${PY_VERSION})
+    file(GLOB archive ${tmp}/*.tar.gz)
+    file(SHA256 ${archive} got)
+    if(NOT got STREQUAL PY_SHA256)
+        message(FATAL_ERROR "${archive}: SHA-256 is ${got}, expected ${PY_SHA256}")
+    endif()
+    file(ARCHIVE_EXTRACT INPUT ${archive} DESTINATION ${tmp})
+    file(GLOB unpacked ${tmp}/*/vendor/stable-diffusion.cpp)
+    file(REMOVE_RECURSE ${dir})
+    file(RENAME ${unpacked} ${dir})
+    file(REMOVE_RECURSE ${tmp})
+endfunction()
+
+set(SRC_GITHUB ${CACHE_DIR}/stable-diffusion-${SD_TAG}-src)
+set(SRC_PYTHON ${CACHE_DIR}/stable-diffusion-python-${PY_VERSION}-src)
+set(from_github TRUE)
+if(NOT EXISTS ${SRC_GITHUB}/COMPLETE AND NOT EXISTS ${SRC_PYTHON}/COMPLETE)
+    file(REMOVE_RECURSE ${SRC_GITHUB})
+    source_get_github(${SRC_GITHUB} from_github)
+    if(from_github)
+        file(TOUCH ${SRC_GITHUB}/COMPLETE)
+    else()
+        source_get_python(${SRC_PYTHON})
+        file(TOUCH ${SRC_PYTHON}/COMPLETE)
+    endif()
+endif()
+if(EXISTS ${SRC_GITHUB}/COMPLETE)
+    set(SRC ${SRC_GITHUB})
+else()
+    set(SRC ${SRC_PYTHON})
+endif()
+
+# ---- the build ---------------------------------------------------------------------------------
+set(FLAGS -DCMAKE_BUILD_TYPE=Release -DSD_BUILD_SHARED_LIBS=OFF -DSD_BUILD_SERVER=OFF -DSD_WEBP=OFF -DSD_WEBM=OFF
+    -DCMAKE_POSITION_INDEPENDENT_CODE=ON -DGGML_NATIVE=ON -DGGML_OPENMP=OFF -DGGML_CCACHE=OFF)
+execute_process(COMMAND uname -m OUTPUT_VARIABLE machine OUTPUT_STRIP_TRAILING_WHITESPACE)
+# As in llama.cmake: some virtual machines announce AMX and die of it.
+if(machine MATCHES "x86_64|amd64")
+    set(no_amx "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16")
+    list(APPEND FLAGS "-DCMAKE_C_FLAGS=${no_amx}" "-DCMAKE_CXX_FLAGS=${no_amx}")
+endif()
+if(BACKEND STREQUAL "cuda")
+    list(APPEND FLAGS -DSD_CUDA=ON)
+elseif(BACKEND STREQUAL "metal")
+    list(APPEND FLAGS -DSD_METAL=ON -DGGML_METAL_EMBED_LIBRARY=ON)
+elseif(BACKEND STREQUAL "vulkan")
+    list(APPEND FLAGS -DSD_VULKAN=ON)
+elseif(BACKEND STREQUAL "cpu")
+    list(APPEND FLAGS -DGGML_METAL=OFF)
+else()
+    message(FATAL_ERROR "BACKEND=${BACKEND} is not known; say cpu, cuda, metal or vulkan")
+endif()
+find_program(ccache ccache)
+set(launcher)
+if(ccache)
+    set(launcher -DCMAKE_C_COMPILER_LAUNCHER=${ccache} -DCMAKE_CXX_COMPILER_LAUNCHER=${ccache})
+endif()
+execute_process(COMMAND cc --version OUTPUT_VARIABLE cc_version)
+if(EXISTS /proc/cpuinfo)
+    file(STRINGS /proc/cpuinfo cpu REGEX "^(model name|flags|Features|CPU part)" LIMIT_COUNT 2)
+endif()
+string(SHA256 key "${SRC}|${cc_version}|${cpu}|${FLAGS}")
+string(SUBSTRING ${key} 0 12 key)
+set(DIR ${CACHE_DIR}/stable-diffusion-${BACKEND}-${key})
+cmake_host_system_information(RESULT jobs QUERY NUMBER_OF_LOGICAL_CORES)
+if(DEFINED ENV{JOBS})
+    set(jobs $ENV{JOBS})
+endif()
+
+if(NOT EXISTS ${DIR}/COMPLETE)
+    message(STATUS "building stable-diffusion.cpp (${BACKEND}); 3 to 10 minutes, once per machine")
+    run("configure" ${CMAKE_COMMAND} -S ${SRC} -B ${DIR}/build -G Ninja ${FLAGS} ${launcher} --log-level=WARNING)
+    run("build" ${CMAKE_COMMAND} --build ${DIR}/build -j ${jobs} --target stable-diffusion)
+    file(GLOB_RECURSE libs ${DIR}/build/*.a)
+    file(INSTALL ${libs} DESTINATION ${DIR}/lib)
+    if(EXISTS ${SRC}/include/stable-diffusion.h)
+        file(INSTALL ${SRC}/include/stable-diffusion.h DESTINATION ${DIR}/include)
+    else()
+        file(INSTALL ${SRC}/stable-diffusion.h DESTINATION ${DIR}/include)
+    endif()
+    file(TOUCH ${DIR}/COMPLETE)
+endif()
+if(CLI AND NOT EXISTS ${DIR}/bin/sd-cli)
+    run("build of sd-cli" ${CMAKE_COMMAND} --build ${DIR}/build -j ${jobs} --target sd-cli)
+    file(INSTALL ${DIR}/build/bin/sd-cli DESTINATION ${DIR}/bin USE_SOURCE_PERMISSIONS)
+endif()
+message(STATUS "stable-diffusion.cpp (${BACKEND}) is ready")
+execute_process(COMMAND ${CMAKE_COMMAND} -E echo "SD_DIR=${DIR}")
