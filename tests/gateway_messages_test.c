@@ -175,7 +175,18 @@ static void test_refusals(void **state)
         {SAYS("{\"text\":\"x\"}"), "messages[0].content[0].type", "absent"},
         {SAYS("{\"type\":\"text\"}"), "messages[0].content[0].text", "absent"},
         {SAYS("{\"type\":\"smell\"}"), "messages[0].content[0]", "smell"},
-        {SAYS("{\"type\":\"image\",\"source\":{}}"), "messages[0].content[0]", "no images"},
+        {SAYS("{\"type\":\"image\",\"source\":{}}"), "messages[0].content[0].source.type",
+         "absent"},
+        {SAYS("{\"type\":\"image\",\"source\":{\"type\":\"url\",\"url\":\"https://x/a.png\"}}"),
+         "messages[0].content[0].source.url", "fetches nothing from elsewhere"},
+        {SAYS("{\"type\":\"image\",\"source\":{\"type\":\"file\",\"file_id\":\"f\"}}"),
+         "messages[0].content[0].source", "send an image's bytes"},
+        {SAYS("{\"type\":\"image\",\"source\":{\"type\":\"base64\",\"data\":\"AA==\"}}"),
+         "messages[0].content[0].source.media_type", "absent"},
+        {SAYS("{\"type\":\"image\",\"source\":{\"type\":\"base64\",\"media_type\":\"image/png\","
+              "\"data\":\"AA==\"}}"),
+         "messages[0].content[0].source.data", "no PNG"},
+        {SAID("{\"type\":\"image\"}"), "messages[1].content[0]", "cannot stand here"},
         {SAYS("{\"type\":\"document\",\"source\":{\"type\":\"base64\",\"data\":\"\"}}"),
          "messages[0].content[0].source", "base64"},
         {SAYS("{\"type\":\"document\",\"source\":{\"type\":\"content\",\"content\":[{\"type\":"
@@ -191,7 +202,7 @@ static void test_refusals(void **state)
          "messages[0].content[0].is_error", "boolean"},
         {SAYS(
              "{\"type\":\"tool_result\",\"tool_use_id\":\"c\",\"content\":[{\"type\":\"image\"}]}"),
-         "messages[0].content[0].content[0]", "no images"},
+         "messages[0].content[0].content[0].source", "absent"},
         {SAID("{\"type\":\"tool_use\",\"id\":\"c\",\"name\":\"f\",\"input\":\"x\"}"),
          "messages[1].content[0].input", "object"},
         {SAID("{\"type\":\"thinking\"}"), "messages[1].content[0].thinking", "absent"},

@@ -97,7 +97,7 @@ static void test_refusals(void **state)
         {"{\"messages\":[{\"content\":\"x\"}]}", "messages[0].role", "absent"},
         {"{\"messages\":[{\"role\":\"king\"}]}", "messages[0].role", "(got \"king\")"},
         {"{\"messages\":[{\"role\":\"user\",\"content\":[]}]}", "messages[0].content", "string"},
-        {SAYS("\"images\":[\"AA==\"]"), "messages[0].images", "no images"},
+        {SAYS("\"images\":[\"AA==\"]"), "messages[0].images[0]", "no PNG"},
         {SAYS("\"images\":\"AA==\""), "messages[0].images", "array"},
         {"{\"messages\":[{\"role\":\"assistant\",\"tool_calls\":[{}]}]}",
          "messages[0].tool_calls[0].function", "absent"},
@@ -130,7 +130,9 @@ static void test_refusals(void **state)
         {ASKS ",\"suffix\":\"x\"}", "suffix", "middle"},
         {ASKS ",\"template\":\"x\"}", "template", "raw"},
         {ASKS ",\"context\":[1,2]}", "context", "/api/chat"},
-        {ASKS ",\"images\":[\"AA==\"]}", "images", "no images"},
+        {ASKS ",\"images\":[\"AA==\"]}", "images[0]", "no PNG"},
+        {ASKS ",\"images\":[7]}", "images[0]", "base64"},
+        {ASKS ",\"raw\":true,\"images\":[\"AA==\"]}", "images", "raw"},
     };
 
     (void)state;

@@ -106,7 +106,7 @@ static const struct refusal {
     {CHAT,
      "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\",\"image_url\":{"
      "\"url\":\"data:image/png;base64,AA==\"}}]}]}",
-     "messages", "has an image; this model takes no images"},
+     "messages", "has an image of 1 bytes that is no PNG"},
     {CHAT,
      "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\",\"image_url\":{"
      "\"url\":\"https://example.org/a.png\"}}]}]}",

@@ -162,7 +162,13 @@ static void test_refusals(void **state)
          "input[0].content[0]", "smell"},
         {"{\"input\":[{\"role\":\"user\",\"content\":[{\"type\":\"input_image\",\"image_url\":"
          "\"data:image/png;base64,AA==\"}]}]}",
-         "input[0].content[0]", "no images"},
+         "input[0].content[0].image_url", "no PNG"},
+        {"{\"input\":[{\"role\":\"user\",\"content\":[{\"type\":\"input_image\",\"file_id\":\"f\"}]"
+         "}]}",
+         "input[0].content[0]", "send the image as a data: URL"},
+        {"{\"input\":[{\"role\":\"user\",\"content\":[{\"type\":\"input_file\",\"file_id\":\"f\"}]}"
+         "]}",
+         "input[0].content[0]", "no other files"},
         {"{\"input\":[{\"type\":\"function_call\",\"name\":\"f\",\"arguments\":\"\"}]}",
          "input[0].call_id", "absent"},
         {"{\"input\":[{\"type\":\"function_call\",\"call_id\":\"c\",\"name\":\"f\","

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define TEXT_ONLY "this model takes text only, no images or files"
+#define NO_FILES "text and images are taken, no other files"
 #define BILLING_HEADER "x-anthropic-billing-header"
 
 bool messages_billing(const char *text)
@@ -21,7 +21,7 @@ bool messages_billing(const char *text)
 struct turn {
     json_t *messages; // of the chat request; borrowed
     const char *role; // of the message
-    json_t *texts;    // of the part that has not been added yet; owned
+    json_t *texts;    // of the part that has not been added yet, with images between; owned
     json_t *thoughts; // owned
     json_t *calls;    // owned
     unsigned where;   // the blocks that are being read stand: one of these
@@ -45,7 +45,7 @@ static void turn_flush(struct turn *t)
         return;
     if (strcmp(t->role, "assistant") != 0) {
         // What the system says in the middle of a conversation is put into the user's mouth.
-        chat_user_put(t->messages, chat_join(t->texts, "\n"));
+        chat_user_put(t->messages, chat_content(t->texts, "\n"));
         json_array_clear(t->texts);
         return;
     }
@@ -86,8 +86,20 @@ static int block_text(const struct spot *s, struct turn *t)
 
 static int block_image(const struct spot *s, struct turn *t)
 {
-    (void)t;
-    return spot_fault(s, "is an image: " TEXT_ONLY);
+    struct spot source = spot_member(s, "source"), data = spot_member(&source, "data");
+    struct spot url = spot_member(&source, "url");
+    const char *type;
+    json_t *kind;
+
+    if (spot_type(&source, NULL, &type) != 0)
+        return ERR_INVALID;
+    if (strcmp(type, "url") == 0)
+        return chat_image_put(&url, url.value, t->texts);
+    if (strcmp(type, "base64") != 0)
+        return spot_fault(&source, "is of type \"%.40s\": send an image's bytes, as base64", type);
+    if (spot_need(&source, "media_type", SPOT_TEXT, &kind) != 0)
+        return ERR_INVALID;
+    return chat_image_data_put(&data, json_string_value(kind), data.value, t->texts);
 }
 
 // Documents of plain text are text; the others are files.
@@ -101,7 +113,7 @@ static int block_document(const struct spot *s, struct turn *t)
     if (strcmp(type, "text") == 0)
         return text_add(&source, "data", t->texts);
     if (strcmp(type, "content") != 0)
-        return spot_fault(&source, "is of type \"%.40s\": " TEXT_ONLY, type);
+        return spot_fault(&source, "is of type \"%.40s\": " NO_FILES, type);
     list = spot_member(&source, "content");
     return json_is_string(list.value) ? text_add(&source, "content", t->texts)
                                       : blocks_each(&list, t, IN_DOCUMENT);
@@ -168,7 +180,7 @@ static int result_text(const struct spot *content, struct turn *t, bool failed, 
     else if (content->value && !json_is_null(content->value))
         rc = blocks_each(content, &inner, IN_RESULT);
     if (rc == 0)
-        *out = chat_join(inner.texts, "\n");
+        *out = chat_content(inner.texts, "\n");
     json_decref(inner.texts);
     return rc;
 }
@@ -195,7 +207,7 @@ static const struct block {
     block_function *read;
 } blocks[] = {
     {"text", ANYWHERE, block_text},
-    {"image", ANYWHERE, block_image},
+    {"image", OF_USER | IN_RESULT | IN_DOCUMENT, block_image},
     {"document", OF_USER | IN_RESULT, block_document},
     {"search_result", OF_USER | IN_RESULT, block_search_result},
     {"tool_result", OF_USER, block_tool_result},

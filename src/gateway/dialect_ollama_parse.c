@@ -104,17 +104,27 @@ static int step_think(const struct spot *body, json_t *chat)
     return 0;
 }
 
-static int images_refuse(const struct spot *s)
+// What is said with the images that come with it; *out is new. They stand before the words.
+static int images_take(const struct spot *s, json_t *words, json_t **out)
 {
     struct spot images = spot_member(s, "images");
+    json_t *said, *list;
+    int rc = spot_get(s, "images", SPOT_ARRAY, &list);
 
-    if (!images.value || json_is_null(images.value))
-        return 0;
-    if (spot_check(&images, SPOT_ARRAY) != 0)
+    if (rc != 0)
         return ERR_INVALID;
-    return json_array_size(images.value) == 0
-               ? 0
-               : spot_fault(&images, "must be empty: this model takes no images");
+    said = json_array();
+    for (size_t i = 0; rc == 0 && i < json_array_size(list); i++) {
+        struct spot image = spot_element(&images, i);
+
+        rc = chat_image_data_put(&image, "image/*", image.value, said);
+    }
+    if (words)
+        json_array_append(said, words);
+    if (rc == 0)
+        *out = chat_content(said, "\n");
+    json_decref(said);
+    return rc;
 }
 
 // ---- messages -----------------------------------------------------------------------------------
@@ -188,17 +198,19 @@ static int message_add(const struct spot *s, struct calls *calls, json_t *messag
 {
     static const char *const roles[] = {"system", "user", "assistant", "tool"};
     struct spot role = spot_member(s, "role");
-    json_t *content, *message;
+    json_t *content, *said, *message;
     size_t i = 0;
 
     if (spot_check(s, SPOT_OBJECT) != 0 || spot_check(&role, SPOT_TEXT) != 0 ||
-        spot_get(s, "content", SPOT_TEXT, &content) != 0 || images_refuse(s) != 0)
+        spot_get(s, "content", SPOT_TEXT, &content) != 0)
         return ERR_INVALID;
     while (i < 4 && strcmp(json_string_value(role.value), roles[i]) != 0)
         i++;
     if (i == 4)
         return spot_fault(&role, "must be system, user, assistant or tool");
-    message = chat_message(roles[i], content ? json_incref(content) : json_string(""));
+    if (images_take(s, content, &said) != 0)
+        return ERR_INVALID;
+    message = chat_message(roles[i], said);
     json_array_append_new(messages, message);
     if (strcmp(roles[i], "tool") == 0)
         return result_put(s, calls, message);
@@ -275,13 +287,13 @@ static int step_refused(const struct spot *body, json_t *chat)
             !(json_is_array(s.value) && json_array_size(s.value) == 0))
             return spot_fault(&s, "%s", rows[i].why);
     }
-    return images_refuse(body);
+    return 0;
 }
 
 static int step_prompt(const struct spot *body, json_t *chat)
 {
-    json_t *system, *prompt, *raw, *messages;
-    struct spot s = spot_member(body, "prompt");
+    json_t *system, *prompt, *raw, *messages, *said;
+    struct spot s = spot_member(body, "prompt"), images = spot_member(body, "images");
 
     if (spot_need(body, "prompt", SPOT_TEXT, &prompt) != 0 ||
         spot_get(body, "system", SPOT_TEXT, &system) != 0 ||
@@ -289,7 +301,13 @@ static int step_prompt(const struct spot *body, json_t *chat)
         return ERR_INVALID;
     if (json_string_length(prompt) == 0)
         return spot_fault(&s, "must not be empty; models are loaded already");
+    if (json_is_true(raw) && json_array_size(images.value) > 0)
+        return spot_fault(&images,
+                          "cannot be taken with \"raw\": the model's template places them");
+    if (images_take(body, prompt, &said) != 0)
+        return ERR_INVALID;
     if (json_is_true(raw)) {
+        json_decref(said);
         json_put(chat, "prompt", json_incref(prompt));
         return 0;
     }
@@ -297,7 +315,7 @@ static int step_prompt(const struct spot *body, json_t *chat)
     json_put(chat, "messages", messages);
     if (system && json_string_length(system) > 0)
         json_array_append_new(messages, chat_message("system", json_incref(system)));
-    json_array_append_new(messages, chat_message("user", json_incref(prompt)));
+    json_array_append_new(messages, chat_message("user", said));
     return 0;
 }
 

@@ -43,7 +43,7 @@ static void message_add(struct conversation *c, const char *role, json_t *conten
         return;
     }
     c->turn = NULL;
-    if (strcmp(role, "system") == 0 && json_array_size(c->messages) == 0)
+    if (strcmp(role, "system") == 0 && json_array_size(c->messages) == 0 && json_is_string(content))
         json_array_append_new(c->leading, content);
     else
         chat_user_put(c->messages, content);
@@ -51,29 +51,39 @@ static void message_add(struct conversation *c, const char *role, json_t *conten
 
 // ---- content ------------------------------------------------------------------------------------
 
+static int part_image(const struct spot *s, json_t *texts)
+{
+    struct spot url = spot_member(s, "image_url");
+
+    if (!url.value || json_is_null(url.value))
+        return spot_fault(s, "has no 'image_url'; files that were uploaded before are not kept "
+                             "here, send the image as a data: URL");
+    return chat_image_put(&url, url.value, texts);
+}
+
 static int part_text(const struct spot *s, json_t *texts)
 {
     static const struct {
         const char *type, *member; // member NULL: refused
     } kinds[] = {
-        {"input_text", "text"},        {"output_text", "text"}, {"text", "text"},
-        {"summary_text", "text"},      {"refusal", "refusal"},  {"reasoning_text", "text"},
-        {"input_image", NULL},         {"input_file", NULL},    {"input_audio", NULL},
-        {"computer_screenshot", NULL},
+        {"input_text", "text"},   {"output_text", "text"}, {"text", "text"},
+        {"summary_text", "text"}, {"refusal", "refusal"},  {"reasoning_text", "text"},
+        {"input_file", NULL},     {"input_audio", NULL},
     };
     const char *type;
     json_t *text;
 
     if (spot_type(s, NULL, &type) != 0)
         return ERR_INVALID;
+    if (strcmp(type, "input_image") == 0 || strcmp(type, "computer_screenshot") == 0)
+        return part_image(s, texts);
     for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
         if (strcmp(type, kinds[i].type) != 0)
             continue;
         if (!kinds[i].member)
-            return spot_fault(s,
-                              "is of type \"%s\": this model takes text only, no images, files "
-                              "or sound",
-                              type);
+            return spot_fault(
+                s, "is of type \"%s\": text and images are taken, no other files and no sound",
+                type);
         if (spot_need(s, kinds[i].member, SPOT_TEXT, &text) != 0)
             return ERR_INVALID;
         json_array_append(texts, text);
@@ -104,7 +114,7 @@ static int content_text(const struct spot *s, json_t **out)
         rc = part_text(&part, texts);
     }
     if (rc == 0)
-        *out = chat_join(texts, "\n");
+        *out = chat_content(texts, "\n");
     json_decref(texts);
     return rc;
 }
@@ -173,6 +183,10 @@ static int item_reasoning(const struct spot *s, struct conversation *c)
             continue;
         if (content_text(&m, &text) != 0)
             return ERR_INVALID;
+        if (!json_is_string(text)) {
+            json_decref(text);
+            return spot_fault(&m, "must hold text alone");
+        }
         c->turn = NULL;
         json_put(turn_get(c), "reasoning_content", text);
         return 0;

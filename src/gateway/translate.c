@@ -2,6 +2,7 @@
 
 #include "base/buf.h"
 #include "base/json.h"
+#include "gateway/parse_media.h"
 
 #include <stdarg.h>
 #include <stdint.h>
@@ -270,13 +271,13 @@ static json_t *text_part(json_t *text)
 
 // As parts, which parse_openai joins: joining here would copy what came before once for each
 // message.
-void chat_user_put(json_t *messages, json_t *text)
+void chat_user_put(json_t *messages, json_t *content)
 {
     json_t *last = json_array_get(messages, json_array_size(messages) - 1), *parts;
     const char *role = json_string_value(json_object_get(last, "role"));
 
     if (!role || strcmp(role, "user") != 0) {
-        json_array_append_new(messages, chat_message("user", text));
+        json_array_append_new(messages, chat_message("user", content));
         return;
     }
     parts = json_object_get(last, "content");
@@ -287,7 +288,62 @@ void chat_user_put(json_t *messages, json_t *text)
         json_array_append_new(parts, first);
         json_put(last, "content", parts);
     }
-    json_array_append_new(parts, text_part(text));
+    if (json_is_array(content)) {
+        json_array_extend(parts, content);
+        json_decref(content);
+    } else {
+        json_array_append_new(parts, text_part(content));
+    }
+}
+
+// ---- images -------------------------------------------------------------------------------------
+
+int chat_image_put(const struct spot *s, const json_t *url, json_t *said)
+{
+    struct parse_image image;
+    struct err e = {0};
+
+    if (!json_is_string(url))
+        return spot_fault(s, "must be a string, the image as a data: URL");
+    if (media_read(json_string_value(url), json_string_length(url), &image, &e) != 0)
+        return spot_fault(s, "%s", e.message);
+    free(image.data);
+    json_array_append_new(said, media_part(json_string(json_string_value(url))));
+    return 0;
+}
+
+int chat_image_data_put(const struct spot *s, const char *type, const json_t *data, json_t *said)
+{
+    struct parse_image image;
+    struct err e = {0};
+
+    if (!json_is_string(data))
+        return spot_fault(s, "must be a string, the image as base64");
+    if (media_read_base64(json_string_value(data), json_string_length(data), &image, &e) != 0)
+        return spot_fault(s, "%s", e.message);
+    free(image.data);
+    json_array_append_new(
+        said, media_part(json_sprintf("data:%s;base64,%s", type, json_string_value(data))));
+    return 0;
+}
+
+json_t *chat_content(const json_t *said, const char *between)
+{
+    size_t n = json_array_size(said), i = 0;
+    json_t *parts;
+
+    while (i < n && json_is_string(json_array_get(said, i)))
+        i++;
+    if (i == n)
+        return chat_join(said, between);
+    parts = json_array();
+    for (i = 0; i < n; i++) {
+        json_t *v = json_array_get(said, i);
+
+        json_array_append_new(parts,
+                              json_is_string(v) ? text_part(json_incref(v)) : json_incref(v));
+    }
+    return parts;
 }
 
 json_t *chat_call(json_t *id, json_t *name, json_t *arguments)

@@ -74,7 +74,8 @@ int translate_finish(const struct spot *body, enum parse_kind kind, json_t *chat
 json_t *chat_message(const char *role, json_t *content);
 // Words of the user: of the last message, where that is the user's already. Many templates refuse
 // two messages of one role in a row, and nearly all a system message that is not the first.
-void chat_user_put(json_t *messages, json_t *text);
+// A text, or an array of parts.
+void chat_user_put(json_t *messages, json_t *content);
 json_t *chat_call(json_t *id, json_t *name, json_t *arguments); // arguments: the text of an object
 json_t *chat_tool(json_t *name, json_t *description, json_t *parameters); // description may be NULL
 json_t *chat_named_choice(json_t *name);    // the tool_choice of one function
@@ -86,5 +87,12 @@ void chat_call_put(json_t *message, json_t *call);                  // among its
 bool chat_tool_known(const json_t *chat, const char *name);
 // Texts become one, with a line break between them. `texts`: an array of strings.
 json_t *chat_join(const json_t *texts, const char *between);
+// What a message says: texts joined as above, or parts where images stand between them. `said`: an array of
+// strings and of parts of a chat request.
+json_t *chat_content(const json_t *said, const char *between);
+// An image of the client: adds its part to `said`, checked, or faults the spot. `url` as it came.
+int chat_image_put(const struct spot *s, const json_t *url, json_t *said);
+// The same for base64 alone; `type`: what the client calls it, "image/png".
+int chat_image_data_put(const struct spot *s, const char *type, const json_t *data, json_t *said);
 
 #endif
