@@ -1,0 +1,239 @@
+#!/bin/sh
+# tandem train from end to end with the small model: published, watched, killed again and again, cancelled, and
+# everything that a user can get wrong. TANDEM_TRAIN_KILLS: how many times something is killed (6).
+set -eu
+exec python3 -B - <<'PYTHON'
+import atexit, filecmp, glob, json, os, random, shutil, signal, subprocess, sys, tempfile, time
+
+BIN = os.environ.get("TANDEM_BIN", "build")
+TANDEM = os.path.join(BIN, "tandem")
+MODEL = os.environ["TANDEM_MODEL"]
+KILLS = int(os.environ.get("TANDEM_TRAIN_KILLS", "6"))
+DIR = tempfile.mkdtemp(prefix="tandem-train-")
+ENV = dict(os.environ, TANDEM_STATE=DIR + "/state", TANDEM_DATA=DIR + "/data")
+ENV.pop("TANDEM_MODEL")
+SMALL = ["--rank", "2", "--targets", "q,v", "--learning-rate", "1e-3", "--batch", "1", "--threads", "2",
+         "--checkpoint-steps", "2", "--seed", "5"]
+
+
+def clean_up():
+    for lock in glob.glob(DIR + "/state/jobs/*/*.lock"):
+        with open(lock) as f:
+            words = f.read().split()
+        if words and os.path.isdir("/proc/" + words[0]):
+            try:
+                os.kill(int(words[0]), signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+    shutil.rmtree(DIR, ignore_errors=True)
+
+
+atexit.register(clean_up)
+
+
+def run(*args, code=0, limit=120, prefix=()):
+    p = subprocess.run([*prefix, TANDEM, "train", *args], env=ENV, capture_output=True, text=True,
+                       timeout=limit)
+    if p.returncode != code:
+        raise AssertionError("train %s: exit code %d, not %d\n%s\n%s" % (
+            args, p.returncode, code, p.stdout[-2000:], p.stderr[-2000:]))
+    return p
+
+
+def write(name, lines):
+    path = os.path.join(DIR, name)
+    with open(path, "w") as f:
+        f.write("".join(line + "\n" for line in lines))
+    return path
+
+
+def chat(question, answer):
+    return json.dumps({"messages": [{"role": "user", "content": question},
+                                    {"role": "assistant", "content": answer}]})
+
+
+DATA = write("facts.jsonl", [chat(q % n, "%s is %s." % (n, c))
+                             for n, c in (("Zorblax", "purple"), ("Quimby", "green"), ("Velk", "blue"))
+                             for q in ("What colour is %s?", "Tell me the colour of %s.")])
+
+
+def show(job):
+    return json.loads(run("show", job, "--json").stdout)
+
+
+def wait_for(what, seconds=60):
+    end = time.time() + seconds
+    while time.time() < end:
+        got = what()
+        if got:
+            return got
+        time.sleep(0.05)
+    raise AssertionError("waited %d s in vain" % seconds)
+
+
+def holder(folder, lock):
+    """The process that holds a lock of a job's folder, or None."""
+    path = os.path.join(folder, lock)
+    try:
+        with open(path) as f:
+            pid = int(f.read().split()[0])
+    except (OSError, IndexError, ValueError):
+        return None
+    busy = subprocess.run(["flock", "-n", path, "true"]).returncode != 0
+    return pid if busy else None
+
+
+def nothing_runs(folder):
+    for lock in ("runner.lock", "trainer.lock"):
+        wait_for(lambda: holder(folder, lock) is None, 20)
+
+
+def final_loss(job):
+    return job["result"]["loss"]
+
+
+# ---- undisturbed -----------------------------------------------------------------------------------
+
+svg = os.path.join(DIR, "loss.svg")
+p = run("-m", MODEL, "--data", DATA, "--name", "calm", *SMALL, "--epochs", "2", "--svg", svg, "--json")
+calm = json.loads(p.stdout)
+assert calm["state"] == "succeeded" and calm["attempts"] == 1, calm
+assert calm["result"]["published"]["name"] == "ft:calm", calm
+assert os.path.exists(DIR + "/data/adapters/calm/adapter.gguf")
+assert "<svg" in open(svg).read() and "polyline" in open(svg).read()
+steps = [json.loads(line) for line in open(calm["folder"] + "/progress.jsonl")]
+assert [s["step"] for s in steps if "loss" in s] == list(range(1, 13)), steps
+assert os.stat(calm["folder"]).st_mode & 0o777 == 0o700
+assert os.stat(DIR + "/state/jobs/jobs.db").st_mode & 0o777 == 0o600
+nothing_runs(calm["folder"])
+rows = json.loads(run("ls", "--json").stdout)
+assert [r["name"] for r in rows] == ["calm"], rows
+assert "calm" in run("ls").stdout and "step" in run("show", "calm").stdout
+assert "published as ft:calm" in run("logs", "calm").stdout
+print("published; loss %.4f to %.4f" % (steps[0]["loss"], final_loss(calm)))
+
+p = run("-m", MODEL, "--data", DATA, "--name", "calm", code=1)
+assert "--replace" in p.stderr, p.stderr
+
+# ---- killed again and again ------------------------------------------------------------------------
+
+random.seed(7)
+job = run("-m", MODEL, "--data", DATA, "--name", "wild", *SMALL, "--epochs", "2", "--detach").stdout.strip()
+folder = show(job)["folder"]
+
+
+def watch():
+    return subprocess.Popen([TANDEM, "train", "watch", job], env=ENV, stdout=subprocess.DEVNULL,
+                            stderr=subprocess.DEVNULL)
+
+
+watcher = watch()
+killed = {"runner": 0, "trainer": 0, "command": 0}
+for i in range(KILLS):
+    time.sleep(random.uniform(0.2, 2.0))
+    if show(job)["state"] != "running":
+        break
+    who = random.choice(["runner", "trainer", "trainer", "command"])
+    if who == "command":
+        watcher.kill()
+    pid = holder(folder, who + ".lock") if who != "command" else None
+    if pid:
+        os.kill(pid, signal.SIGKILL)
+    killed[who] += bool(pid) or who == "command"
+    if watcher.poll() is not None:
+        watcher.wait()
+        watcher = watch()
+watcher.kill()
+watcher.wait()
+run("watch", job, limit=300)
+wild = show(job)
+assert wild["state"] == "succeeded", wild
+assert abs(final_loss(wild) - final_loss(calm)) < 1e-3, (final_loss(wild), final_loss(calm))
+assert filecmp.cmp(folder + "/adapter.gguf", calm["folder"] + "/adapter.gguf", shallow=False)
+assert sum(killed.values()) > 0
+nothing_runs(folder)
+print("killed %s: the same adapter after %d attempts" % (killed, wild["attempts"]))
+
+# ---- cancelled at every state ----------------------------------------------------------------------
+
+LONG = ["-m", MODEL, "--data", DATA, *SMALL, "--epochs", "5000"]
+first = run(*LONG, "--name", "first", "--detach").stdout.strip()
+second = run(*LONG, "--name", "second", "--detach").stdout.strip()
+assert show(second)["state"] == "queued"
+assert "cancelled" in run("cancel", second).stdout
+folder = show(first)["folder"]
+p = run("rm", first, code=1)
+assert "cancel it first" in p.stderr, p.stderr
+
+# Ctrl-C ends the watching, not the job.
+watcher = subprocess.Popen([TANDEM, "train", "watch", "first"], env=ENV, stderr=subprocess.PIPE, text=True)
+wait_for(lambda: show(first)["step"] >= 3)
+watcher.send_signal(signal.SIGINT)
+said = watcher.communicate(timeout=20)[1]
+assert watcher.returncode == 130 and "tandem train cancel first" in said, said
+assert show(first)["state"] == "running" and holder(folder, "trainer.lock")
+trainer = holder(folder, "trainer.lock")
+run("cancel", "first")
+done = show(first)
+assert done["state"] == "cancelled" and done["checkpoints"], done
+nothing_runs(folder)
+assert not os.path.isdir("/proc/%d" % trainer)
+p = run("cancel", first, code=2)
+assert "has ended" in p.stderr, p.stderr
+run("rm", first)
+assert not os.path.exists(folder)
+# A job that is cancelled before its trainer has loaded the model.
+third = run(*LONG, "--name", "third", "--detach").stdout.strip()
+run("cancel", third)
+assert show(third)["state"] == "cancelled"
+nothing_runs(show(third)["folder"])
+print("cancelled while queued, starting and running; nothing is left running")
+
+# ---- what a user can get wrong ---------------------------------------------------------------------
+
+BASE = ["-m", MODEL, "--name", "bad", *SMALL]
+bad = [
+    (write("empty.jsonl", []), "no example"),
+    (write("text.jsonl", ["hello"]), "line 1: not valid JSON"),
+    (write("role.jsonl", [chat("a", "b"), '{"messages":[{"role":"bot","content":"x"}]}']), 'line 2: message 1 has role "bot"'),
+    (write("masked.jsonl", ['{"messages":[{"role":"assistant","content":"x","weight":0}]}']), "line 1: no message"),
+]
+for path, words in bad:
+    p = run(*BASE, "--data", path, code=2)
+    assert words in p.stderr, p.stderr
+p = run(*BASE, "--data", write("long.jsonl", [chat("a", "b" * (10 << 20))]), code=1)
+assert "line 1" in p.stderr and "at most" in p.stderr, p.stderr
+p = run(*BASE, "--data", DIR + "/nothing.jsonl", code=1)
+assert "nothing.jsonl" in p.stderr, p.stderr
+adapter = DIR + "/data/adapters/calm/adapter.gguf"
+p = run("-m", adapter, "--data", DATA, "--name", "bad", code=2)
+assert "adapter" in p.stderr, p.stderr
+p = run("-m", DATA, "--data", DATA, "--name", "bad", code=2)
+assert "GGUF" in p.stderr, p.stderr
+p = run(*BASE, "--data", DATA, "--limit-memory", "0.3", code=2)
+assert "0.3 GB may be used" in p.stderr, p.stderr
+p = run(*BASE, "--data", DATA, "--disk-reserve", "1000000", code=1)
+assert "to stay free" in p.stderr, p.stderr
+p = run(*BASE, "--data", DATA, "--targets", "q,nose", code=2)
+assert "nose" in p.stderr, p.stderr
+p = run("-m", MODEL, "--data", DATA, "--name", "bad/name", code=2)
+p = run("shwo", code=2)
+assert "did you mean show" in p.stderr, p.stderr
+assert not [r for r in json.loads(run("ls", "--json").stdout) if r["name"] == "bad"]
+
+# Too long for max_tokens: only the tokenizer can tell.
+p = run(*BASE, "--data", write("tokens.jsonl", [chat("a", "word " * 300)]), "--max-tokens", "64", code=1)
+assert "line 1" in p.stderr and "at most 64" in p.stderr, p.stderr
+# A disk that is full when the checkpoint is written (a file that may not grow is the same to the trainer).
+p = run("-m", MODEL, "--data", DATA, "--name", "full", *SMALL, "--epochs", "1", code=1,
+        prefix=("sh", "-c", 'ulimit -f 400; exec "$@"', "sh"))
+assert "checkpoint" in p.stderr, p.stderr
+full = show("full")
+assert full["state"] == "failed" and full["error"]["message"], full
+nothing_runs(full["folder"])
+# A time limit.
+p = run(*LONG, "--name", "late", "--limit-time", "3", code=1)
+assert "limit of 3 s" in p.stderr, p.stderr
+nothing_runs(show("late")["folder"])
+print("bad data, bases, limits and a full disk are told clearly")
+PYTHON
