@@ -53,6 +53,8 @@ static void on_frame(struct core *c, struct core_message *m)
     p->heard_ns = m->at_ns;
     if (m->frame.type == WIRE_STATUS_IS || status_asked(c, m->frame.id))
         status_on_frame(c, p, &m->frame);
+    else if (ship_asked(c, p, m->frame.id))
+        ship_on_frame(c, p, &m->frame);
     else
         request_on_frame(c, p, &m->frame, m->at_ns);
 }
@@ -138,6 +140,7 @@ static int64_t timers_run(struct core *c)
         if (!r->over)
             next_ns = earlier(next_ns, request_tick(c, r, now_ns));
     next_ns = earlier(next_ns, status_tick(c, now_ns));
+    next_ns = earlier(next_ns, ship_tick(c, now_ns));
     request_reap(c);
     return next_ns;
 }
@@ -228,6 +231,7 @@ static struct core *core_new(const struct gateway_options *o, const struct core_
     c->started_ns = clock_now_ns();
     c->next_id = 1;
     metrics_init(&c->metrics);
+    c->ship = ship_new(o->worker.engine.model);
     c->n_peers = 1 + o->n_prefill;
     for (size_t i = 0; i < c->n_peers; i++)
         peer_init(&c->peers[i], i, i > 0 ? &o->prefill[i - 1] : NULL, c->started_ns);
@@ -315,6 +319,7 @@ void core_free(struct core *c)
     }
     for (size_t i = 0; i < c->n_peers; i++)
         peer_fini(&c->peers[i]);
+    ship_free(c->ship);
     chan_free(c->inbox);
     chan_free(c->halted);
     if (c->watch)

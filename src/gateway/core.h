@@ -11,6 +11,7 @@
 #include "gateway/metrics.h"
 #include "gateway/peer.h"
 #include "gateway/request.h"
+#include "gateway/ship.h"
 #include "gateway/status.h"
 #include "os/watch.h"
 #include "wire/wire.h"
@@ -81,6 +82,7 @@ struct core {
     bool stopping;
     int stops; // CORE_STOPs seen: after the first no request is left, after the second no link
     struct core_totals totals;
+    struct ship *ship;
     struct metrics metrics;
     double duration_s;      // of an answered request, a moving average; 0: none yet
     struct os_watch *watch; // clients' sockets, and the inbox

@@ -108,12 +108,15 @@ void request_admit(struct core *c, struct request *r)
         request_fail_as(c, r, fault, &e);
     } else if (core_local(c)->state != PEER_UP) {
         fail_not_up(c, r);
-    } else if (r->in.model[0] && !status_model_known(c, r->in.model)) {
+    } else if (ship_named(r->in.model) && !ship_pick(c, r, &fault, &e)) {
+        request_fail_as(c, r, fault, &e);
+    } else if (r->in.model[0] && !ship_named(r->in.model) &&
+               !status_model_known(c, r->in.model)) {
         fail_model(c, r);
     } else {
         const struct message_welcome *w = &core_local(c)->welcome;
 
-        r->answer.model = w->model;
+        r->answer.model = ship_named(r->in.model) ? r->in.model : w->model;
         snprintf(r->answer.fingerprint, sizeof(r->answer.fingerprint), "fp_%016llx",
                  (unsigned long long)w->identity.weights_hash);
         request_render(c, r);

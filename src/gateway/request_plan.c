@@ -133,9 +133,11 @@ void request_remember(const struct request *r, struct peer *p, bool answer)
     // The last token of an answer is never computed.
     size_t n = in->n_tokens, more = answer && run->n_written > 0 ? run->n_written - 1 : 0;
     int32_t *all;
+    char space[SHIP_SPACE_BYTES];
 
     if (!g->keep || !p->guess)
         return;
+    ship_space(g, space);
     if (more == 0) {
         guess_put(p->guess, g->owner, in->tokens, n);
         return;
@@ -159,10 +161,12 @@ void request_correct(const struct request *r)
 static uint32_t held_guess(const struct request *r, const struct peer *p)
 {
     const struct request_input *in = &r->inputs[0];
+    char space[SHIP_SPACE_BYTES];
 
     if (!r->in.generate.reuse || !p->guess)
         return 0;
-    return guess_find(p->guess, r->in.generate.owner, in->tokens, in->n_tokens);
+    ship_space(&r->in.generate, space);
+    return guess_find(p->guess, space, in->tokens, in->n_tokens);
 }
 
 // ---- the prefill node's part --------------------------------------------------------------------------
@@ -234,10 +238,11 @@ static void nodes_fill(const struct core *c, const struct request *r, struct sch
         const struct peer *p = &c->peers[i];
         const struct engine_limits *l = &p->welcome.limits;
 
+        bool tuned = ship_ready(c, p, &r->in.generate.adapter);
         nodes[i - 1] = (struct sched_node){
             .name = peer_name(p),
-            .up = p->state == PEER_UP,
-            .why = p->why,
+            .up = p->state == PEER_UP && tuned,
+            .why = p->state == PEER_UP && !tuned ? "it does not have the adapter yet" : p->why,
             .n_ctx = l->n_ctx,
             // Two probes, say on two backends, may have found different modes.
             .hands_off = l->handoff != ENGINE_HANDOFF_NONE &&

@@ -96,6 +96,7 @@ static void tell_models(struct core *c, struct query *q)
 
     if (core_local(c)->known)
         json_array_append_new(list, model_json(c));
+    ship_models(c, list);
     json_put(o, "object", json_string("list"));
     json_put(o, "data", list);
     tell(q, 200, o);
@@ -104,9 +105,14 @@ static void tell_models(struct core *c, struct query *q)
 static void tell_model(struct core *c, struct query *q)
 {
     char known[512], message[800];
+    json_t *tuned;
 
     if (core_local(c)->known && status_model_known(c, q->model)) {
         tell(q, 200, model_json(c));
+        return;
+    }
+    if (ship_named(q->model) && (tuned = ship_model(c, q->model))) {
+        tell(q, 200, tuned);
         return;
     }
     status_models_list(c, known, sizeof(known));
