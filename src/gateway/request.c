@@ -110,8 +110,7 @@ void request_admit(struct core *c, struct request *r)
         fail_not_up(c, r);
     } else if (ship_named(r->in.model) && !ship_pick(c, r, &fault, &e)) {
         request_fail_as(c, r, fault, &e);
-    } else if (r->in.model[0] && !ship_named(r->in.model) &&
-               !status_model_known(c, r->in.model)) {
+    } else if (r->in.model[0] && !ship_named(r->in.model) && !status_model_known(c, r->in.model)) {
         fail_model(c, r);
     } else {
         const struct message_welcome *w = &core_local(c)->welcome;

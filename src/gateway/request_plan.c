@@ -139,13 +139,13 @@ void request_remember(const struct request *r, struct peer *p, bool answer)
         return;
     ship_space(g, space);
     if (more == 0) {
-        guess_put(p->guess, g->owner, in->tokens, n);
+        guess_put(p->guess, space, in->tokens, n);
         return;
     }
     all = mem_alloc((n + more) * sizeof(*all));
     memcpy(all, in->tokens, n * sizeof(*all));
     memcpy(all + n, run->written, more * sizeof(*all));
-    guess_put(p->guess, g->owner, all, n + more);
+    guess_put(p->guess, space, all, n + more);
     free(all);
 }
 
@@ -205,6 +205,7 @@ static void send_prefill(struct core *c, struct request *r)
     m.serial = r->handoff.serial;
     memcpy(m.ticket, r->handoff.ticket, sizeof(m.ticket));
     memcpy(m.owner, r->in.generate.owner, sizeof(m.owner));
+    m.adapter = r->in.generate.adapter;
     r->prefill_open = true;
     r->prefill_sent_ns = clock_now_ns();
     request_phase_set(r, REQUEST_OFFER, (int64_t)(c->options.stall_s * 1e9));
@@ -237,8 +238,8 @@ static void nodes_fill(const struct core *c, const struct request *r, struct sch
     for (size_t i = 1; i < c->n_peers; i++) {
         const struct peer *p = &c->peers[i];
         const struct engine_limits *l = &p->welcome.limits;
-
         bool tuned = ship_ready(c, p, &r->in.generate.adapter);
+
         nodes[i - 1] = (struct sched_node){
             .name = peer_name(p),
             .up = p->state == PEER_UP && tuned,
