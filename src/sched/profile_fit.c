@@ -18,6 +18,7 @@
 #define DRIFT_COMMON 0.05 // and when it seems to drift
 #define DRIFT_OWN 0.005
 #define VARIANCE_MOST 9.0
+#define SAMPLES_MOST 1e15
 #define ITERATIONS 3        // of linearising anew for one sample
 #define BATCH_ITERATIONS 24 // and for many
 #define HUBER 2.0           // standard deviations from which a sample of a batch weighs less
@@ -327,5 +328,6 @@ bool profile_fit_sane(const struct profile_fit *f, size_t n_terms)
         if (!(f->cov[i][i] > 0))
             return false;
     }
-    return f->noise >= NOISE_LEAST && f->noise <= NOISE_MOST && f->samples >= 0;
+    return f->noise >= NOISE_LEAST && f->noise <= NOISE_MOST && f->samples >= 0 &&
+           f->samples <= SAMPLES_MOST;
 }
