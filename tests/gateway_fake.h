@@ -56,7 +56,9 @@ struct fake {
     size_t n_greeters;
     const struct node_supervisor_ops *ops;
     void *ops_ctx;
-    bool late; // the local one starts by fake_up alone
+    bool late;      // the local one starts by fake_up alone
+    bool hold_rest; // it is told to rest and does not say that it has
+    _Atomic unsigned rests, wakes;
 };
 
 static struct fake fake_make(const char *name)
@@ -383,32 +385,64 @@ static void fake_up(struct fake *f)
     f->ops->on_up(f->ops_ctx, net_conn_wrap(pair[0]));
 }
 
-static int fake_source_start(void *ctx, const struct node_supervisor_ops *ops, void *ops_ctx,
-                             struct err *e)
+// The source's context is an array of such workers, one for each model.
+static struct fake *fake_of_model(void *ctx, size_t model)
 {
-    struct fake *f = ctx;
+    return (struct fake *)ctx + model;
+}
+
+static int fake_source_start(void *ctx, const struct core_start *start, struct err *e)
+{
+    struct fake *f = fake_of_model(ctx, start->model);
 
     (void)e;
-    f->ops = ops;
-    f->ops_ctx = ops_ctx;
-    if (!f->late)
+    f->ops = start->ops;
+    f->ops_ctx = start->ops_ctx;
+    if (!f->late && !start->worker->asleep)
         fake_up(f);
     return 0;
 }
 
-static void fake_source_stop(void *ctx)
+static void fake_source_stop(void *ctx, size_t model)
 {
-    struct wire_link *l = fake_link(ctx);
+    struct wire_link *l = fake_link(fake_of_model(ctx, model));
 
     if (l)
         wire_link_close(l);
 }
 
-static int64_t fake_source_pid(void *ctx)
+static int64_t fake_source_pid(void *ctx, size_t model)
 {
     (void)ctx;
+    (void)model;
     return -1;
 }
+
+// On the core's thread, as a supervisor would do it on its own: what it is told goes through the inbox.
+static void fake_source_rest(void *ctx, size_t model)
+{
+    struct fake *f = fake_of_model(ctx, model);
+
+    fake_source_stop(ctx, model);
+    f->rests++;
+    if (!f->hold_rest)
+        f->ops->on_rest(f->ops_ctx);
+}
+
+static void fake_source_wake(void *ctx, size_t model)
+{
+    struct fake *f = fake_of_model(ctx, model);
+
+    f->wakes++;
+    if (!f->late)
+        fake_up(f);
+}
+
+#define FAKE_SOURCE(fakes)                                                                         \
+    {                                                                                              \
+        fake_source_start, fake_source_stop, fake_source_pid, fake_source_rest, fake_source_wake,  \
+            fakes                                                                                  \
+    }
 
 // Ends the connection as a killed process would.
 static UNUSED void fake_hang_up(struct fake *f)
@@ -510,7 +544,7 @@ static UNUSED void stage_init(struct stage *s)
 
 static UNUSED void stage_start(struct stage *s, bool with_node)
 {
-    struct core_source source = {fake_source_start, fake_source_stop, fake_source_pid, &s->local};
+    struct core_source source = FAKE_SOURCE(&s->local);
     struct err e = {0};
 
     if (with_node) {

@@ -393,7 +393,7 @@ static void test_rebinding(void **state)
 static void test_public_address(void **state)
 {
     struct fake local = fake_make("mac");
-    struct core_source source = {fake_source_start, fake_source_stop, fake_source_pid, &local};
+    struct core_source source = FAKE_SOURCE(&local);
     struct gateway_options o;
     struct gateway *g = NULL;
     struct err e = {0};
@@ -424,7 +424,7 @@ static void test_port_taken(void **state)
 {
     struct stage s;
     struct fake other = fake_make("other");
-    struct core_source source = {fake_source_start, fake_source_stop, fake_source_pid, &other};
+    struct core_source source = FAKE_SOURCE(&other);
     struct gateway_options o;
     struct gateway *g = NULL;
     struct err e = {0};

@@ -153,7 +153,7 @@ static void on_down(void *ctx, const char *why, int64_t retry_ns)
         wait_post(WAIT_FAILED, n->refusal[0] ? n->refusal : why);
 }
 
-static const struct node_supervisor_ops supervisor_ops = {on_up, on_down};
+static const struct node_supervisor_ops supervisor_ops = {.on_up = on_up, .on_down = on_down};
 
 // ---- running --------------------------------------------------------------------------------------
 

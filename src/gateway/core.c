@@ -11,11 +11,6 @@
 #define MESSAGES_PER_TURN 256 // then timers and sockets get their turn
 #define GONE_PER_TURN 64      // clients
 
-struct peer *core_local(struct core *c)
-{
-    return &c->peers[0];
-}
-
 // ---- messages -----------------------------------------------------------------------------------------
 
 // Frees what a message still owns; a handler that takes something clears it.
@@ -53,7 +48,7 @@ static void on_frame(struct core *c, struct core_message *m)
     p->heard_ns = m->at_ns;
     if (m->frame.type == WIRE_STATUS_IS || status_asked(c, m->frame.id))
         status_on_frame(c, p, &m->frame);
-    else if (ship_asked(c, p, m->frame.id))
+    else if (ship_asked(p, m->frame.id))
         ship_on_frame(c, p, &m->frame);
     else
         request_on_frame(c, p, &m->frame, m->at_ns);
@@ -104,6 +99,9 @@ static void message_handle(struct core *c, struct core_message *m)
     case CORE_DOWN:
         peer_on_down(c, m);
         break;
+    case CORE_REST:
+        model_on_rest(c, &c->models[m->peer]);
+        break;
     case CORE_GREETED:
         peer_on_greeted(c, m);
         break;
@@ -136,11 +134,13 @@ static int64_t timers_run(struct core *c)
     c->timers_ns = now_ns;
     for (size_t i = 0; i < c->n_peers; i++)
         next_ns = earlier(next_ns, peer_tick(c, &c->peers[i], now_ns));
+    for (size_t i = 0; i < c->n_models; i++)
+        next_ns = earlier(next_ns, earlier(model_tick(c, &c->models[i], now_ns),
+                                           ship_tick(c, &c->models[i], now_ns)));
     for (struct request *r = c->requests; r; r = r->next)
         if (!r->over)
             next_ns = earlier(next_ns, request_tick(c, r, now_ns));
     next_ns = earlier(next_ns, status_tick(c, now_ns));
-    next_ns = earlier(next_ns, ship_tick(c, now_ns));
     request_reap(c);
     return next_ns;
 }
@@ -202,21 +202,32 @@ static void *core_main(void *ctx)
 
 static void supervisor_on_up(void *ctx, struct net_conn *conn)
 {
-    struct core_message m = {.what = CORE_UP, .conn = conn};
+    const struct core_caller *from = ctx;
+    struct core_message m = {.what = CORE_UP, .peer = from->model, .conn = conn};
 
-    core_send(ctx, &m, CHAN_FOREVER);
+    core_send(from->core, &m, CHAN_FOREVER);
 }
 
 static void supervisor_on_down(void *ctx, const char *why, int64_t retry_ns)
 {
-    struct core_message m = {.what = CORE_DOWN, .retry_ns = retry_ns};
+    const struct core_caller *from = ctx;
+    struct core_message m = {.what = CORE_DOWN, .peer = from->model, .retry_ns = retry_ns};
 
     m.error = mem_alloc(sizeof(*m.error));
     err_set(m.error, ERR_CLOSED, "%s", why);
-    core_send(ctx, &m, CHAN_FOREVER);
+    core_send(from->core, &m, CHAN_FOREVER);
 }
 
-static const struct node_supervisor_ops supervisor_ops = {supervisor_on_up, supervisor_on_down};
+static void supervisor_on_rest(void *ctx)
+{
+    const struct core_caller *from = ctx;
+    struct core_message m = {.what = CORE_REST, .peer = from->model};
+
+    core_send(from->core, &m, CHAN_FOREVER);
+}
+
+static const struct node_supervisor_ops supervisor_ops = {supervisor_on_up, supervisor_on_down,
+                                                          supervisor_on_rest};
 
 // ---- starting and stopping ----------------------------------------------------------------------------------
 
@@ -231,10 +242,14 @@ static struct core *core_new(const struct gateway_options *o, const struct core_
     c->started_ns = clock_now_ns();
     c->next_id = 1;
     metrics_init(&c->metrics);
-    c->ship = ship_new(o->worker.engine.model);
-    c->n_peers = 1 + o->n_prefill;
+    c->n_models = o->n_models;
+    c->n_peers = c->n_models + o->n_prefill;
     for (size_t i = 0; i < c->n_peers; i++)
-        peer_init(&c->peers[i], i, i > 0 ? &o->prefill[i - 1] : NULL, c->started_ns);
+        peer_init(c, i);
+    for (size_t i = 0; i < c->n_models; i++) {
+        c->callers[i] = (struct core_caller){c, i};
+        model_init(&c->models[i], c, i);
+    }
     return c;
 }
 
@@ -259,9 +274,13 @@ int core_start(const struct gateway_options *o, const struct core_source *source
         core_free(c);
         return rc;
     }
-    rc = c->source.start(c->source.ctx, &supervisor_ops, c, e);
+    for (size_t i = 0; rc == 0 && i < c->n_models; i++) {
+        const struct core_start start = {i, &c->models[i].worker, &supervisor_ops, &c->callers[i]};
+
+        rc = c->source.start(c->source.ctx, &start, e);
+        c->n_sources += rc == 0;
+    }
     if (rc != 0) {
-        c->source.stop = NULL;
         core_stop(c);
         core_free(c);
         return rc;
@@ -284,15 +303,15 @@ void core_drain(struct core *c)
     core_send(c, &m, CHAN_FOREVER);
 }
 
-// Requests first, while the workers can still be told; then the local worker; then what is left.
+// Requests first, while the workers can still be told; then the local workers; then what is left.
 void core_stop(struct core *c)
 {
     char halted;
 
     stop_send(c);
     chan_recv(c->halted, &halted, CHAN_FOREVER);
-    if (c->source.stop)
-        c->source.stop(c->source.ctx);
+    for (size_t i = 0; i < c->n_sources; i++)
+        c->source.stop(c->source.ctx, i);
     stop_send(c);
     pthread_join(c->thread, NULL);
     chan_close(c->inbox);
@@ -319,7 +338,8 @@ void core_free(struct core *c)
     }
     for (size_t i = 0; i < c->n_peers; i++)
         peer_fini(&c->peers[i]);
-    ship_free(c->ship);
+    for (size_t i = 0; i < c->n_models; i++)
+        ship_free(c->models[i].ship);
     chan_free(c->inbox);
     chan_free(c->halted);
     if (c->watch)

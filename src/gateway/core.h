@@ -9,6 +9,7 @@
 #include "base/chan.h"
 #include "gateway/gateway.h"
 #include "gateway/metrics.h"
+#include "gateway/model.h"
 #include "gateway/peer.h"
 #include "gateway/request.h"
 #include "gateway/ship.h"
@@ -20,6 +21,7 @@
 #include <stdint.h>
 
 #define CORE_INBOX 4096
+#define CORE_PEERS_MAX (GATEWAY_MODELS_MAX + GATEWAY_PREFILL_MAX)
 // With more requests than this, their timers are looked at only every so often: none is so exact.
 #define CORE_TIMERS_FEW 32
 #define CORE_TIMERS_NS (5 * NS_PER_MS)
@@ -29,8 +31,9 @@ enum core_what {
     CORE_REQUEST, // request: parsed, from the HTTP thread
     CORE_QUERY,   // query: models, health, status, ...; from the HTTP thread
     CORE_DRAIN,   // no new requests; GATEWAY_DRAINED when the last one has ended
-    CORE_UP,      // conn: a fresh local worker, from the supervisor
-    CORE_DOWN,    // error, retry_ns: the local worker ended, from the supervisor
+    CORE_UP,      // peer, conn: a fresh local worker, from its supervisor
+    CORE_DOWN,    // peer, error, retry_ns: a local worker ended, from its supervisor
+    CORE_REST,    // peer: a local worker ended as it was told to
     CORE_GREETED, // peer, turn, conn and welcome or error; from a greeter
     CORE_FRAME,   // link, frame, at_ns; from a link's reader
     CORE_CLOSED,  // link, error; a link's last message
@@ -50,12 +53,27 @@ struct core_message {
     struct wire_frame frame;
 };
 
-// Where the local worker comes from: the supervisor, or a test's stand-in.
+// Where the local workers, one for each model, come from: supervisors, or a test's stand-ins.
+struct core_start {
+    size_t model;
+    const struct node_worker_options *worker;
+    const struct node_supervisor_ops *ops;
+    void *ops_ctx;
+};
 struct core_source {
-    int (*start)(void *ctx, const struct node_supervisor_ops *ops, void *ops_ctx, struct err *e);
-    void (*stop)(void *ctx);   // no callback runs after it
-    int64_t (*pid)(void *ctx); // -1: none; core thread, not once it has halted
+    int (*start)(void *ctx, const struct core_start *start, struct err *e);
+    void (*stop)(void *ctx, size_t model); // no callback runs after it
+    // Core thread, not once it has halted. pid: -1: none.
+    int64_t (*pid)(void *ctx, size_t model);
+    void (*rest)(void *ctx, size_t model);
+    void (*wake)(void *ctx, size_t model);
     void *ctx;
+};
+
+// What a supervisor's callbacks are told.
+struct core_caller {
+    struct core *core;
+    size_t model;
 };
 
 struct core_totals {
@@ -65,12 +83,17 @@ struct core_totals {
 struct core {
     struct gateway_options options; // immutable
     struct core_source source;
+    size_t n_sources; // models whose worker was started; written before core_start returns
     struct chan *inbox;
     struct chan *halted; // one byte: requests are ended, timers stand still
     pthread_t thread;
     int64_t started_ns;
     // Core thread only from here on.
-    struct peer peers[1 + GATEWAY_PREFILL_MAX]; // [0] is the local worker
+    struct model models[GATEWAY_MODELS_MAX];
+    size_t n_models;
+    struct core_caller callers[GATEWAY_MODELS_MAX];
+    // The local workers in the order of their models, and behind them the nodes.
+    struct peer peers[CORE_PEERS_MAX];
     size_t n_peers;
     size_t n_links; // not yet freed, including closing ones
     struct request *requests;
@@ -82,7 +105,6 @@ struct core {
     bool stopping;
     int stops; // CORE_STOPs seen: after the first no request is left, after the second no link
     struct core_totals totals;
-    struct ship *ship;
     struct metrics metrics;
     double duration_s;      // of an answered request, a moving average; 0: none yet
     struct os_watch *watch; // clients' sockets, and the inbox
@@ -100,8 +122,6 @@ void core_stop(struct core *c);
 void core_free(struct core *c);
 // Any thread. Takes what the message owns, also on failure.
 int core_send(struct core *c, struct core_message *m, int64_t timeout_ns);
-
-struct peer *core_local(struct core *c);
 
 // A request's client is no longer watched: before the request is freed. Core thread.
 void core_unwatch(struct core *c, struct request *r);

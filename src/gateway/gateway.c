@@ -13,9 +13,9 @@
 
 struct gateway {
     struct gateway_options options;
-    // Written when the supervisor has started, while the core may already ask for its worker's pid:
-    // release and acquire.
-    _Atomic(struct node_supervisor *) supervisor;
+    // Of each model. Written when the supervisor has started, while the core may already ask for its
+    // worker's pid: release and acquire.
+    _Atomic(struct node_supervisor *) supervisors[GATEWAY_MODELS_MAX];
     struct access *access;
     struct core *core;
     struct http *http;
@@ -29,38 +29,55 @@ void gateway_options_default(struct gateway_options *o)
         .max_requests = 64,
         .heartbeat_ns = 5 * NS_PER_S,
         .stall_s = 3,
+        .models_idle_ns = 900 * NS_PER_S,
     };
     node_worker_options_default(&o->worker);
 }
 
 // ---- the real worker ----------------------------------------------------------------------------------
 
-static int supervisor_start(void *ctx, const struct node_supervisor_ops *ops, void *ops_ctx,
-                            struct err *e)
+static struct node_supervisor *supervisor_of(void *ctx, size_t model)
+{
+    struct gateway *g = ctx;
+
+    return atomic_load_explicit(&g->supervisors[model], memory_order_acquire);
+}
+
+static int supervisor_start(void *ctx, const struct core_start *start, struct err *e)
 {
     struct gateway *g = ctx;
     struct node_supervisor *s = NULL;
     uint16_t port;
-    int rc = node_supervisor_start(&g->options.worker, ops, ops_ctx, &port, &s, e);
+    int rc = node_supervisor_start(start->worker, start->ops, start->ops_ctx, &port, &s, e);
 
-    atomic_store_explicit(&g->supervisor, s, memory_order_release);
+    atomic_store_explicit(&g->supervisors[start->model], s, memory_order_release);
     return rc;
 }
 
-static void supervisor_stop(void *ctx)
+static void supervisor_stop(void *ctx, size_t model)
 {
-    struct gateway *g = ctx;
-
-    node_supervisor_free(g->supervisor);
+    node_supervisor_free(supervisor_of(ctx, model));
 }
 
-static int64_t supervisor_pid(void *ctx)
+static int64_t supervisor_pid(void *ctx, size_t model)
 {
-    struct gateway *g = ctx;
-    struct node_supervisor *s = atomic_load_explicit(&g->supervisor, memory_order_acquire);
+    struct node_supervisor *s = supervisor_of(ctx, model);
 
     return s ? node_supervisor_pid(s) : -1;
 }
+
+static void supervisor_rest(void *ctx, size_t model)
+{
+    node_supervisor_rest(supervisor_of(ctx, model));
+}
+
+static void supervisor_wake(void *ctx, size_t model)
+{
+    node_supervisor_wake(supervisor_of(ctx, model));
+}
+
+static const struct core_source own_source = {supervisor_start, supervisor_stop, supervisor_pid,
+                                              supervisor_rest,  supervisor_wake, NULL};
 
 // ---- starting and stopping ------------------------------------------------------------------------------
 
@@ -86,6 +103,9 @@ static int options_check(const struct gateway_options *o, struct err *e)
     if (o->n_prefill > GATEWAY_PREFILL_MAX)
         return err_set(e, ERR_RANGE, "%zu prefill nodes were given, at most %d are taken",
                        o->n_prefill, GATEWAY_PREFILL_MAX);
+    if (o->n_models > GATEWAY_MODELS_MAX)
+        return err_set(e, ERR_RANGE, "%zu models were given, at most %d are taken", o->n_models,
+                       GATEWAY_MODELS_MAX);
     if (o->max_requests == 0 || o->max_requests > 4096)
         return err_set(e, ERR_RANGE, "the most requests at one time is %u, must be 1 to 4096",
                        o->max_requests);
@@ -123,13 +143,17 @@ int gateway_start_on(const struct gateway_options *o, const struct core_source *
                      struct gateway **out, uint16_t *port, struct err *e)
 {
     struct gateway *g;
-    struct core_source own = {supervisor_start, supervisor_stop, supervisor_pid, NULL};
+    struct core_source own = own_source;
     int rc = options_check(o, e);
 
     if (rc != 0)
         return rc;
     g = mem_alloc(sizeof(*g));
     g->options = *o;
+    if (o->n_models == 0) {
+        g->options.n_models = 1;
+        g->options.models[0] = (struct gateway_model){.path = o->worker.engine.model};
+    }
     g->options.worker.key = o->key;
     // The gateway limits requests; each may ask for several answers, and the worker has room for all.
     g->options.worker.max_requests = o->max_requests * PARSE_CHOICES_MAX;

@@ -21,6 +21,8 @@
 #define GATEWAY_BODY_MAX (32u << 20) // bytes of one request body: 413 beyond
 #define GATEWAY_HYBRID_TOKENS 256 // more uncached tokens than this: hybrid, if a prefill node is up
 #define GATEWAY_PREFILL_MAX 16
+#define GATEWAY_MODELS_MAX 64
+#define GATEWAY_ALIASES_MAX 8
 #define GATEWAY_HOSTS_MAX 16
 
 enum gateway_event {
@@ -29,9 +31,26 @@ enum gateway_event {
     GATEWAY_DRAINED, // after gateway_drain: the last request has ended
 };
 
+// A model that this machine's own workers can hold.
+struct gateway_model {
+    const char *name; // NULL: as its file calls it
+    const char *path;
+    const char *aliases[GATEWAY_ALIASES_MAX];
+    size_t n_aliases;
+    bool on_demand;      // loaded when it is asked for, unloaded when it is not used
+    uint64_t need_bytes; // of memory; 0: not known
+};
+
 struct gateway_options {
-    struct net_addr listen;            // default 127.0.0.1:8080; port 0 takes a free one
-    struct node_worker_options worker; // the local decode worker
+    struct net_addr listen; // default 127.0.0.1:8080; port 0 takes a free one
+    // The local decode workers: what is said for all of them, and their models. Without any there is the
+    // one of `worker.engine.model`.
+    struct node_worker_options worker;
+    struct gateway_model models[GATEWAY_MODELS_MAX];
+    size_t n_models;
+    uint32_t models_max; // loaded at one time (0, the default: as many as there is memory for)
+    int64_t
+        models_idle_ns; // one on demand goes after so long without use (default 15 min; 0: never)
     struct net_addr prefill[GATEWAY_PREFILL_MAX];
     size_t n_prefill;
     struct net_key key;

@@ -117,8 +117,8 @@ int peer_greeter_start(struct peer_greeter *g, struct core *c, size_t index, str
 {
     g->core = c;
     g->index = index;
-    if (index > 0)
-        g->addr = c->options.prefill[index - 1];
+    if (index >= c->n_models)
+        g->addr = c->options.prefill[index - c->n_models];
     g->orders = chan_new(sizeof(struct peer_order), ORDERS);
     if (pthread_create(&g->thread, NULL, greeter_main, g) == 0)
         return 0;

@@ -10,26 +10,58 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *const state_names[] = {"down", "connecting", "waiting", "up", "refused", "dead"};
+static const char *const state_names[] = {"down",    "connecting", "waiting", "up",
+                                          "refused", "dead",       "unloaded"};
 
 const char *peer_state_name(enum peer_state s)
 {
     return state_names[s];
 }
 
-void peer_init(struct peer *p, size_t index, const struct net_addr *addr, int64_t now_ns)
+static void peer_state_set(struct peer *p, enum peer_state state, const char *why)
 {
+    p->state = state;
+    p->since_ns = clock_now_ns();
+    if (why != p->why)
+        snprintf(p->why, sizeof(p->why), "%s", why);
+}
+
+#define UNLOADED "the model is not loaded; a request for it loads it"
+
+static void address_set(const struct core *c, struct peer *p)
+{
+    const struct gateway_options *o = &c->options;
+
+    if (!p->local) {
+        const struct net_addr addr = o->prefill[p->index - o->n_models];
+
+        snprintf(p->address, sizeof(p->address), "%s:%u", addr.host, addr.port);
+    } else if (p->index > 0) {
+        const struct gateway_model *m = &o->models[p->index];
+        const char *name = m->name ? m->name : m->path;
+
+        snprintf(p->address, sizeof(p->address), "local/%.200s", name);
+    } else {
+        snprintf(p->address, sizeof(p->address), "local");
+    }
+}
+
+void peer_init(struct core *c, size_t index)
+{
+    struct peer *p = &c->peers[index];
+
     memset(p, 0, sizeof(*p));
     p->index = index;
-    p->local = index == 0;
-    p->since_ns = now_ns;
-    p->retry_ns = now_ns;
+    p->local = index < c->n_models;
+    p->retry_ns = c->started_ns;
     p->backoff_ns = PEER_BACKOFF_MIN_NS;
-    if (p->local)
-        snprintf(p->address, sizeof(p->address), "local");
+    address_set(c, p);
+    if (p->local && c->options.models[index].on_demand)
+        p->state = PEER_RESTING;
+    if (p->state == PEER_RESTING)
+        peer_state_set(p, PEER_RESTING, UNLOADED);
     else
-        snprintf(p->address, sizeof(p->address), "%s:%u", addr->host, addr->port);
-    snprintf(p->why, sizeof(p->why), p->local ? "the model is loading" : "not connected yet");
+        peer_state_set(p, PEER_DOWN, p->local ? "the model is loading" : "not connected yet");
 }
 
 void peer_fini(struct peer *p)
@@ -43,14 +75,6 @@ void peer_fini(struct peer *p)
 const char *peer_name(const struct peer *p)
 {
     return p->known && p->welcome.name[0] ? p->welcome.name : p->address;
-}
-
-static void peer_state_set(struct peer *p, enum peer_state state, const char *why)
-{
-    p->state = state;
-    p->since_ns = clock_now_ns();
-    if (why != p->why)
-        snprintf(p->why, sizeof(p->why), "%s", why);
 }
 
 // Logs a complaint once, not at every retry.
@@ -140,18 +164,41 @@ static void peer_refuse(struct peer *p, const char *why)
     peer_close(p, why);
 }
 
-// Whether KV may pass between the local worker and this node.
+// The local model that a node's own is equal to. NULL: none; then `e` says how it differs from the first that
+// was compared, and *unknown how many could not be.
+static struct model *equal_find(struct core *c, const struct peer *p, size_t *unknown,
+                                struct err *e)
+{
+    struct err why = {0};
+
+    *unknown = 0;
+    e->message[0] = '\0';
+    for (size_t i = 0; i < c->n_models; i++) {
+        struct model *m = &c->models[i];
+
+        if (!m->peer->known)
+            ++*unknown;
+        else if (engine_identity_compare(&m->peer->welcome.identity, &p->welcome.identity,
+                                         c->options.same_weights, &why) == 0)
+            return m;
+        else if (!e->message[0])
+            *e = why;
+    }
+    return NULL;
+}
+
+// Whether KV may pass between a local worker and this node.
 static void peer_judge(struct core *c, struct peer *p)
 {
-    struct peer *local = core_local(c);
     struct err e = {0};
+    size_t unknown;
 
-    if (!local->known) {
+    p->model = equal_find(c, p, &unknown, &e);
+    if (!p->model && unknown > 0) {
         peer_state_set(p, PEER_WAITING, "the local model is still loading");
         return;
     }
-    if (engine_identity_compare(&local->welcome.identity, &p->welcome.identity,
-                                c->options.same_weights, &e) != 0) {
+    if (!p->model) {
         err_wrap(&e, "its model differs from the local one");
         peer_refuse(p, e.message);
         return;
@@ -172,12 +219,13 @@ static void local_is_up(struct core *c, struct peer *p)
     p->logged[0] = '\0';
     log_info("gateway", "local worker is up: model=%s n_ctx=%u handoff=%s", p->welcome.model,
              p->welcome.limits.n_ctx, engine_handoff_name(p->welcome.limits.handoff));
-    for (size_t i = 1; i < c->n_peers; i++)
+    for (size_t i = c->n_models; i < c->n_peers; i++)
         if (c->peers[i].state == PEER_WAITING || c->peers[i].state == PEER_UP)
             peer_judge(c, &c->peers[i]);
     if (c->options.on_event)
         c->options.on_event(c->options.on_event_ctx, GATEWAY_UP, p->welcome.model);
-    request_on_local_up(c);
+    model_used(p->model);
+    request_on_local_up(c, p->model);
 }
 
 // ---- what happens to peers ------------------------------------------------------------------------------
@@ -197,7 +245,7 @@ static void peer_order(struct peer *p, struct net_conn *conn)
 
 void peer_on_up(struct core *c, struct core_message *m)
 {
-    struct peer *p = core_local(c);
+    struct peer *p = &c->peers[m->peer];
 
     peer_close(p, "the local worker was restarted");
     p->kill_ns = 0;
@@ -216,7 +264,7 @@ static void reason_add(struct peer *p, struct err *e)
 
 void peer_on_down(struct core *c, struct core_message *m)
 {
-    struct peer *p = core_local(c);
+    struct peer *p = &c->peers[m->peer];
     bool dead = m->retry_ns < 0;
 
     reason_add(p, m->error);
@@ -227,8 +275,26 @@ void peer_on_down(struct core *c, struct core_message *m)
     if (!c->stopping)
         peer_complain(p, dead ? "stays down" : "ended", m->error->message);
     peer_close(p, m->error->message);
-    if (dead && c->options.on_event)
+    // One model of several that cannot be loaded is no reason to end.
+    if (dead && c->n_models == 1 && c->options.on_event)
         c->options.on_event(c->options.on_event_ctx, GATEWAY_FAILED, m->error->message);
+}
+
+void peer_wake(struct peer *p)
+{
+    peer_state_set(p, PEER_DOWN, "the model is loading");
+    p->retry_ns = INT64_MAX;
+}
+
+void peer_rest(struct peer *p)
+{
+    p->turn++; // a greeting that is under way concerns nobody
+    p->kill_ns = 0;
+    peer_state_set(p, PEER_RESTING, UNLOADED);
+    peer_close(p, "the model was unloaded");
+    // What its prefix memory held went with it.
+    if (p->guess)
+        guess_clear(p->guess);
 }
 
 static void greeting_failed(struct peer *p, const struct err *e)
@@ -317,7 +383,7 @@ static int64_t kill_tick(struct core *c, struct peer *p, int64_t now_ns)
     if (now_ns < p->kill_ns)
         return p->kill_ns;
     p->kill_ns = 0;
-    pid = c->source.pid(c->source.ctx);
+    pid = c->source.pid(c->source.ctx, p->index);
     if (pid <= 1 || pid != p->welcome.pid)
         return INT64_MAX;
     log_error("gateway", "the local worker does not answer; killing it: pid=%lld", (long long)pid);

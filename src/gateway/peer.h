@@ -1,10 +1,11 @@
-// The workers that the gateway speaks to: its own one and the prefill nodes. Private to gateway/.
+// The workers that the gateway speaks to: its own ones, one for each model, and the prefill nodes. Private
+// to gateway/.
 //
 // A peer has at most one link at a time. Its greeter thread makes the connection (dials, or takes the
 // one the supervisor brought) and exchanges HELLO and WELCOME; the core then starts a link on it.
-// Nodes are dialled again with back-off for as long as the gateway runs. A node whose model differs
-// from the local worker's is refused, with both values named, and asked again later: somebody may
-// restart it with the right model.
+// Nodes are dialled again with back-off for as long as the gateway runs. A node serves the local model
+// that its own is equal to. One that equals none is refused, with both values named, and asked again
+// later: somebody may restart it with the right model.
 #ifndef GATEWAY_PEER_H
 #define GATEWAY_PEER_H
 
@@ -34,10 +35,11 @@ struct core_message;
 enum peer_state {
     PEER_DOWN,     // `why` says why; retry_ns says when it is tried again
     PEER_GREETING, // the greeter is at it
-    PEER_WAITING,  // greeted, but there is no local worker yet to compare with
+    PEER_WAITING,  // greeted, but the local model to compare it with is not known yet
     PEER_UP,
     PEER_REFUSED, // another model, version or layout
-    PEER_DEAD,    // the local worker, when the supervisor gave up
+    PEER_DEAD,    // a local worker, when the supervisor gave up
+    PEER_RESTING, // a local worker whose model is unloaded
 };
 const char *peer_state_name(enum peer_state s);
 
@@ -61,10 +63,13 @@ struct peer_greeter {
     pthread_t thread;
 };
 
+struct model;
+
 struct peer {
-    size_t index; // 0: local
+    size_t index;
     bool local;
-    char address[280]; // "spark:7077", "local"
+    struct model *model; // that it serves; NULL: a node's is none of ours
+    char address[280];   // "spark:7077", "local"
     struct peer_greeter greeter;
     enum peer_state state;
     char why[ERR_MESSAGE_BYTES];
@@ -88,7 +93,7 @@ int peer_greeter_start(struct peer_greeter *g, struct core *c, size_t index, str
 void peer_greeter_stop(struct peer_greeter *g); // not from the core thread: joins
 
 // ---- peer.c ----
-void peer_init(struct peer *p, size_t index, const struct net_addr *addr, int64_t now_ns);
+void peer_init(struct core *c, size_t index);
 void peer_fini(struct peer *p);
 const char *peer_name(const struct peer *p); // as it calls itself, or its address
 // Takes the frame. Failure needs no handling: the link's end will be told as CORE_CLOSED.
@@ -102,6 +107,9 @@ void peer_on_closed(struct core *c, struct core_message *m);
 // Dials what is due; returns the time when it wants to be called again.
 int64_t peer_tick(struct core *c, struct peer *p, int64_t now_ns);
 void peer_close(struct peer *p, const char *why);
+// A local worker's model is being loaded again; its worker has ended as it was told to.
+void peer_wake(struct peer *p);
+void peer_rest(struct peer *p);
 // Closes the link of a peer that misbehaves: a node is dialled again, a local worker killed if it does
 // not end by itself.
 void peer_drop(struct peer *p, const char *why);

@@ -67,11 +67,16 @@ void request_free(struct request *r)
     free(r);
 }
 
+struct peer *request_home(const struct request *r)
+{
+    return r->model->peer;
+}
+
 // ---- admission ------------------------------------------------------------------------------------------
 
 static void fail_not_up(struct core *c, struct request *r)
 {
-    struct peer *local = core_local(c);
+    struct peer *local = request_home(r);
     const struct request_fault fault = {
         .status = 503, .code = local->state == PEER_DEAD ? "worker_dead" : "loading"};
     struct err e = {0};
@@ -88,10 +93,57 @@ static void fail_model(struct core *c, struct request *r)
     char known[512];
     struct err e = {0};
 
-    status_models_list(c, known, sizeof(known));
+    model_list(c, known, sizeof(known));
     err_set(&e, ERR_NOT_FOUND, "there is no model \"%.100s\" here; this server has %s", r->in.model,
             known);
     request_fail_as(c, r, fault, &e);
+}
+
+static void fail_tuned(struct core *c, struct request *r)
+{
+    struct request_fault fault = {0};
+    struct err e = {0};
+
+    ship_unknown(c, r->in.model, &fault, &e);
+    request_fail_as(c, r, fault, &e);
+}
+
+static void fail_no_room(struct core *c, struct request *r, const struct err *e)
+{
+    const struct request_fault fault = {.status = 503, .code = "no_room"};
+
+    r->retry_after_s = 5;
+    request_fail_as(c, r, fault, e);
+}
+
+// Its model is there.
+static void model_take(struct core *c, struct request *r)
+{
+    bool tuned = ship_named(r->in.model);
+    struct request_fault fault = {0};
+    struct err e = {0};
+
+    if (tuned && !ship_pick(c, r, &fault, &e)) {
+        request_fail_as(c, r, fault, &e);
+        return;
+    }
+    r->answer.model = tuned ? r->in.model : model_name(r->model);
+    snprintf(r->answer.fingerprint, sizeof(r->answer.fingerprint), "fp_%016llx",
+             (unsigned long long)request_home(r)->welcome.identity.weights_hash);
+    request_render(c, r);
+}
+
+// One that is loaded on demand is waited for; one that should be there and is not, is an operator's matter.
+static void model_await(struct core *c, struct request *r)
+{
+    struct err e = {0};
+
+    if (!r->model->on_demand || r->model->peer->state == PEER_DEAD)
+        fail_not_up(c, r);
+    else if (model_wake(c, r->model, &e) != 0)
+        fail_no_room(c, r, &e);
+    else
+        request_phase_set(r, REQUEST_WAIT, MODEL_LOAD_NS);
 }
 
 void request_admit(struct core *c, struct request *r)
@@ -106,20 +158,17 @@ void request_admit(struct core *c, struct request *r)
     c->totals.requests++;
     if (!admit(c, r, &fault, &e)) {
         request_fail_as(c, r, fault, &e);
-    } else if (core_local(c)->state != PEER_UP) {
-        fail_not_up(c, r);
-    } else if (ship_named(r->in.model) && !ship_pick(c, r, &fault, &e)) {
-        request_fail_as(c, r, fault, &e);
-    } else if (r->in.model[0] && !ship_named(r->in.model) && !status_model_known(c, r->in.model)) {
-        fail_model(c, r);
-    } else {
-        const struct message_welcome *w = &core_local(c)->welcome;
-
-        r->answer.model = ship_named(r->in.model) ? r->in.model : w->model;
-        snprintf(r->answer.fingerprint, sizeof(r->answer.fingerprint), "fp_%016llx",
-                 (unsigned long long)w->identity.weights_hash);
-        request_render(c, r);
+        return;
     }
+    r->model = ship_named(r->in.model) ? ship_base(c, r->in.model) : model_find(c, r->in.model);
+    if (!r->model && ship_named(r->in.model))
+        fail_tuned(c, r);
+    else if (!r->model)
+        fail_model(c, r);
+    else if (model_is_loaded(r->model))
+        model_take(c, r);
+    else
+        model_await(c, r);
 }
 
 // ---- frames ---------------------------------------------------------------------------------------------
@@ -285,7 +334,7 @@ static void decode_lost(struct core *c, struct request *r, const char *why)
     request_decode_forget(r);
     if (remote_retry(c, r, ERR_CLOSED, why))
         return;
-    if (r->decode->local && !r->begun && !r->retried && core_local(c)->state != PEER_DEAD) {
+    if (r->decode->local && !r->begun && !r->retried && request_home(r)->state != PEER_DEAD) {
         request_prefill_cancel(r);
         r->retried = true;
         c->metrics.failovers++;
@@ -377,16 +426,23 @@ void request_on_peer_lost(struct core *c, struct peer *p, const char *why)
     }
 }
 
-void request_on_local_up(struct core *c)
+void request_on_local_up(struct core *c, const struct model *m)
 {
     for (struct request *r = c->requests; r; r = r->next) {
-        if (r->over || r->phase != REQUEST_WAIT)
+        if (r->over || r->phase != REQUEST_WAIT || r->model != m)
             continue;
         if (r->rendered_all && r->in.n_images == 0) // a worker that is new has not seen the images
             request_go(c, r);
         else
-            request_render(c, r);
+            model_take(c, r);
     }
+}
+
+void request_on_no_room(struct core *c, const struct model *m, const struct err *e)
+{
+    for (struct request *r = c->requests; r; r = r->next)
+        if (!r->over && r->phase == REQUEST_WAIT && r->model == m)
+            fail_no_room(c, r, e);
 }
 
 // ---- timers ---------------------------------------------------------------------------------------------
@@ -422,8 +478,8 @@ int64_t request_tick(struct core *c, struct request *r, int64_t now_ns)
 {
     struct err e = {0};
 
-    if (r->phase == REQUEST_WAIT && core_local(c)->state == PEER_DEAD) {
-        err_set(&e, ERR_CLOSED, "the worker ended and stays down: %.200s", core_local(c)->why);
+    if (r->phase == REQUEST_WAIT && request_home(r)->state == PEER_DEAD) {
+        err_set(&e, ERR_CLOSED, "the worker ended and stays down: %.200s", request_home(r)->why);
         request_fail_as(c, r, (struct request_fault){.code = "worker_died"}, &e);
     }
     if (!r->over && now_ns >= r->deadline_ns)

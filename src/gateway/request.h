@@ -21,6 +21,7 @@
 
 #include "base/buf.h"
 #include "gateway/answer.h"
+#include "gateway/model.h"
 #include "gateway/parse.h"
 #include "gateway/peer.h"
 #include "gateway/reply.h"
@@ -105,6 +106,7 @@ struct request {
     uint32_t epoch;
     struct sched_choice choice;
     struct message_handoff handoff;
+    struct model *model;           // NULL: not admitted yet
     struct peer *decode, *prefill; // who was asked; NULL: nobody
     uint32_t n_open;               // runs or inputs that the decode worker owes an end
     bool prefill_open;             // the prefill node owes one
@@ -124,7 +126,10 @@ void request_free(struct request *r);
 void request_admit(struct core *c, struct request *r); // takes it
 void request_on_frame(struct core *c, struct peer *p, struct wire_frame *f, int64_t at_ns);
 void request_on_peer_lost(struct core *c, struct peer *p, const char *why);
-void request_on_local_up(struct core *c);
+void request_on_local_up(struct core *c, const struct model *m);
+// There is no room for the model that these requests wait for.
+void request_on_no_room(struct core *c, const struct model *m, const struct err *e);
+struct peer *request_home(const struct request *r);        // the local worker of its model
 void request_on_hangup(struct core *c, struct request *r); // the client left
 // Timers; returns the time of the next one.
 int64_t request_tick(struct core *c, struct request *r, int64_t now_ns);

@@ -19,6 +19,8 @@ static const char *plan_of(const struct request *r)
 static void over_set(struct core *c, struct request *r)
 {
     r->over = true;
+    if (r->model)
+        model_used(r->model);
     c->n_over++;
 }
 

@@ -110,7 +110,7 @@ static void send_generate(struct core *c, struct request *r, struct peer *p, boo
 
 void request_generate(struct core *c, struct request *r)
 {
-    send_generate(c, r, core_local(c), true);
+    send_generate(c, r, request_home(r), true);
 }
 
 void request_follow(struct core *c, struct request *r)
@@ -235,19 +235,23 @@ uint32_t request_count(const struct core *c, const struct peer *p)
 
 static void nodes_fill(const struct core *c, const struct request *r, struct sched_node *nodes)
 {
-    for (size_t i = 1; i < c->n_peers; i++) {
+    for (size_t i = c->n_models; i < c->n_peers; i++) {
         const struct peer *p = &c->peers[i];
         const struct engine_limits *l = &p->welcome.limits;
-        bool tuned = ship_ready(c, p, &r->in.generate.adapter);
+        bool up = p->state == PEER_UP;
+        bool ours = !up || p->model == r->model;
+        bool tuned = !up || ship_ready(p, &r->in.generate.adapter);
 
-        nodes[i - 1] = (struct sched_node){
+        nodes[i - c->n_models] = (struct sched_node){
             .name = peer_name(p),
-            .up = p->state == PEER_UP && tuned,
-            .why = p->state == PEER_UP && !tuned ? "it does not have the adapter yet" : p->why,
+            .up = up && ours && tuned,
+            .why = !ours    ? "it holds another model"
+                   : !tuned ? "it does not have the adapter yet"
+                            : p->why,
             .n_ctx = l->n_ctx,
             // Two probes, say on two backends, may have found different modes.
             .hands_off = l->handoff != ENGINE_HANDOFF_NONE &&
-                         l->handoff == c->peers[0].welcome.limits.handoff,
+                         l->handoff == request_home(r)->welcome.limits.handoff,
             .requests = request_count(c, p),
             .cached_tokens = held_guess(r, p),
             .prefill_tokens_per_s = p->welcome.prefill_tokens_per_s,
@@ -264,12 +268,12 @@ static void plan_begin(struct core *c, struct request *r)
     request_ids_take(c, r, r->n_runs);
     r->epoch++;
     if (r->choice.plan == SCHED_LOCAL) {
-        send_generate(c, r, core_local(c), false);
+        send_generate(c, r, request_home(r), false);
     } else if (r->choice.plan == SCHED_REMOTE) {
-        send_generate(c, r, &c->peers[1 + r->choice.node], false);
+        send_generate(c, r, &c->peers[c->n_models + r->choice.node], false);
     } else {
-        peer_expect(c, &c->peers[1 + r->choice.node]);
-        r->prefill = &c->peers[1 + r->choice.node];
+        peer_expect(c, &c->peers[c->n_models + r->choice.node]);
+        r->prefill = &c->peers[c->n_models + r->choice.node];
         send_prefill(c, r);
     }
 }
@@ -284,7 +288,7 @@ static void plan_images(struct core *c, struct request *r)
     if (r->in.plan != SCHED_AUTO && r->in.plan != SCHED_LOCAL)
         snprintf(r->choice.fallback, sizeof(r->choice.fallback), "plan \"%s\" was asked for; %s",
                  sched_plan_name(r->in.plan), why);
-    r->n_held = held_guess(r, core_local(c));
+    r->n_held = held_guess(r, request_home(r));
     plan_begin(c, r);
 }
 
@@ -295,9 +299,9 @@ void request_plan(struct core *c, struct request *r)
         .wish = r->in.plan,
         .prompt_tokens = r->inputs[0].n_tokens,
         .threshold_tokens = GATEWAY_HYBRID_TOKENS,
-        .local_hands_off = core_local(c)->welcome.limits.handoff != ENGINE_HANDOFF_NONE,
+        .local_hands_off = request_home(r)->welcome.limits.handoff != ENGINE_HANDOFF_NONE,
         .nodes = nodes,
-        .n_nodes = c->n_peers - 1,
+        .n_nodes = c->n_peers - c->n_models,
     };
     const struct request_fault no_node = {
         .status = 503, .code = "no_prefill_node", .param = "tandem.plan"};
@@ -308,7 +312,7 @@ void request_plan(struct core *c, struct request *r)
         return;
     }
     nodes_fill(c, r, nodes);
-    r->n_held = facts.cached_tokens = held_guess(r, core_local(c));
+    r->n_held = facts.cached_tokens = held_guess(r, request_home(r));
     if (sched_choose(&facts, &r->choice)) {
         plan_begin(c, r);
         return;
@@ -323,8 +327,8 @@ void request_plan_local(struct core *c, struct request *r, const char *why)
     r->prefill = NULL;
     r->choice.plan = SCHED_LOCAL;
     snprintf(r->fallback, sizeof(r->fallback), "%s", why);
-    if (core_local(c)->state == PEER_UP)
-        send_generate(c, r, core_local(c), false);
+    if (request_home(r)->state == PEER_UP)
+        send_generate(c, r, request_home(r), false);
     else
         request_phase_set(r, REQUEST_WAIT, REQUEST_WAIT_NS);
 }

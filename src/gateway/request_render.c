@@ -21,18 +21,17 @@ static void render_next(struct request *r)
         size_t at = r->asked++;
 
         request_run_open(r, at);
-        peer_send(r->decode,
-                  media_frame(&r->in, r->id + at, json_incref(render_head(r, at))));
+        peer_send(r->decode, media_frame(&r->in, r->id + at, json_incref(render_head(r, at))));
     }
 }
 
 // True when the worker that renders reads images, or there are none.
 static bool images_check(struct core *c, struct request *r)
 {
-    const struct message_welcome *w = &core_local(c)->welcome;
+    const struct message_welcome *w = &request_home(r)->welcome;
     struct err e = {0};
 
-    if (r->in.n_images == 0 || w->limits.media || core_local(c)->state != PEER_UP)
+    if (r->in.n_images == 0 || w->limits.media || request_home(r)->state != PEER_UP)
         return true;
     err_set(&e, ERR_UNSUPPORTED,
             "model \"%s\" takes no images here; start the server with --mmproj FILE, the projector "
@@ -47,8 +46,8 @@ void request_render(struct core *c, struct request *r)
     if (!images_check(c, r))
         return;
     request_ids_take(c, r, r->n_inputs);
-    peer_expect(c, core_local(c));
-    r->decode = core_local(c);
+    peer_expect(c, request_home(r));
+    r->decode = request_home(r);
     r->asked = r->rendered = 0;
     r->n_tokens = 0;
     request_phase_set(r, REQUEST_RENDER, REQUEST_RENDER_NS);
@@ -104,7 +103,7 @@ struct request_fault request_prompt_fault(const struct request *r, const char *c
 // True when every input can be worked on.
 static bool inputs_check(struct core *c, struct request *r)
 {
-    uint32_t n_ctx = core_local(c)->welcome.limits.n_ctx;
+    uint32_t n_ctx = request_home(r)->welcome.limits.n_ctx;
     bool writes = r->in.kind == PARSE_CHAT || r->in.kind == PARSE_TEXT;
     struct err e = {0};
 
@@ -212,7 +211,7 @@ static void embed_next(struct request *r)
 // What was asked for and cannot be had, told before the work is done.
 static bool embed_check(struct core *c, struct request *r)
 {
-    const struct message_welcome *w = &core_local(c)->welcome;
+    const struct message_welcome *w = &request_home(r)->welcome;
     json_int_t wanted = json_integer_value(json_object_get(r->in.echo, "dimensions"));
     struct request_fault fault = {.status = 400, .param = "dimensions"};
     size_t bytes = r->n_inputs * w->identity.n_embd * 14;
@@ -240,8 +239,8 @@ static void embed_begin(struct core *c, struct request *r)
     if (!embed_check(c, r))
         return;
     request_ids_take(c, r, r->n_inputs);
-    peer_expect(c, core_local(c));
-    r->decode = core_local(c);
+    peer_expect(c, request_home(r));
+    r->decode = request_home(r);
     if (!r->answer.vectors)
         r->answer.vectors = mem_alloc(r->n_inputs * sizeof(*r->answer.vectors));
     r->answer.n_vectors = r->n_inputs;

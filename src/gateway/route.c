@@ -64,6 +64,8 @@ static const struct route routes[] = {
     {"/detokenize", "POST", ACCESS_INFERENCE, run_dialect, false, &dialect_detokenize},
     {"/apply-template", "POST", ACCESS_INFERENCE, run_dialect, false, &dialect_template},
     {"/models", "GET", ACCESS_ANY, run_models, false, NULL},
+    {"/models/load", "POST", ACCESS_ADMIN, run_load, false, NULL},
+    {"/models/unload", "POST", ACCESS_ADMIN, run_unload, false, NULL},
     {"/models/", "GET", ACCESS_ANY, run_model, false, NULL},
     {"/health", "GET", ACCESS_FREE, run_health, false, NULL},
     {"/livez", "GET", ACCESS_FREE, run_live, false, NULL},

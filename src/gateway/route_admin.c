@@ -34,6 +34,47 @@ enum MHD_Result run_model(struct exchange *x)
     return run_query(x, QUERY_MODEL);
 }
 
+// {"model": NAME}
+static int order_parse(const struct exchange *x, struct query *q, struct err *e)
+{
+    size_t n;
+    const char *body = http_body(x, &n), *name = NULL;
+    json_t *o = json_parse(body, n, e);
+    int rc = o ? json_get_string(o, "model", &name, e) : e->code;
+
+    if (rc == 0 && (!name || !name[0]))
+        rc = err_set(e, ERR_INVALID, "'model' is missing: say which model");
+    if (rc == 0 && (size_t)snprintf(q->model, sizeof(q->model), "%s", name) >= sizeof(q->model))
+        rc = err_set(e, ERR_RANGE, "'model' is longer than %zu bytes", sizeof(q->model) - 1);
+    json_decref(o);
+    return rc;
+}
+
+static enum MHD_Result run_order(struct exchange *x, enum query_kind kind)
+{
+    struct query *q = query_new(kind, reply_new(x->connection), NULL);
+    struct reply *reply = q->reply;
+    struct err e = {0};
+    int rc = order_parse(x, q, &e);
+
+    http_body_drop(x);
+    if (rc == 0)
+        return query_send(x, q);
+    query_free(q);
+    reply_drop(reply);
+    return http_answer(x, 400, route_error(x, 400, err_name(rc), "model", e.message));
+}
+
+enum MHD_Result run_load(struct exchange *x)
+{
+    return run_order(x, QUERY_LOAD);
+}
+
+enum MHD_Result run_unload(struct exchange *x)
+{
+    return run_order(x, QUERY_UNLOAD);
+}
+
 enum MHD_Result run_status(struct exchange *x)
 {
     return run_query(x, QUERY_STATUS);

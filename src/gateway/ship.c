@@ -41,8 +41,14 @@ struct ship {
     struct adapters_list list; // those that fit
     uint64_t version;
     int64_t scan_ns;
-    struct ship_peer peers[1 + GATEWAY_PREFILL_MAX];
+    struct ship_peer peers[CORE_PEERS_MAX]; // by the peer's index
 };
+
+// Where what is known of this worker stands; NULL: it serves no model of ours.
+static struct ship_peer *of_peer(const struct peer *p)
+{
+    return p->model ? &p->model->ship->peers[p->index] : NULL;
+}
 
 struct ship *ship_new(const char *model)
 {
@@ -56,7 +62,7 @@ void ship_free(struct ship *s)
 {
     if (!s)
         return;
-    for (size_t i = 0; i < 1 + GATEWAY_PREFILL_MAX; i++)
+    for (size_t i = 0; i < CORE_PEERS_MAX; i++)
         free(s->peers[i].marks);
     adapters_list_fini(&s->list);
     free(s->model);
@@ -182,21 +188,19 @@ static json_t *head_json(const struct adapters_entry *a, uint64_t at)
     return o;
 }
 
-static void frame_send(struct core *c, struct peer *p, struct wire_frame f)
+static void frame_send(struct peer *p, struct wire_frame f)
 {
-    struct ship_peer *sp = &c->ship->peers[p->index];
-
-    sp->id = f.id;
+    of_peer(p)->id = f.id;
     peer_send(p, f);
 }
 
 static void ask(struct core *c, struct peer *p, const struct adapters_entry *a)
 {
-    struct ship_peer *sp = &c->ship->peers[p->index];
+    struct ship_peer *sp = of_peer(p);
 
     sp->active = mark_get(sp, a->sha256);
     sp->at = 0;
-    frame_send(c, p, wire_frame_json(WIRE_ADAPTER, c->next_id++, head_json(a, 0)));
+    frame_send(p, wire_frame_json(WIRE_ADAPTER, c->next_id++, head_json(a, 0)));
 }
 
 static int piece_read(const struct adapters_entry *a, uint64_t at, struct wire_body *body,
@@ -219,7 +223,7 @@ static int piece_read(const struct adapters_entry *a, uint64_t at, struct wire_b
 
 static void piece_send(struct core *c, struct peer *p, const struct adapters_entry *a, uint64_t at)
 {
-    struct ship_peer *sp = &c->ship->peers[p->index];
+    struct ship_peer *sp = of_peer(p);
     struct wire_frame f = wire_frame_json(WIRE_ADAPTER, c->next_id++, head_json(a, at));
     struct err e = {0};
 
@@ -230,14 +234,16 @@ static void piece_send(struct core *c, struct peer *p, const struct adapters_ent
         refused(p, sp, SHIP_REFUSED_NS, e.message);
         return;
     }
-    frame_send(c, p, f);
+    frame_send(p, f);
 }
 
 // ---- answers --------------------------------------------------------------------------------------------
 
-bool ship_asked(const struct core *c, const struct peer *p, uint64_t id)
+bool ship_asked(const struct peer *p, uint64_t id)
 {
-    return id != 0 && c->ship->peers[p->index].id == id;
+    const struct ship_peer *sp = of_peer(p);
+
+    return id != 0 && sp && sp->id == id;
 }
 
 static void on_failed(struct peer *p, struct ship_peer *sp, const json_t *head)
@@ -262,8 +268,9 @@ static void on_ready(struct peer *p, struct ship_peer *sp, const struct adapters
 
 void ship_on_frame(struct core *c, struct peer *p, const struct wire_frame *f)
 {
-    struct ship_peer *sp = &c->ship->peers[p->index];
-    const struct adapters_entry *a = sp->active ? entry_of(c->ship, sp->active->sha256) : NULL;
+    struct ship_peer *sp = of_peer(p);
+    const struct adapters_entry *a =
+        sp->active ? entry_of(p->model->ship, sp->active->sha256) : NULL;
     struct err e = {0};
     json_t *head = wire_frame_parse(f, &e);
     int64_t at = -1;
@@ -303,7 +310,7 @@ static const struct adapters_entry *next_for(const struct ship *s, const struct 
 
 static void peer_serve(struct core *c, struct peer *p, int64_t now_ns)
 {
-    struct ship_peer *sp = &c->ship->peers[p->index];
+    struct ship_peer *sp = of_peer(p);
     const struct adapters_entry *a;
 
     if (p->state != PEER_UP || !p->welcome.adapters)
@@ -312,24 +319,23 @@ static void peer_serve(struct core *c, struct peer *p, int64_t now_ns)
         free(sp->marks);
         *sp = (struct ship_peer){.turn = p->turn};
     }
-    a = sp->active ? NULL : next_for(c->ship, sp, now_ns);
+    a = sp->active ? NULL : next_for(p->model->ship, sp, now_ns);
     if (a)
         ask(c, p, a);
 }
 
-int64_t ship_tick(struct core *c, int64_t now_ns)
+int64_t ship_tick(struct core *c, const struct model *m, int64_t now_ns)
 {
-    struct ship *s = c->ship;
-    int64_t next_ns;
+    struct ship *s = m->ship;
 
     if (now_ns >= s->scan_ns) {
         s->scan_ns = now_ns + SHIP_SCAN_NS;
         scan(s);
     }
-    next_ns = s->scan_ns;
     for (size_t i = 0; s->list.n > 0 && i < c->n_peers; i++)
-        peer_serve(c, &c->peers[i], now_ns);
-    return next_ns;
+        if (c->peers[i].model == m)
+            peer_serve(c, &c->peers[i], now_ns);
+    return s->scan_ns;
 }
 
 // ---- for requests ---------------------------------------------------------------------------------------
@@ -339,41 +345,55 @@ bool ship_named(const char *model)
     return strncmp(model, ADAPTERS_PREFIX, strlen(ADAPTERS_PREFIX)) == 0;
 }
 
-bool ship_ready(const struct core *c, const struct peer *p, const struct message_adapter *a)
+bool ship_ready(const struct peer *p, const struct message_adapter *a)
 {
-    const struct ship_peer *sp = &c->ship->peers[p->index];
-    const struct mark *m = mark_find(sp, a->sha256);
+    const struct ship_peer *sp = of_peer(p);
+    const struct mark *m = sp ? mark_find(sp, a->sha256) : NULL;
 
     return a->sha256[0] == '\0' || (m && m->ready && sp->turn == p->turn);
 }
 
-static int fail_unknown(const struct ship *s, const char *model, struct request_fault *fault,
-                        struct err *e)
+struct model *ship_base(struct core *c, const char *model)
+{
+    for (size_t i = 0; i < c->n_models; i++)
+        if (entry_named(c->models[i].ship, model))
+            return &c->models[i];
+    for (size_t i = 0; i < c->n_models; i++) { // perhaps it was published this moment
+        scan(c->models[i].ship);
+        if (entry_named(c->models[i].ship, model))
+            return &c->models[i];
+    }
+    return NULL;
+}
+
+void ship_unknown(const struct core *c, const char *model, struct request_fault *fault,
+                  struct err *e)
 {
     char known[300] = "none: train one with tandem train";
     size_t n = 0;
 
     *fault = (struct request_fault){.status = 404, .code = "model_not_found", .param = "model"};
-    for (size_t i = 0; i < s->list.n && n + ADAPTERS_NAME_BYTES + 8 < sizeof(known); i++)
-        n += (size_t)snprintf(known + n, sizeof(known) - n, "%s" ADAPTERS_PREFIX "%s",
-                              i ? ", " : "", s->list.items[i].name);
-    return err_set(e, ERR_NOT_FOUND,
-                   "there is no tuned model \"%.80s\" of this server's base; there are %s", model,
-                   known);
+    for (size_t i = 0; i < c->n_models; i++) {
+        const struct adapters_list *l = &c->models[i].ship->list;
+
+        for (size_t k = 0; k < l->n && n + ADAPTERS_NAME_BYTES + 8 < sizeof(known); k++)
+            n += (size_t)snprintf(known + n, sizeof(known) - n, "%s" ADAPTERS_PREFIX "%s",
+                                  n ? ", " : "", l->items[k].name);
+    }
+    err_set(e, ERR_NOT_FOUND,
+            "there is no tuned model \"%.80s\" of this server's base; there are %s", model, known);
 }
 
 bool ship_pick(struct core *c, struct request *r, struct request_fault *fault, struct err *e)
 {
-    const struct adapters_entry *a = entry_named(c->ship, r->in.model);
+    const struct adapters_entry *a = entry_named(r->model->ship, r->in.model);
     struct message_adapter *out = &r->in.generate.adapter;
     const struct mark *m;
 
-    if (!a) { // perhaps it was published this moment
-        scan(c->ship);
-        a = entry_named(c->ship, r->in.model);
+    if (!a) { // it was removed meanwhile
+        ship_unknown(c, r->in.model, fault, e);
+        return false;
     }
-    if (!a)
-        return fail_unknown(c->ship, r->in.model, fault, e) == 0;
     if (r->in.kind == PARSE_EMBED || r->in.kind == PARSE_RANK) {
         *fault = (struct request_fault){.status = 400, .param = "model"};
         err_set(e, ERR_UNSUPPORTED, "%.80s makes no embeddings; ask its base", r->in.model);
@@ -381,9 +401,9 @@ bool ship_pick(struct core *c, struct request *r, struct request_fault *fault, s
     }
     snprintf(out->name, sizeof(out->name), "%s", a->name);
     snprintf(out->sha256, sizeof(out->sha256), "%s", a->sha256);
-    if (ship_ready(c, core_local(c), out))
+    if (ship_ready(request_home(r), out))
         return true;
-    m = mark_find(&c->ship->peers[0], a->sha256);
+    m = mark_find(of_peer(request_home(r)), a->sha256);
     *fault = (struct request_fault){.status = 503, .code = "loading"};
     r->retry_after_s = 2;
     err_set(e, ERR_BUSY, "%.80s is not at the local worker yet%s%.200s", r->in.model,
@@ -399,9 +419,8 @@ void ship_space(const struct message_generate *g, char out[SHIP_SPACE_BYTES])
 
 // ---- the list of models ---------------------------------------------------------------------------------
 
-static json_t *model_json(const struct core *c, const struct adapters_entry *a)
+static json_t *model_json(const struct model *base, const struct adapters_entry *a)
 {
-    const struct peer *local = &c->peers[0];
     json_t *o = json_object(), *meta = json_object();
     char id[ADAPTERS_NAME_BYTES + 8];
 
@@ -410,8 +429,8 @@ static json_t *model_json(const struct core *c, const struct adapters_entry *a)
     json_put(o, "object", json_string("model"));
     json_put(o, "created", json_integer(a->created_unix_s));
     json_put(o, "owned_by", json_string("tandem"));
-    json_put(o, "root", json_string(local->welcome.model));
-    json_put(o, "parent", json_string(local->welcome.model));
+    json_put(o, "root", answer_string(model_name(base)));
+    json_put(o, "parent", answer_string(model_name(base)));
     json_put(meta, "rank", json_integer(a->rank));
     json_put(meta, "bytes", json_integer((json_int_t)a->bytes));
     json_put(meta, "sha256", json_string(a->sha256));
@@ -422,13 +441,17 @@ static json_t *model_json(const struct core *c, const struct adapters_entry *a)
 
 void ship_models(const struct core *c, json_t *list)
 {
-    for (size_t i = 0; i < c->ship->list.n; i++)
-        json_array_append_new(list, model_json(c, &c->ship->list.items[i]));
+    for (size_t i = 0; i < c->n_models; i++) {
+        const struct adapters_list *l = &c->models[i].ship->list;
+
+        for (size_t k = 0; k < l->n; k++)
+            json_array_append_new(list, model_json(&c->models[i], &l->items[k]));
+    }
 }
 
-json_t *ship_model(const struct core *c, const char *model)
+json_t *ship_model(struct core *c, const char *model)
 {
-    const struct adapters_entry *a = entry_named(c->ship, model);
+    const struct model *base = ship_base(c, model);
 
-    return a ? model_json(c, a) : NULL;
+    return base ? model_json(base, entry_named(base->ship, model)) : NULL;
 }

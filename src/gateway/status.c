@@ -39,48 +39,21 @@ static void tell(struct query *q, unsigned status, json_t *o)
 
 // ---- models ---------------------------------------------------------------------------------------
 
-// The file's name without its folder and ending: what a user typed after -m.
-static void file_stem(struct core *c, char *out, size_t out_bytes)
+static json_t *model_json(const struct model *m)
 {
-    const char *path = c->options.worker.engine.model, *slash = path ? strrchr(path, '/') : NULL;
-    char *dot;
+    const struct message_welcome *w = &m->peer->welcome;
+    json_t *o = json_object(), *meta = json_object(), *status = json_object();
 
-    snprintf(out, out_bytes, "%s", slash ? slash + 1 : path ? path : "");
-    dot = strrchr(out, '.');
-    if (dot && strcmp(dot, ".gguf") == 0)
-        *dot = '\0';
-}
-
-bool status_model_known(struct core *c, const char *name)
-{
-    struct peer *p = core_local(c);
-    char stem[PARSE_MODEL_BYTES];
-
-    file_stem(c, stem, sizeof(stem));
-    return (p->known && strcmp(name, p->welcome.model) == 0) || strcmp(name, stem) == 0;
-}
-
-void status_models_list(struct core *c, char *out, size_t out_bytes)
-{
-    struct peer *p = core_local(c);
-    char stem[PARSE_MODEL_BYTES];
-
-    file_stem(c, stem, sizeof(stem));
-    if (!p->known || strcmp(stem, p->welcome.model) == 0)
-        snprintf(out, out_bytes, "\"%s\"", stem);
-    else
-        snprintf(out, out_bytes, "\"%s\" (also called \"%s\")", p->welcome.model, stem);
-}
-
-static json_t *model_json(struct core *c)
-{
-    const struct message_welcome *w = &core_local(c)->welcome;
-    json_t *o = json_object(), *meta = json_object();
-
-    json_put(o, "id", answer_string(w->model));
+    json_put(o, "id", answer_string(model_name(m)));
     json_put(o, "object", json_string("model"));
     json_put(o, "created", json_integer(0));
     json_put(o, "owned_by", json_string("tandem"));
+    json_put(status, "value", json_string(model_state(m)));
+    json_put(o, "status", status);
+    if (!m->peer->known) {
+        json_decref(meta);
+        return o;
+    }
     json_put(meta, "arch", answer_string(w->identity.arch));
     json_put(meta, "weights", answer_string(w->identity.weights));
     json_put(meta, "n_ctx", json_integer(w->limits.n_ctx));
@@ -94,38 +67,75 @@ static void tell_models(struct core *c, struct query *q)
 {
     json_t *o = json_object(), *list = json_array();
 
-    if (core_local(c)->known)
-        json_array_append_new(list, model_json(c));
+    // One that is still loading for the first time has no name of its own yet.
+    for (size_t i = 0; i < c->n_models; i++)
+        if (c->models[i].options->name || c->models[i].peer->known)
+            json_array_append_new(list, model_json(&c->models[i]));
     ship_models(c, list);
     json_put(o, "object", json_string("list"));
     json_put(o, "data", list);
     tell(q, 200, o);
 }
 
-static void tell_model(struct core *c, struct query *q)
+static void tell_no_model(struct core *c, struct query *q)
 {
     char known[512], message[800];
-    json_t *tuned;
 
-    if (core_local(c)->known && status_model_known(c, q->model)) {
-        tell(q, 200, model_json(c));
-        return;
-    }
-    if (ship_named(q->model) && (tuned = ship_model(c, q->model))) {
-        tell(q, 200, tuned);
-        return;
-    }
-    status_models_list(c, known, sizeof(known));
+    model_list(c, known, sizeof(known));
     snprintf(message, sizeof(message), "there is no model \"%.100s\" here; this server has %s",
              q->model, known);
     reply_finish(q->reply, 404, answer_error(404, message, "model_not_found", "model"), 0);
 }
 
+static void tell_model(struct core *c, struct query *q)
+{
+    const struct model *m = model_find(c, q->model);
+    json_t *tuned = ship_named(q->model) ? ship_model(c, q->model) : NULL;
+
+    if (tuned)
+        tell(q, 200, tuned);
+    else if (m && (m->options->name || m->peer->known))
+        tell(q, 200, model_json(m));
+    else
+        tell_no_model(c, q);
+}
+
+// Loading takes its time: the answer says that it has begun.
+static void tell_order(struct core *c, struct query *q)
+{
+    struct model *m = model_find(c, q->model);
+    struct err e = {0};
+    int rc;
+
+    if (!m) {
+        tell_no_model(c, q);
+        return;
+    }
+    rc = q->kind == QUERY_LOAD ? model_wake(c, m, &e) : model_unload(c, m, &e);
+    if (rc == 0)
+        tell(q, 200, model_json(m));
+    else
+        reply_finish(q->reply, q->kind == QUERY_LOAD ? 503 : 409,
+                     answer_error(q->kind == QUERY_LOAD ? 503 : 409, e.message,
+                                  q->kind == QUERY_LOAD ? "no_room" : "busy", "model"),
+                     q->kind == QUERY_LOAD ? LOADING_RETRY_S : 0);
+}
+
 // ---- health -----------------------------------------------------------------------------------------
 
-static const char *health_word(const struct peer *local)
+// Of the first model: one on demand is well when it is not loaded too.
+static bool is_well(const struct core *c)
 {
-    if (local->state == PEER_UP)
+    const struct model *m = &c->models[0];
+
+    return m->peer->state == PEER_UP || (m->on_demand && m->peer->state != PEER_DEAD);
+}
+
+static const char *health_word(const struct core *c)
+{
+    const struct peer *local = c->models[0].peer;
+
+    if (is_well(c))
         return "ok";
     if (local->state == PEER_DEAD)
         return "failed";
@@ -134,15 +144,14 @@ static const char *health_word(const struct peer *local)
 
 static void tell_health(struct core *c, struct query *q)
 {
-    struct peer *local = core_local(c);
-    bool up = local->state == PEER_UP, draining = q->kind == QUERY_READY && c->draining;
+    bool up = is_well(c), draining = q->kind == QUERY_READY && c->draining;
     json_t *o = json_object();
 
-    json_put(o, "status", json_string(draining ? "draining" : health_word(local)));
+    json_put(o, "status", json_string(draining ? "draining" : health_word(c)));
     if (draining)
         json_put(o, "reason", json_string("the server is stopping; running requests end first"));
     else if (!up)
-        json_put(o, "reason", answer_string(local->why));
+        json_put(o, "reason", answer_string(c->models[0].peer->why));
     tell(q, up && !draining ? 200 : 503, o);
 }
 
@@ -177,6 +186,7 @@ static json_t *peer_json(struct core *c, const struct peer *p, int64_t now_ns)
     json_put(o, "name", answer_string(peer_name(p)));
     json_put(o, "address", answer_string(p->address));
     json_put(o, "role", json_string(p->local ? "decode" : "prefill"));
+    json_put(o, "serves", p->model ? answer_string(model_name(p->model)) : json_null());
     json_put(o, "state", json_string(peer_state_name(p->state)));
     json_put(o, "for_s", json_real(ns_to_s(now_ns - p->since_ns)));
     json_put(o, "why", p->state == PEER_UP ? json_null() : answer_string(p->why));
@@ -229,13 +239,13 @@ static void tell_status(struct core *c, struct query *q)
 {
     int64_t now_ns = clock_now_ns();
     json_t *o = json_object(), *nodes = json_array(), *requests = json_array();
-    struct peer *local = core_local(c);
+    const struct peer *local = c->models[0].peer;
 
     for (size_t i = 0; i < c->n_peers; i++)
         json_array_append_new(nodes, peer_json(c, &c->peers[i], now_ns));
     for (const struct request *r = c->requests; r; r = r->next)
         json_array_append_new(requests, request_json(r, now_ns));
-    json_put(o, "status", json_string(c->draining ? "draining" : health_word(local)));
+    json_put(o, "status", json_string(c->draining ? "draining" : health_word(c)));
     json_put(o, "build", json_string("tandem " TANDEM_VERSION));
     json_put(o, "uptime_s", json_real(ns_to_s(now_ns - c->started_ns)));
     json_put(o, "model", local->known ? answer_string(local->welcome.model) : json_null());
@@ -349,6 +359,10 @@ void status_on_query(struct core *c, struct query *q)
         break;
     case QUERY_MODEL:
         tell_model(c, q);
+        break;
+    case QUERY_LOAD:
+    case QUERY_UNLOAD:
+        tell_order(c, q);
         break;
     case QUERY_OLLAMA_TAGS:
     case QUERY_OLLAMA_PS:

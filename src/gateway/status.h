@@ -18,10 +18,12 @@
 struct core;
 
 enum query_kind {
-    QUERY_HEALTH, // 200 when the local worker is up
+    QUERY_HEALTH, // 200 when the first model is loaded, or can be
     QUERY_READY,  // the same, and the server is not draining
     QUERY_MODELS,
     QUERY_MODEL,
+    QUERY_LOAD,
+    QUERY_UNLOAD,
     QUERY_STATUS,
     QUERY_METRICS,
     QUERY_FORGET,
@@ -34,7 +36,7 @@ struct query {
     struct query *next;
     enum query_kind kind;
     struct reply *reply;
-    char model[PARSE_MODEL_BYTES];   // of QUERY_MODEL and QUERY_OLLAMA_SHOW
+    char model[PARSE_MODEL_BYTES];   // of those that are about one
     struct buf page;                 // of QUERY_METRICS: its head, by the HTTP thread
     char owner[MESSAGE_OWNER_BYTES]; // of QUERY_FORGET, with `all` false
     bool all;
@@ -55,9 +57,6 @@ void status_on_frame(struct core *c, struct peer *p, const struct wire_frame *f)
 bool status_asked(const struct core *c, uint64_t id); // by a query that still waits
 int64_t status_tick(struct core *c, int64_t now_ns);
 void status_stop(struct core *c); // answers what waits
-// True when `name` is one the local worker's model goes by; known: its list, for messages.
-bool status_model_known(struct core *c, const char *name);
-void status_models_list(struct core *c, char *out, size_t out_bytes);
 
 // ---- status_ollama.c ----
 json_t *status_ollama(struct core *c, struct query *q, unsigned *status); // a new reference

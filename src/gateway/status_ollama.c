@@ -6,49 +6,66 @@
 #include <stdio.h>
 #include <sys/stat.h>
 
-// False while the model is not loaded.
-static bool model_fill(struct core *c, struct ollama_model *m)
+static void model_fill(const struct model *from, struct ollama_model *m)
 {
-    const struct peer *local = core_local(c);
-    const char *path = c->options.worker.engine.model;
+    const char *path = from->options->path;
     struct stat st;
 
     *m = (struct ollama_model){
-        .name = local->welcome.model,
-        .identity = &local->welcome.identity,
-        .limits = &local->welcome.limits,
+        .name = model_name(from),
+        .identity = &from->peer->welcome.identity,
+        .limits = &from->peer->welcome.limits,
         .chats = true,
     };
     if (path && stat(path, &st) == 0) {
         m->file_bytes = (uint64_t)st.st_size;
         m->modified_s = st.st_mtime;
     }
-    return local->known;
 }
 
-static json_t *show(struct core *c, struct query *q, const struct ollama_model *m, bool known)
+// All that have a name by now, or those that are loaded.
+static size_t models_fill(struct core *c, bool loaded, struct ollama_model *all)
 {
-    char list[512], message[800];
+    size_t n = 0;
 
-    if (known && status_model_known(c, q->model))
-        return ollama_show_json(m);
-    status_models_list(c, list, sizeof(list));
-    snprintf(message, sizeof(message), "model '%.100s' not found; this server has %s", q->model,
-             list);
+    for (size_t i = 0; i < c->n_models; i++) {
+        const struct model *m = &c->models[i];
+
+        if (loaded ? model_is_loaded(m) : m->options->name || m->peer->known)
+            model_fill(m, &all[n++]);
+    }
+    return n;
+}
+
+static json_t *show(struct core *c, struct query *q, unsigned *status)
+{
+    const struct model *m = model_find(c, q->model);
+    char list[512], message[800];
+    struct ollama_model one;
+
+    if (m && m->peer->known) {
+        model_fill(m, &one);
+        return ollama_show_json(&one);
+    }
+    model_list(c, list, sizeof(list));
+    if (m)
+        snprintf(message, sizeof(message), "model '%.100s' has not been loaded yet; load it first",
+                 q->model);
+    else
+        snprintf(message, sizeof(message), "model '%.100s' not found; this server has %s", q->model,
+                 list);
+    *status = 404;
     return ollama_error_json(message);
 }
 
 json_t *status_ollama(struct core *c, struct query *q, unsigned *status)
 {
-    struct ollama_model m;
-    bool known = model_fill(c, &m), loaded = known && core_local(c)->state == PEER_UP;
+    struct ollama_model all[GATEWAY_MODELS_MAX];
 
     *status = 200;
     if (q->kind == QUERY_OLLAMA_TAGS)
-        return ollama_tags_json(&m, known ? 1 : 0);
+        return ollama_tags_json(all, models_fill(c, false, all));
     if (q->kind == QUERY_OLLAMA_PS)
-        return ollama_ps_json(&m, loaded ? 1 : 0);
-    if (!known || !status_model_known(c, q->model))
-        *status = 404;
-    return show(c, q, &m, known);
+        return ollama_ps_json(all, models_fill(c, true, all));
+    return show(c, q, status);
 }

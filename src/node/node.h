@@ -45,6 +45,8 @@ struct node_worker_options {
     // NODE_STALL_AUTO (default): about twice what it is without them.
     int32_t stall_ms;
     uint32_t max_requests; // waiting and running together (default 64)
+    // The supervisor's own: no worker before node_supervisor_wake. Whoever connects to `listen` wakes it too.
+    bool asleep;
 };
 void node_worker_options_default(struct node_worker_options *o);
 // As JSON text without the key (caller frees), and back; the parsed strings live as long as `v`.
@@ -61,6 +63,8 @@ struct node_supervisor_ops {
     // The worker ended (`why` in words) and comes back after retry_ns. It stays down (retry_ns -1)
     // after an error that trying again cannot mend: its exit code is then NODE_EXIT_PERMANENT.
     void (*on_down)(void *ctx, const char *why, int64_t retry_ns);
+    // The worker has ended because it was told to rest: none runs until somebody wakes it. May be NULL.
+    void (*on_rest)(void *ctx);
 };
 
 // Starts the thread and the first worker. With o->listen, binds at once (errors are returned here);
@@ -68,6 +72,9 @@ struct node_supervisor_ops {
 int node_supervisor_start(const struct node_worker_options *o,
                           const struct node_supervisor_ops *ops, void *ctx, uint16_t *bound_port,
                           struct node_supervisor **out, struct err *e);
+// Ends the worker and leaves it at that, or has one run again. Any thread; return at once.
+void node_supervisor_rest(struct node_supervisor *s);
+void node_supervisor_wake(struct node_supervisor *s);
 // Ends the worker (TERM, grace, KILL), joins and frees.
 void node_supervisor_free(struct node_supervisor *s);
 // The worker's process id, or -1.

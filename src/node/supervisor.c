@@ -28,18 +28,20 @@
 #define SUPERVISOR_TICK_MS 50
 #define SUPERVISOR_REFUSALS 16 // at once; more are closed without an answer
 
+enum { ORDER_STOP = 's', ORDER_REST = 'r', ORDER_WAKE = 'w' };
+
 struct node_supervisor {
     const struct node_worker_options *options;
     struct node_supervisor_ops ops;
     void *ctx;
     pthread_t thread;
-    int listen_fd; // -1: none
-    int stop_pipe[2];
+    int listen_fd;       // -1: none
+    int orders[2];       // a pipe of the bytes below
     _Atomic int64_t pid; // relaxed: read by others for display and by tests
     // the supervisor's thread only:
     int ready_fd; // readable or closed: the worker said so, or ended
-    bool ready;
-    int64_t started_ns, backoff_ns;
+    bool ready, resting;
+    int64_t started_ns, backoff_ns, restart_ns;
     char state[160]; // what a peer is told meanwhile
 };
 
@@ -165,11 +167,33 @@ static void peer_refuse(struct node_supervisor *s)
     free(r);
 }
 
-// Waits up to SUPERVISOR_TICK_MS for the worker to be ready or to end, a peer, or the stop; true to stop.
+static void worker_rest(struct node_supervisor *s);
+
+static void worker_wake(struct node_supervisor *s)
+{
+    s->resting = false;
+    s->backoff_ns = s->restart_ns = 0;
+}
+
+// True to stop.
+static bool order_take(struct node_supervisor *s)
+{
+    char order = ORDER_STOP;
+
+    if (read(s->orders[0], &order, 1) != 1 || order == ORDER_STOP)
+        return true;
+    if (order == ORDER_WAKE && s->resting)
+        worker_wake(s);
+    else if (order == ORDER_REST && !s->resting)
+        worker_rest(s);
+    return false;
+}
+
+// Waits up to SUPERVISOR_TICK_MS for the worker to be ready or to end, a peer, or an order; true to stop.
 static bool wait_events(struct node_supervisor *s)
 {
     struct pollfd p[3] = {
-        {.fd = s->stop_pipe[0], .events = POLLIN},
+        {.fd = s->orders[0], .events = POLLIN},
         {.fd = s->ready_fd, .events = POLLIN},
         {.fd = s->ready ? -1 : s->listen_fd, .events = POLLIN},
     };
@@ -183,9 +207,12 @@ static bool wait_events(struct node_supervisor *s)
             s->ready_fd = -1;
         }
     }
-    if (p[2].revents != 0)
+    // Who connects while it rests waits in the backlog until the worker itself takes the connection.
+    if (p[2].revents != 0 && s->resting)
+        worker_wake(s);
+    else if (p[2].revents != 0)
         peer_refuse(s);
-    return p[0].revents != 0;
+    return p[0].revents != 0 && order_take(s);
 }
 
 // ---- the life of a worker --------------------------------------------------------------------------
@@ -231,6 +258,18 @@ static void worker_kill(struct node_supervisor *s)
     atomic_store_explicit(&s->pid, -1, memory_order_relaxed);
 }
 
+static void worker_rest(struct node_supervisor *s)
+{
+    worker_kill(s);
+    if (s->ready_fd >= 0)
+        close(s->ready_fd);
+    s->ready_fd = -1;
+    s->ready = false;
+    s->resting = true;
+    if (s->ops.on_rest != NULL)
+        s->ops.on_rest(s->ctx);
+}
+
 static void worker_restart(struct node_supervisor *s)
 {
     struct err e = {0};
@@ -245,7 +284,6 @@ static void worker_restart(struct node_supervisor *s)
 static void *supervisor_thread(void *arg)
 {
     struct node_supervisor *s = arg;
-    int64_t restart_ns = 0;
     int status = 0;
 
     os_thread_name("supervisor");
@@ -253,10 +291,11 @@ static void *supervisor_thread(void *arg)
         pid_t pid = (pid_t)atomic_load_explicit(&s->pid, memory_order_relaxed);
         if (pid > 0 && waitpid(pid, &status, WNOHANG) == pid) {
             worker_ended(s, status);
-            restart_ns = clock_now_ns() + s->backoff_ns;
-        } else if (pid <= 0 && s->backoff_ns >= 0 && clock_now_ns() >= restart_ns) {
+            s->restart_ns = clock_now_ns() + s->backoff_ns;
+        } else if (pid <= 0 && !s->resting && s->backoff_ns >= 0 &&
+                   clock_now_ns() >= s->restart_ns) {
             worker_restart(s);
-            restart_ns = clock_now_ns() + SUPERVISOR_BACKOFF_MAX_NS;
+            s->restart_ns = clock_now_ns() + SUPERVISOR_BACKOFF_MAX_NS;
         }
     }
     worker_kill(s);
@@ -291,14 +330,15 @@ int node_supervisor_start(const struct node_worker_options *o,
     s->ops = *ops;
     s->ctx = ctx;
     s->ready_fd = -1;
-    s->stop_pipe[0] = s->stop_pipe[1] = -1;
+    s->orders[0] = s->orders[1] = -1;
+    s->resting = o->asleep;
     atomic_store(&s->pid, -1);
     rc = listen_start(s, bound_port, e);
-    if (rc == 0 && pipe(s->stop_pipe) != 0)
+    if (rc == 0 && pipe(s->orders) != 0)
         rc = err_set(e, ERR_IO, "pipe: %s", strerror(errno));
     for (int i = 0; rc == 0 && i < 2; i++)
-        fcntl(s->stop_pipe[i], F_SETFD, FD_CLOEXEC);
-    if (rc == 0)
+        fcntl(s->orders[i], F_SETFD, FD_CLOEXEC);
+    if (rc == 0 && !s->resting)
         rc = worker_spawn(s, e);
     if (rc == 0 && pthread_create(&s->thread, NULL, supervisor_thread, s) != 0) {
         worker_kill(s);
@@ -311,24 +351,41 @@ int node_supervisor_start(const struct node_worker_options *o,
     if (s->listen_fd >= 0)
         close(s->listen_fd);
     for (int i = 0; i < 2; i++)
-        if (s->stop_pipe[i] >= 0)
-            close(s->stop_pipe[i]);
+        if (s->orders[i] >= 0)
+            close(s->orders[i]);
     free(s);
     return rc;
+}
+
+// A pipe holds thousands of such bytes: this never blocks.
+static void order_give(struct node_supervisor *s, char order)
+{
+    if (write(s->orders[1], &order, 1) != 1)
+        log_error("supervisor", "order %c is lost: %s", order, strerror(errno));
+}
+
+void node_supervisor_rest(struct node_supervisor *s)
+{
+    order_give(s, ORDER_REST);
+}
+
+void node_supervisor_wake(struct node_supervisor *s)
+{
+    order_give(s, ORDER_WAKE);
 }
 
 void node_supervisor_free(struct node_supervisor *s)
 {
     if (s == NULL)
         return;
-    if (write(s->stop_pipe[1], "", 1) == 1)
-        pthread_join(s->thread, NULL);
+    order_give(s, ORDER_STOP);
+    pthread_join(s->thread, NULL);
     if (s->ready_fd >= 0)
         close(s->ready_fd);
     if (s->listen_fd >= 0)
         close(s->listen_fd);
-    close(s->stop_pipe[0]);
-    close(s->stop_pipe[1]);
+    close(s->orders[0]);
+    close(s->orders[1]);
     free(s);
 }
 
