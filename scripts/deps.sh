@@ -30,6 +30,11 @@ check command clang-format             clang-format             clang-format
 check command clang-tidy               clang-tidy               -
 check command valgrind                 valgrind                 -
 check fuzzer  clang                    libclang-rt-14-dev       -
+check command sbatch                   slurm-wlm                -
+check command munged                   munge                    -
+check command sshd                     openssh-server           -
+check command ssh                      openssh-client           -
+check command flock                    util-linux               -
 cross command aarch64-linux-gnu-gcc    gcc-aarch64-linux-gnu    -
 cross command qemu-aarch64-static      qemu-user-static         -
 clients venv    python3                python3-venv             -
@@ -40,7 +45,7 @@ clients command unshare                util-linux               -
 
 has() {
     case $1 in
-    command) command -v "$2" >/dev/null 2>&1 ;;
+    command) command -v "$2" >/dev/null 2>&1 || [ -x "/usr/sbin/$2" ] ;;
     module) pkg-config --exists "$2" 2>/dev/null ;;
     pip) "$2" -m pip --version >/dev/null 2>&1 ;;
     venv) "$2" -c 'import ensurepip, venv' >/dev/null 2>&1 ;;

@@ -31,6 +31,7 @@ struct jobs_status {
 
 struct jobs_executor {
     const char *name;
+    double poll_s; // asked at most so often; 0: as often as the runner likes
     // Options are right and programs are there: asked before a job is accepted.
     int (*check)(const json_t *options, struct err *e);
     // Starts the work. It goes on when the runner ends.

@@ -267,10 +267,18 @@ static int turn(struct runner *r, bool *over, struct err *e)
     return r->stop.code != 0 ? runner_ended(r, &none, over, e) : 0;
 }
 
+static void pause_make(const struct runner *r)
+{
+    double s = r->options->poll_s > r->executor->poll_s ? r->options->poll_s : r->executor->poll_s;
+    clock_sleep_until(clock_now_ns() + (int64_t)(s * 1e9));
+}
+
 static int turns(struct runner *r, struct err *e)
 {
     bool over = false;
-    int rc = work_find(r, e);
+    int rc;
+    while ((rc = work_find(r, e)) == ERR_BUSY)
+        pause_make(r);
     r->noted_ns = clock_now_ns();
     runner_progress(r);
     while (rc == 0 && !over) {
@@ -281,7 +289,7 @@ static int turns(struct runner *r, struct err *e)
             rc = 0;
         }
         if (rc == 0 && !over)
-            clock_sleep_until(clock_now_ns() + (int64_t)(r->options->poll_s * 1e9));
+            pause_make(r);
     }
     return rc;
 }
