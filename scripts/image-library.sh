@@ -47,8 +47,8 @@ mkdir -p "$kept"
 [ -d "$library/inferna" ] || library_get
 cat >"$kept/run.new" <<RUN
 #!/bin/sh
-# Written by scripts/image-library.sh.
-PYTHONPATH='$library' PYTHONDONTWRITEBYTECODE=1 GGML_NO_BACKTRACE=1 exec '$python' '$root/share/workers/image_worker.py' "\$@"
+# Written by scripts/image-library.sh. Passive: threads that wait do not take the cores from chats.
+PYTHONPATH='$library' PYTHONDONTWRITEBYTECODE=1 GGML_NO_BACKTRACE=1 OMP_WAIT_POLICY=passive exec '$python' '$root/share/workers/image_worker.py' "\$@"
 RUN
 chmod 755 "$kept/run.new"
 mv "$kept/run.new" "$kept/run"

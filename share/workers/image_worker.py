@@ -75,14 +75,15 @@ class Worker:
         if options.get("offload"):
             p.params_backend = "cpu"
         sd.set_log_callback(self.log)
+        sd.set_progress_callback(self.step)  # before it loads, which it would draw a bar of
         self.context = sd.SDContext(p)
-        sd.set_progress_callback(self.step)
         stream.send(op="ready", protocol=PROTOCOL, library="stable-diffusion.cpp in inferna", version=sd.version(),
                     features=["cancel", "preview", "eager", "minit2i"], load_s=time.monotonic() - begun)
         threading.Thread(target=self.listen, daemon=True).start()
 
     def log(self, level, text):
-        if level >= sd.LogLevel.WARN:  # below that it writes prompts
+        # Below warnings it writes prompts, and its warnings are for those who know it well.
+        if level >= (sd.LogLevel.WARN if os.environ.get("TANDEM_LOG") == "debug" else sd.LogLevel.ERROR):
             print("image: " + text.rstrip(), file=sys.stderr, flush=True)
 
     def listen(self):

@@ -1,4 +1,5 @@
 // OpenAI's /embeddings.
+#include "base/base64.h"
 #include "base/json.h"
 #include "gateway/answer.h"
 
@@ -95,26 +96,6 @@ static int embed_parse(const json_t *body, struct parse_request *out, struct par
 }
 
 // ---- the answer ---------------------------------------------------------------------------------------
-
-static void base64_put(struct buf *out, const uint8_t *data, size_t n)
-{
-    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    char group[4];
-
-    for (size_t i = 0; i < n; i += 3) {
-        uint32_t v = (uint32_t)data[i] << 16;
-
-        v |= i + 1 < n ? (uint32_t)data[i + 1] << 8 : 0;
-        v |= i + 2 < n ? data[i + 2] : 0;
-        for (int k = 0; k < 4; k++)
-            group[k] = digits[v >> (18 - 6 * k) & 63];
-        if (i + 2 >= n)
-            group[3] = '=';
-        if (i + 1 >= n)
-            group[2] = '=';
-        buf_put(out, group, 4);
-    }
-}
 
 static void values_put_base64(const struct answer_vector *v, struct buf *out)
 {

@@ -40,12 +40,12 @@ static void cancel_now(struct sd *s)
 
 // ---- what the library tells ----------------------------------------------------------------------
 
-// Below warnings it writes prompts.
+// Below warnings it writes prompts, and its warnings are for those who know it well.
 static void on_log(enum sd_log_level_t level, const char *text, void *data)
 {
     (void)data;
     if (level >= SD_LOG_WARN)
-        log_write(level == SD_LOG_WARN ? LOG_LEVEL_WARN : LOG_LEVEL_ERROR, "image", "%.*s",
+        log_write(level == SD_LOG_WARN ? LOG_LEVEL_DEBUG : LOG_LEVEL_ERROR, "image", "%.*s",
                   (int)strcspn(text, "\n"), text);
 }
 

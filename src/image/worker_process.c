@@ -94,7 +94,7 @@ int worker_spawn(struct image_worker *w, struct err *e)
                          .fds = &pair[1],
                          .n_fds = 1,
                          .stderr_fd = -1,
-                         .stdout_fd = -1,
+                         .stdout_fd = STDERR_FILENO, // what a library prints is no result of ours
                          .die_with_parent = true};
     int rc = os_spawn(&s, &w->pid, e);
     close(pair[1]);
