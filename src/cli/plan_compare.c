@@ -14,7 +14,7 @@
 struct options {
     struct plan_pair pair;
     struct cli_list machines;
-    const char *engine;
+    const char *engine, *html;
     bool json;
 };
 
@@ -41,6 +41,7 @@ static int options_parse(int argc, char **argv, struct options *o, bool *done, s
         {"--warm", 0, CLI_DOUBLE, &o->pair.warm, "SHARE",
          "of the prompt, 0 to 0.999, that caches hold already (0)", 0, 0.999},
         {"--engine", 0, CLI_STRING, &o->engine, "NAME", "published or llama.cpp", 0, 0},
+        {"--html", 0, CLI_STRING, &o->html, "FILE", "write a page with charts", 0, 0},
         {"--json", 0, CLI_FLAG, &o->json, NULL, "print one JSON object", 0, 0},
         {0},
     };
@@ -190,6 +191,19 @@ static void out_print(const struct options *o, const struct plan_comparison *r,
         comparison_print(other);
 }
 
+static int page_write(const struct plan_catalogue *c, const struct options *o,
+                      const struct plan_comparison *r, const struct plan_comparison *other,
+                      struct err *e)
+{
+    const struct plan_report_pair p = {o->pair, r, other};
+    json_t *document = NULL;
+    int rc = plan_report_pair(c, &p, &document, e);
+    if (rc == 0)
+        rc = plan_html_write(o->html, document, e);
+    json_decref(document);
+    return rc;
+}
+
 int plan_compare_run(int argc, char **argv)
 {
     struct options o = {.pair = {.link = "10gbe", .prompt = 8192, .gen = 256}};
@@ -212,6 +226,8 @@ int plan_compare_run(int argc, char **argv)
         o.pair.rates = r.published ? PLAN_RATES_LLAMA : PLAN_RATES_PUBLISHED;
         rc = plan_compare(c, &o.pair, &other, &e);
     }
+    if (rc == 0 && o.html != NULL)
+        rc = page_write(c, &o, &r, both ? &other : NULL, &e);
     if (rc == 0)
         out_print(&o, &r, both ? &other : NULL);
     plan_catalogue_free(c);

@@ -177,9 +177,36 @@ static void alone_fill(const struct plan_question *q, struct plan_option *o)
         o->fails |= PLAN_FAIL_FIT;
 }
 
+// A pair whose hand-off would not help: the better of the two answers, the other is there for other work.
+static void better_fill(const struct plan_question *q, const struct plan_option ones[2],
+                        struct plan_option *o)
+{
+    size_t best = o->solo[1].total_s < o->solo[0].total_s;
+    struct plan_option alone = {.batch = o->batch, .load_w = ones[best].load_w};
+    alone.solo[0] = o->solo[best];
+    alone_fill(q, &alone);
+    o->prefill_s = alone.prefill_s;
+    o->decode_s = alone.decode_s;
+    o->total_s = alone.total_s;
+    o->total = alone.total;
+    o->ttft_s = alone.ttft_s;
+    o->ttft = alone.ttft;
+    o->tokens_per_s = alone.tokens_per_s;
+    o->tokens = alone.tokens;
+    o->joules = alone.joules + alone.total_s * ones[1 - best].idle_w;
+    o->two.reader = o->two.writer = best;
+}
+
 static void both_fill(const struct plan_question *q, const struct plan_option ones[2],
                       struct plan_option *o)
 {
+    o->shares = o->two.gain > 1;
+    if (!o->two.possible)
+        o->fails |= PLAN_FAIL_FIT;
+    if (!o->shares) {
+        better_fill(q, ones, o);
+        return;
+    }
     const struct plan_both *h = &o->two.hybrid;
     const struct plan_solo *from = &o->solo[o->two.reader], *to = &o->solo[o->two.writer];
     const struct plan_option *reads = &ones[o->two.reader], *writes = &ones[o->two.writer];
@@ -196,8 +223,6 @@ static void both_fill(const struct plan_question *q, const struct plan_option on
     o->joules = h->prefill_s * (reads->load_w + writes->idle_w) +
                 h->tail_s * (reads->idle_w + writes->idle_w) +
                 h->decode_s / o->batch * (writes->load_w + reads->idle_w);
-    if (!o->two.possible)
-        o->fails |= PLAN_FAIL_FIT;
 }
 
 // Requests of an hour on each machine, as a share of it.
@@ -208,8 +233,8 @@ static void request_load(const struct scene *s, const struct plan_option *o, dou
         busy[0] = n * (o->prefill_s + o->decode_s / o->batch);
         return;
     }
-    busy[o->two.reader] = n * o->prefill_s;
-    busy[o->two.writer] = n * o->decode_s / o->batch;
+    busy[o->two.reader] += n * o->prefill_s;
+    busy[o->two.writer] += n * o->decode_s / o->batch;
 }
 
 // Seconds per second that fine-tuning and images take on each machine of an option.

@@ -80,7 +80,8 @@ struct plan_option {
     enum plan_noise noise;
     struct plan_solo solo[2];   // each alone, at this batch
     struct plan_comparison two; // of a pair, without break-evens
-    double batch;               // answers at once that it takes to keep up
+    bool shares;  // of a pair: both work on one answer; else the better one answers alone
+    double batch; // answers at once that it takes to keep up
     double prefill_s, tail_s, decode_s, total_s, ttft_s, tokens_per_s;
     struct plan_range total, ttft, tokens;
     struct plan_task train, image; // of the machine that does it

@@ -50,12 +50,23 @@ static double times(double slow, double fast)
 static void bound_words(const struct plan_option *o, struct plan_words *out)
 {
     double share = o->prefill_s / o->total_s;
-    if (o->n == 2)
+    const char *reads = o->names[o->two.reader], *writes = o->names[o->two.writer];
+    if (o->n == 2 && !o->shares)
+        plan_words_add(out,
+                       "%s answers alone, since a hand-off would not be faster; the other is "
+                       "there for other work",
+                       reads);
+    else if (o->n == 2 && o->tail_s >= 0.01)
         plan_words_add(out,
                        "%s reads the prompt in %.3g s, %s writes the answer in %.3g s; the cache "
-                       "(%.3g GB) crosses %s meanwhile and %.3g s of it are waited for",
-                       o->names[o->two.reader], o->prefill_s, o->names[o->two.writer], o->decode_s,
-                       o->two.kv_bytes / 1e9, o->link, o->tail_s);
+                       "(%.3g GB) crosses %s meanwhile, and %.2g s of that are waited for",
+                       reads, o->prefill_s, writes, o->decode_s, o->two.kv_bytes / 1e9, o->link,
+                       o->tail_s);
+    else if (o->n == 2)
+        plan_words_add(out,
+                       "%s reads the prompt in %.3g s, %s writes the answer in %.3g s; the cache "
+                       "(%.3g GB) crosses %s meanwhile, and nobody waits for it",
+                       reads, o->prefill_s, writes, o->decode_s, o->two.kv_bytes / 1e9, o->link);
     else
         plan_words_add(out, "%.0f %% of an answer's time goes to %s", 100 * fmax(share, 1 - share),
                        share > 0.5 ? "reading the prompt (arithmetic)"

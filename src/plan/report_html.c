@@ -14,12 +14,6 @@ static const char style[] =
     "@media (prefers-color-scheme:dark){:root{--bg:#0f1318;--ink:#e8edf2;--soft:#a6b1bc;"
     "--rule:#38414a;--panel:#181e25;--c0:#5bb5ea;--c1:#f2a154;--c2:#45cfa2;--c3:#bda6ee;"
     "--hatch:#0f1318}}\n"
-    "@media print{:root{color-scheme:light;--bg:#fff;--ink:#000;--soft:#333;--rule:#bbb;"
-    "--panel:#fff;--c0:#0072b2;--c1:#c25100;--c2:#007a5a;--c3:#6b4fa0;--hatch:#fff}"
-    "body{font-size:10pt;max-width:none;padding:0;-webkit-print-color-adjust:exact;"
-    "print-color-adjust:exact}"
-    "figure,tr,li{break-inside:avoid}h2,h3{break-after:avoid}figure{grid-template-columns:3fr 2fr}"
-    ".wide{overflow:visible}a{color:inherit;text-decoration:none}@page{margin:14mm}}\n"
     "*{box-sizing:border-box}\n"
     "body{margin:0 auto;max-width:1120px;padding:1.5rem 1.25rem 4rem;background:var(--bg);"
     "color:var(--ink);font:16px/1.5 system-ui,\"Segoe UI\",Roboto,\"Helvetica Neue\",Arial,"
@@ -31,7 +25,8 @@ static const char style[] =
     ".yes,.no{font-weight:600}\n"
     "table{border-collapse:collapse;font-size:.84rem;font-variant-numeric:tabular-nums;"
     "width:100%}th,td{padding:.28em .55em;border-bottom:1px solid var(--rule);text-align:right;"
-    "vertical-align:top}th{font-weight:600;vertical-align:bottom}"
+    "vertical-align:top;white-space:nowrap}td:first-child,td.left,th{white-space:normal}"
+    "td.left{min-width:11em}th{font-weight:600;vertical-align:bottom}"
     "td:first-child,th:first-child,.left{text-align:left}"
     "caption{text-align:left;color:var(--soft);padding:0 .55em .4em;font-size:.84rem}\n"
     ".wide{overflow-x:auto}\n"
@@ -40,11 +35,13 @@ static const char style[] =
     "@media screen and (max-width:800px){figure{grid-template-columns:minmax(0,1fr)}"
     "figure>.wide>svg{min-width:560px}}\n"
     "svg.chart{width:100%;height:auto;display:block;font-size:13px}\n"
-    "svg text{fill:var(--soft)}svg text.n{fill:var(--ink)}.m{text-anchor:middle}"
+    "svg text{fill:var(--soft);paint-order:stroke;stroke:var(--bg);stroke-width:3px;"
+    "stroke-linejoin:round}svg text.n{fill:var(--ink)}.m{text-anchor:middle}"
     ".e{text-anchor:end}\n"
     ".g{stroke:var(--rule);stroke-width:1}.r{stroke:var(--soft);stroke-width:1.2}"
     ".k{stroke:var(--soft);stroke-width:1;stroke-dasharray:2 3}"
-    ".w{stroke:var(--ink);stroke-width:1.4}\n"
+    ".w{stroke:var(--ink);stroke-width:1.4}.u{stroke:var(--bg);stroke-width:4;opacity:.75}\n"
+    ".work td:first-child{min-width:15em}.day{white-space:nowrap}a{color:var(--c0)}\n"
     ".l{fill:none;stroke-width:2.2}.thin{stroke-width:1.5}.c0{stroke:var(--c0)}"
     ".c1{stroke:var(--c1);stroke-dasharray:7 4}.c2{stroke:var(--c2);stroke-dasharray:2 4}"
     ".c3{stroke:var(--c3);stroke-dasharray:9 3 2 3}\n"
@@ -52,7 +49,20 @@ static const char style[] =
     ".b0,.b1,.b2,.b3{fill:var(--c0);opacity:.16}\n"
     ".h{stroke:var(--hatch);stroke-width:1}.hf{fill:var(--hatch)}\n"
     ".d0,.d1{fill:var(--bg);stroke-width:1.8;stroke:var(--c0)}.d1{stroke:var(--c1)}"
-    ".d0.full{fill:var(--c0)}.d1.full{fill:var(--c1)}\n";
+    ".d0.full{fill:var(--c0)}.d1.full{fill:var(--c1)}\n"
+    // Last, so that it wins: on paper a chart has the width and its table follows.
+    "@media print{:root{color-scheme:light;--bg:#fff;--ink:#000;--soft:#333;--rule:#bbb;"
+    "--panel:#fff;--c0:#0072b2;--c1:#c25100;--c2:#007a5a;--c3:#6b4fa0;--hatch:#fff}"
+    "@page{margin:14mm}body{font-size:9.5pt;line-height:1.35;max-width:none;padding:0;"
+    "-webkit-print-color-adjust:exact;print-color-adjust:exact}"
+    "h1{font-size:16pt}h2{font-size:12.5pt;margin:1.4em 0 .4em}h3{font-size:10.5pt}"
+    "p,li{max-width:none}h2,h3,figcaption{break-after:avoid}tr,li,svg{break-inside:avoid}"
+    "figure{display:block;margin:.6rem 0 1.2rem}"
+    "figure svg.chart{max-width:150mm}figure table{width:auto;min-width:60%}"
+    ".wide{overflow:visible}table{font-size:7.5pt}th,td{padding:.18em .45em}"
+    "td,th{white-space:normal}.soft,td.date,.day{white-space:nowrap}caption,li.soft,ul.soft,"
+    "p.soft,ul.soft li{white-space:normal}td.left,.work td:first-child{min-width:0}"
+    "a{color:inherit;text-decoration:none}}\n";
 
 // ---- small things --------------------------------------------------------------------------------------
 
@@ -121,7 +131,7 @@ void html_figure(struct buf *out, const json_t *figure)
     }
     buf_puts(out, html_short(html_number(figure, "value"), x));
     if (isfinite(html_number(figure, "low"))) {
-        buf_printf(out, " <span class=\"soft\">(%s to ", html_short(html_number(figure, "low"), x));
+        buf_printf(out, " <span class=\"soft\">(%s–", html_short(html_number(figure, "low"), x));
         buf_printf(out, "%s)</span>", html_short(html_number(figure, "high"), x));
     }
 }
@@ -161,7 +171,7 @@ static void option_row(struct buf *out, const json_t *o, bool tasks)
     cell_whole(out, html_number(o, "rank"));
     cell_text(out, " class=\"left\"", html_string(o, "name"));
     cell_whole(out, html_number(o, "price_usd"));
-    cell_text(out, "", html_string(o, "price_date"));
+    cell_text(out, " class=\"date\"", html_string(o, "price_date"));
     cell_figure(out, json_object_get(o, "total_s"));
     cell_figure(out, json_object_get(o, "ttft_s"));
     cell_figure(out, json_object_get(o, "tokens_per_s"));
@@ -296,9 +306,9 @@ static void sources_put(struct buf *out, const json_t *sources)
             html_text(out, strncmp(url, "http", 4) == 0 ? url : "#");
             buf_puts(out, "\">");
             html_text(out, url);
-            buf_puts(out, "</a>, ");
+            buf_puts(out, "</a>, <span class=\"day\">");
             html_text(out, html_string(s, "date"));
-            buf_puts(out, "</li>\n");
+            buf_puts(out, "</span></li>\n");
         }
         buf_puts(out, "</ul>\n");
     }
@@ -433,11 +443,12 @@ static void platforms_put(struct buf *out, const json_t *p)
         return;
     buf_puts(out, "<h2>Which machine is good for what</h2>\n");
     machines_put(out, machines);
-    buf_puts(out, "<h3>Work</h3>\n<div class=\"wide\"><table><caption>Predicted for llama.cpp, "
-                  "with the range of four measurements in five; fine-tuning and images from "
-                  "arithmetic and the utilisation that was published elsewhere. "
-                  "\"best\" also stands at those less than 15 % behind.</caption>\n<tr><th "
-                  "scope=\"col\">work</th>");
+    buf_puts(out,
+             "<h3>Work</h3>\n<div class=\"wide work\"><table><caption>Predicted for llama.cpp, "
+             "with the range of four measurements in five; fine-tuning and images from "
+             "arithmetic and the utilisation that was published elsewhere. "
+             "\"best\" also stands at those less than 15 % behind.</caption>\n<tr><th "
+             "scope=\"col\">work</th>");
     json_array_foreach(machines, i, o)
     {
         buf_puts(out, "<th scope=\"col\">");

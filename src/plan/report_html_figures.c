@@ -297,12 +297,12 @@ static void curve_table(struct buf *out, const struct curve *c, const struct ser
         if (c->percent)
             buf_printf(out, "<td>%.0f %%</td>", 100 * s->x[i]);
         else
-            buf_printf(out, "<td>%.4g</td>", s->x[i]);
+            buf_printf(out, s->x[i] == floor(s->x[i]) ? "<td>%.0f</td>" : "<td>%.3g</td>", s->x[i]);
         number_cell(out, s->reader[i]);
         number_cell(out, s->writer[i]);
         buf_printf(out, "<td>%.2f", s->gain[i]);
         if (isfinite(s->low[i]))
-            buf_printf(out, " <span class=\"soft\">(%.2f to %.2f)</span>", s->low[i], s->high[i]);
+            buf_printf(out, " <span class=\"soft\">(%.2f–%.2f)</span>", s->low[i], s->high[i]);
         buf_puts(out, "</td></tr>\n");
     }
     figure_end(out);
@@ -332,7 +332,7 @@ static void curve_put(struct buf *out, const struct curve *c, const json_t *all,
         .mark_x = c->asked != NULL ? html_number(asked, c->asked) : NAN,
         .mark = "as asked"};
     if (s->n > 1) {
-        if (!(chart.mark_x >= chart.x.low && chart.mark_x <= chart.x.high))
+        if (!(chart.mark_x > chart.x.low && chart.mark_x <= chart.x.high))
             chart.mark_x = NAN;
         figure_begin(out, c->caption);
         plan_svg_lines(&chart, out);

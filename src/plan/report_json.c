@@ -153,6 +153,8 @@ int plan_report_curves(const struct plan_catalogue *c, const struct plan_report_
             double t = (double)i / (double)(points.n - 1), low = curves[k].low,
                    high = curves[k].high;
             at[i].x = curves[k].even_steps ? low + t * (high - low) : low * pow(high / low, t);
+            if (high > 256 || i % 2 == 0) // whole tokens, whole powers of two
+                at[i].x = curves[k].even_steps ? at[i].x : round(at[i].x * 2) / 2;
         }
         rc = plan_curve(c, &p->pair, p->found, &points, e);
         if (rc == 0)
@@ -166,15 +168,15 @@ int plan_report_curves(const struct plan_catalogue *c, const struct plan_report_
     return rc;
 }
 
-static json_t *pair_question_json(const struct plan_pair *p)
+static json_t *pair_question_json(const struct plan_pair *p, const struct plan_model *m)
 {
     json_t *o = json_object(), *names = json_array();
     for (size_t i = 0; i < 2; i++)
         json_array_append_new(names, json_string(p->machines[i]));
     json_put(o, "machines", names);
     json_put(o, "link", json_string(p->link));
-    json_put(o, "model", json_string(p->model));
-    json_put(o, "quant", p->quant != NULL ? json_string(p->quant) : json_null());
+    json_put(o, "model", json_string(m->name));
+    json_put(o, "quant", json_string(m->quant));
     json_put(o, "prompt_tokens", json_real(p->prompt));
     json_put(o, "gen_tokens", json_real(p->gen));
     json_put(o, "warm_share", json_real(p->warm));
@@ -184,8 +186,12 @@ static json_t *pair_question_json(const struct plan_pair *p)
 static int pair_put(const struct plan_catalogue *c, const struct plan_report_pair *p,
                     json_t *document, struct err *e)
 {
+    struct plan_model m;
+    int rc = plan_model_get(c, p->pair.model, p->pair.quant, 0, &m, e);
+    if (rc != 0)
+        return rc;
     json_t *o = plan_report_comparison(p->found);
-    json_put(o, "asked", pair_question_json(&p->pair));
+    json_put(o, "asked", pair_question_json(&p->pair, &m));
     if (p->other != NULL)
         json_put(o, "other_engine", plan_report_comparison(p->other));
     json_put(document, "pair", o);
@@ -264,6 +270,7 @@ static json_t *option_json(const struct plan_question *q, const struct plan_advi
     json_put(o, "load_w", json_real(p->load_w));
     json_put(o, "memory_gib", json_real(p->memory_gb));
     json_put(o, "noise", json_string(plan_noise_names[p->noise]));
+    json_put(o, "shares_answers", json_boolean(p->n == 2 && p->shares));
     json_put(o, "gain_over_better_alone", p->n == 2 ? plan_report_number(p->gain) : json_null());
     json_put(o, "frontier", json_boolean(p->frontier));
     times_put(o, p);
@@ -355,15 +362,17 @@ static json_t *sources_json(const struct plan_catalogue *c, const json_t *option
     return sources;
 }
 
-// The pair that is worth looking at: the best, else one of those that were asked for, else any that fits.
+// The pair that is worth looking at: the best, or the one that is nearest to gaining something.
 static const struct plan_option *pair_choose(const struct plan_advice *a)
 {
+    const unsigned harmless = PLAN_FAIL_GAIN | PLAN_FAIL_BUDGET | PLAN_FAIL_KEEPS_UP;
     const struct plan_option *any = NULL;
-    if (a->pair < a->n)
+    if (a->pair < a->n && a->options[a->pair].shares)
         return &a->options[a->pair];
     for (size_t i = 0; i < a->n; i++) {
         const struct plan_option *o = &a->options[i];
-        if (o->n == 2 && o->two.possible && (any == NULL || o->gain > any->gain))
+        if (o->n == 2 && o->two.possible && (o->fails & ~harmless) == 0 &&
+            (any == NULL || o->two.gain > any->two.gain))
             any = o;
     }
     return any;

@@ -12,8 +12,8 @@
 #define TOP 18.0
 #define PLOT_H 250.0
 #define BOTTOM 74.0 // ticks, the axis' title, the legend
-#define ROW_H 34.0
-#define BAR_H 18.0
+#define ROW_H 40.0
+#define BAR_H 14.0
 #define STRIP_H 78.0
 #define TICKS 7
 #define LETTER_W 7.2 // of the small text, on average
@@ -97,7 +97,7 @@ static size_t ticks_get(const struct plan_svg_axis *a, double out[32])
 static const char *tick_text(const struct plan_svg_axis *a, double v, char out[32])
 {
     if (a->percent)
-        snprintf(out, 32, "%.0f %%", 100 * v);
+        snprintf(out, 32, "%.0f %%", fabs(v) < 1e-9 ? 0 : 100 * v);
     else if (fabs(v) >= 10000)
         snprintf(out, 32, "%gk", v / 1000);
     else
@@ -267,28 +267,29 @@ static void part_put(struct buf *out, const char *id, size_t part, const double 
 static void bar_put(struct buf *out, const struct plan_svg_bars *b, size_t i, const struct scale *x)
 {
     const struct plan_svg_bar *bar = &b->bars[i];
-    double sum = 0, y = TOP + ROW_H * (double)i + 15, end = 0;
+    double sum = 0, y = TOP + ROW_H * (double)i + 18, end = 0;
     char tip[200];
-    text_put(out, (struct label){4, y - 3, "n"}, bar->name);
+    text_put(out, (struct label){4, y - 5, "n"}, bar->name);
     for (size_t k = 0; k < PLAN_SVG_PARTS; k++) {
         double from = place(x, sum), w = place(x, sum + bar->parts[k]) - from;
         sum += bar->parts[k];
         snprintf(tip, sizeof tip, "%s: %.3g %s", b->parts[k], bar->parts[k], b->unit);
         if (bar->parts[k] > 0)
-            part_put(out, b->head.id, k, (double[4]){from, y, fmax(w, 0.6), BAR_H - 6}, tip);
+            part_put(out, b->head.id, k, (double[4]){from, y, fmax(w, 0.6), BAR_H}, tip);
     }
     end = place(x, sum);
     if (isfinite(bar->low)) {
-        double a = place(x, bar->low), z = place(x, bar->high), m = y + (BAR_H - 6) / 2;
+        double a = place(x, bar->low), z = place(x, bar->high), m = y + BAR_H / 2;
+        segment_put(out, (double[4]){a, m, z, m}, "u"); // so that it can be seen on the bar
         segment_put(out, (double[4]){a, m, z, m}, "w");
         segment_put(out, (double[4]){a, m - 4, a, m + 4}, "w");
         segment_put(out, (double[4]){z, m - 4, z, m + 4}, "w");
         end = fmax(end, z);
-        snprintf(tip, sizeof tip, "%.3g (%.3g to %.3g) %s", sum, bar->low, bar->high, b->unit);
+        snprintf(tip, sizeof tip, "%.3g (%.3g to %.3g)", sum, bar->low, bar->high);
     } else {
-        snprintf(tip, sizeof tip, "%.3g %s", sum, b->unit);
+        snprintf(tip, sizeof tip, "%.3g", sum);
     }
-    text_put(out, (struct label){end + 8, y + 10, "t"}, tip);
+    text_put(out, (struct label){end + 8, y + BAR_H - 3, "n"}, tip);
 }
 
 void plan_svg_bars(const struct plan_svg_bars *b, struct buf *out)
@@ -302,7 +303,7 @@ void plan_svg_bars(const struct plan_svg_bars *b, struct buf *out)
     }
     // Room on the right for the value of the longest.
     struct plan_svg_axis axis = {b->unit, 0, longest > 0 ? longest : 1, false, false};
-    struct scale x = {0, axis.high, 4, WIDTH - 160, false};
+    struct scale x = {0, axis.high, 4, WIDTH - 150, false};
     head_put(out, &b->head, height + 66);
     patterns_put(out, b->head.id);
     axis_x_put(out, &axis, &x, (double[2]){TOP - 6, height});
