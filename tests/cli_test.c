@@ -223,7 +223,7 @@ static void worker_options_reach_their_members(void **state)
     (void)state;
     for (size_t i = 0; i < sizeof args / sizeof *args; i++)
         argv[i] = (char *)args[i];
-    size_t n = cli_worker_options(&o, options, 31);
+    size_t n = cli_worker_options(&o, options, 31, true);
     assert_true(n > 10 && options[n].name == NULL);
     assert_int_equal(
         cli_parse((int)(sizeof args / sizeof *args), argv, options, "", "", NULL, &done, NULL), 0);

@@ -19,8 +19,8 @@ struct cli_command {
     int (*run)(int argc, char **argv); // argv[0] is the command's name; returns the exit code
 };
 extern const struct cli_command cli_serve, cli_node, cli_pair, cli_check, cli_bench, cli_demo,
-    cli_ps, cli_chat, cli_config, cli_forget, cli_pull, cli_ls, cli_show, cli_rm, cli_alias,
-    cli_train, cli_plan, cli_convert, cli_image;
+    cli_ps, cli_chat, cli_config, cli_forget, cli_load, cli_unload, cli_pull, cli_ls, cli_show,
+    cli_rm, cli_alias, cli_train, cli_plan, cli_convert, cli_image;
 
 enum cli_option_kind {
     CLI_FLAG,   // bool
@@ -65,7 +65,9 @@ int cli_fail(const char *command, const struct err *e);
 // --gpu-layers, --kv-type, --cpus, --no-tiles, --min-chunk, --pace-prefill, --pace-decode,
 // --link-rate), to be appended to a command's own table, which still needs its end. Returns how
 // many were written.
-size_t cli_worker_options(struct node_worker_options *o, struct cli_option *out, size_t max);
+// `model`: with -m among them.
+size_t cli_worker_options(struct node_worker_options *o, struct cli_option *out, size_t max,
+                          bool model);
 
 // The name in `names` (NULL-terminated) that is closest to a mistyped one, or NULL when none is within
 // about a third of its letters.

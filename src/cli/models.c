@@ -343,29 +343,40 @@ static bool is_host_memory(const struct engine_options *o)
     return shared || o->n_gpu_layers == 0;
 }
 
-static int room_check(const struct engine_options *o, const char *name, struct err *e)
+// False: its head does not read, which its engine will complain of, or other memory counts.
+static bool need_get(const struct engine_options *o, struct models_memory *need)
 {
     struct models_memory_options options;
-    struct models_memory need;
     struct err ignored;
     struct models_gguf *g = mem_alloc(sizeof *g);
-    int rc = models_gguf_read(o->model, g, &ignored);
-    if (rc != 0) {
-        free(g);
-        return 0;
-    }
+    bool read = o->model && strncmp(o->model, "fake", 4) != 0 && is_host_memory(o) &&
+                models_gguf_read(o->model, g, &ignored) == 0;
     models_memory_options_default(&options);
     options.n_ctx = o->n_ctx;
     options.n_seq = o->n_seq;
     options.n_batch = o->n_batch ? o->n_batch : options.n_batch;
     options.type_k = o->type_k;
     options.type_v = o->type_v;
-    if (models_memory_need(g, &options, &need, &ignored) == 0)
-        rc = models_memory_check(name, &need, os_memory_available(), e);
-    if (rc != 0)
-        err_set(e, rc, "%.440s, or say --no-memory-check", e->message);
-    models_gguf_fini(g);
+    bool known = read && models_memory_need(g, &options, need, &ignored) == 0;
+    if (read)
+        models_gguf_fini(g);
     free(g);
+    return known;
+}
+
+uint64_t cli_model_need(const struct engine_options *o)
+{
+    struct models_memory need;
+    return need_get(o, &need) ? need.total_bytes : 0;
+}
+
+int cli_model_room(const struct engine_options *o, const char *name, struct err *e)
+{
+    struct models_memory need;
+    int rc = need_get(o, &need) ? models_memory_check(name, &need, os_memory_available(), e) : 0;
+    if (rc != 0)
+        snprintf(e->message + strlen(e->message), sizeof e->message - strlen(e->message),
+                 ", or say --no-memory-check");
     return rc;
 }
 
@@ -373,9 +384,7 @@ int cli_model_find(struct engine_options *o, bool any_memory, struct err *e)
 {
     const char *name = o->model;
     int rc = cli_model_path(&o->model, e);
-    if (rc != 0 || any_memory || !o->model || strncmp(o->model, "fake", 4) == 0)
-        return rc;
-    return is_host_memory(o) ? room_check(o, models_base_name(name), e) : 0;
+    return rc != 0 || any_memory || !name ? rc : cli_model_room(o, models_base_name(name), e);
 }
 
 struct cli_option cli_model_room_option(bool *value)

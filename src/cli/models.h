@@ -19,6 +19,10 @@ void models_age_format(int64_t unix_s, char out[32]);
 // process. Then, unless `any_memory`, refuses (ERR_BUSY) a model that needs more memory than the machine has
 // free. What cannot be read here is passed on: the engine says what is wrong with it.
 int cli_model_find(struct engine_options *o, bool any_memory, struct err *e);
+// The same refusal alone; o->model is a path.
+int cli_model_room(const struct engine_options *o, const char *name, struct err *e);
+// Bytes of memory that it needs; 0: not known.
+uint64_t cli_model_need(const struct engine_options *o);
 // The same without a look at memory, for commands that load a model for themselves.
 int cli_model_path(const char **model, struct err *e);
 // The option --no-memory-check of commands that call cli_model_find.

@@ -57,7 +57,7 @@ static void options_fill(struct node *n, struct cli_option *out)
 
     memcpy(out, own, sizeof(own));
     out[count++] = cli_model_room_option(&n->no_memory_check);
-    count += cli_worker_options(&n->worker, out + count, ALL_OPTIONS - count - 1);
+    count += cli_worker_options(&n->worker, out + count, ALL_OPTIONS - count - 1, true);
     memset(&out[count], 0, sizeof(out[count]));
 }
 

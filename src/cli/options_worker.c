@@ -3,7 +3,8 @@
 
 #include <string.h>
 
-size_t cli_worker_options(struct node_worker_options *o, struct cli_option *out, size_t max)
+size_t cli_worker_options(struct node_worker_options *o, struct cli_option *out, size_t max,
+                          bool model)
 {
     struct engine_options *g = &o->engine;
     const struct cli_option all[] = {
@@ -38,9 +39,9 @@ size_t cli_worker_options(struct node_worker_options *o, struct cli_option *out,
         {"--link-rate", 0, CLI_DOUBLE, &o->link_bytes_per_s, "BYTES/S",
          "emulate a link of this rate for what the worker sends", 0, 1e13},
     };
-    size_t n = sizeof all / sizeof *all;
+    size_t skip = model ? 0 : 1, n = sizeof all / sizeof *all - skip;
     if (n > max)
         n = max;
-    memcpy(out, all, n * sizeof *all);
+    memcpy(out, all + skip, n * sizeof *all);
     return n;
 }

@@ -1,7 +1,7 @@
 // tandem serve: the gateway with its local worker, in the foreground.
+#include "cli/serve.h"
 #include "base/log.h"
 #include "cli/cli.h"
-#include "cli/models.h"
 #include "cli/wait.h"
 #include "gateway/gateway.h"
 #include "net/words.h"
@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char usage[] = "usage: tandem serve -m MODEL [--listen ADDR:PORT] "
+static const char usage[] = "usage: tandem serve [-m MODEL ...] [--listen ADDR:PORT] "
                             "[--prefill HOST:PORT ...] [OPTIONS]";
 static const char about[] =
     "Answers OpenAI's /v1/chat/completions and /v1/completions. The answer is written by a worker "
@@ -24,10 +24,11 @@ struct serve {
     const char *listen, *key_file;
     struct cli_list prefill, allow_hosts;
     double drain_s;
-    bool different_weights, json, no_memory_check;
+    struct serve_models models;
+    bool different_weights, json;
 };
 
-#define ALL_OPTIONS 56
+#define ALL_OPTIONS 64
 #define DRAIN_S 30.0
 
 static size_t access_options(struct serve *s, struct cli_option *out)
@@ -144,10 +145,10 @@ static void options_fill(struct serve *s, struct cli_option *out)
 {
     size_t n = http_options(s, out);
 
-    out[n++] = cli_model_room_option(&s->no_memory_check);
+    n += serve_models_options(&s->models, &s->gateway, out + n);
     n += access_options(s, out + n);
     n += cluster_options(s, out + n);
-    n += cli_worker_options(&s->gateway.worker, out + n, ALL_OPTIONS - n - 1);
+    n += cli_worker_options(&s->gateway.worker, out + n, ALL_OPTIONS - n - 1, false);
     memset(&out[n], 0, sizeof(out[n]));
 }
 
@@ -170,9 +171,8 @@ static int options_apply(struct serve *s, struct err *e)
     struct gateway_options *o = &s->gateway;
     int rc;
 
-    if (!o->worker.engine.model)
-        return err_set(e, ERR_INVALID, "no model: give -m with a GGUF file or a name of tandem ls");
-    rc = cli_model_find(&o->worker.engine, s->no_memory_check, e);
+    o->models_idle_ns = (int64_t)(s->models.idle_s * 1e9);
+    rc = serve_models_find(&s->models, o, e);
     if (rc == 0 && s->listen)
         rc = net_addr_parse(s->listen, "127.0.0.1", GATEWAY_PORT, &o->listen, e);
     for (size_t i = 0; rc == 0 && i < s->prefill.n; i++)
@@ -205,7 +205,7 @@ static void drain(struct gateway *g, double seconds)
 
 static int serve_run(int argc, char **argv)
 {
-    struct serve s = {.drain_s = DRAIN_S};
+    struct serve s = {.drain_s = DRAIN_S, .models = {.idle_s = 900}};
     struct cli_option options[ALL_OPTIONS];
     struct err e = {0};
     struct gateway *g = NULL;
@@ -228,6 +228,8 @@ static int serve_run(int argc, char **argv)
     rc = gateway_start(&s.gateway, &g, &port, &e);
     if (rc != 0)
         return cli_fail("serve", &e);
+    if (s.gateway.models[0].on_demand)
+        wait_post(WAIT_READY, "several, on demand");
     struct wait_ready ready = {.command = "serve",
                                .what = "listening on",
                                .scheme = "http://",

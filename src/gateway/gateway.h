@@ -26,8 +26,9 @@
 #define GATEWAY_HOSTS_MAX 16
 
 enum gateway_event {
-    GATEWAY_UP,      // the local worker has loaded: text is the model's name. Also after a restart
-    GATEWAY_FAILED,  // the local worker stays down: text says why
+    GATEWAY_UP, // all models that are not on demand are loaded: text is the first one's name. Also after a
+                // restart
+    GATEWAY_FAILED,  // no local worker is left that could come up: text says why
     GATEWAY_DRAINED, // after gateway_drain: the last request has ended
 };
 
@@ -35,6 +36,7 @@ enum gateway_event {
 struct gateway_model {
     const char *name; // NULL: as its file calls it
     const char *path;
+    const char *projector; // for images; NULL: none
     const char *aliases[GATEWAY_ALIASES_MAX];
     size_t n_aliases;
     bool on_demand;      // loaded when it is asked for, unloaded when it is not used

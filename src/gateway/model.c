@@ -19,8 +19,8 @@ void model_init(struct model *m, struct core *c, size_t index)
 
     *m = (struct model){.index = index, .options = &o->models[index], .worker = o->worker};
     m->worker.engine.model = m->options->path;
-    if (index > 0)
-        m->worker.engine.projector = NULL;
+    if (index > 0 || m->options->projector)
+        m->worker.engine.projector = m->options->projector;
     m->on_demand = m->options->on_demand;
     m->worker.asleep = m->on_demand;
     m->peer = &c->peers[index];
@@ -101,6 +101,22 @@ const char *model_state(const struct model *m)
 bool model_is_loaded(const struct model *m)
 {
     return m->peer->state == PEER_UP && !m->resting;
+}
+
+bool model_kept_loaded(const struct core *c)
+{
+    for (size_t i = 0; i < c->n_models; i++)
+        if (!c->models[i].on_demand && !model_is_loaded(&c->models[i]))
+            return false;
+    return true;
+}
+
+bool model_all_failed(const struct core *c)
+{
+    for (size_t i = 0; i < c->n_models; i++)
+        if (c->models[i].peer->state != PEER_DEAD)
+            return false;
+    return true;
 }
 
 // ---- room -------------------------------------------------------------------------------------------

@@ -40,6 +40,8 @@ const char *model_name(const struct model *m);
 void model_stem(const struct model *m, char *out, size_t out_bytes);
 const char *model_state(const struct model *m); // "loaded", "loading", "unloaded", "failed"
 bool model_is_loaded(const struct model *m);
+bool model_kept_loaded(const struct core *c); // all that are not on demand are
+bool model_all_failed(const struct core *c);
 // NULL: there is none of that name. "": the first one.
 struct model *model_find(struct core *c, const char *name);
 // Their names, for messages.

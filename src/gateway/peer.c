@@ -222,8 +222,8 @@ static void local_is_up(struct core *c, struct peer *p)
     for (size_t i = c->n_models; i < c->n_peers; i++)
         if (c->peers[i].state == PEER_WAITING || c->peers[i].state == PEER_UP)
             peer_judge(c, &c->peers[i]);
-    if (c->options.on_event)
-        c->options.on_event(c->options.on_event_ctx, GATEWAY_UP, p->welcome.model);
+    if (c->options.on_event && model_kept_loaded(c))
+        c->options.on_event(c->options.on_event_ctx, GATEWAY_UP, c->peers[0].welcome.model);
     model_used(p->model);
     request_on_local_up(c, p->model);
 }
@@ -276,7 +276,7 @@ void peer_on_down(struct core *c, struct core_message *m)
         peer_complain(p, dead ? "stays down" : "ended", m->error->message);
     peer_close(p, m->error->message);
     // One model of several that cannot be loaded is no reason to end.
-    if (dead && c->n_models == 1 && c->options.on_event)
+    if (dead && model_all_failed(c) && c->options.on_event)
         c->options.on_event(c->options.on_event_ctx, GATEWAY_FAILED, m->error->message);
 }
 

@@ -1,0 +1,20 @@
+// What the files of `tandem serve` share. Private to cli/.
+#ifndef CLI_SERVE_H
+#define CLI_SERVE_H
+
+#include "cli/cli.h"
+#include "gateway/gateway.h"
+
+struct serve_models {
+    struct cli_list given;
+    bool store, any_memory;
+    double idle_s;
+};
+
+// Fills o->models; the worker's other options are set. ERR_NOT_FOUND, ERR_BUSY (no memory), ERR_INVALID.
+int serve_models_find(const struct serve_models *s, struct gateway_options *o, struct err *e);
+// How many were written.
+size_t serve_models_options(struct serve_models *s, struct gateway_options *o,
+                            struct cli_option *out);
+
+#endif

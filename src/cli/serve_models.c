@@ -1,0 +1,159 @@
+// Which models a server has: those of -m, which stay, and those of the store, loaded when they are asked for.
+#include "base/buf.h"
+#include "base/log.h"
+#include "cli/models.h"
+#include "cli/serve.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static struct gateway_model *model_add(struct gateway_options *o, const struct models_found *f)
+{
+    struct gateway_model *m = &o->models[o->n_models++];
+
+    // The process keeps these texts as long as it lives.
+    m->path = mem_strdup(f->path);
+    m->name = f->name[0] ? mem_strdup(f->name) : NULL;
+    m->projector = f->projector[0] ? mem_strdup(f->projector) : NULL;
+    return m;
+}
+
+static int add_given(struct gateway_options *o, const char *name, bool any_memory, struct err *e)
+{
+    struct engine_options engine = o->worker.engine;
+    struct models_found found;
+    struct gateway_model *m;
+    int rc = models_find(name, &found, e);
+
+    engine.model = found.path;
+    if (rc == 0 && !any_memory)
+        rc = cli_model_room(&engine, models_base_name(name), e);
+    if (rc != 0)
+        return rc;
+    m = model_add(o, &found);
+    // What the user typed is one of its names, whatever it stands for.
+    m->aliases[m->n_aliases++] = name;
+    m->name = NULL;
+    if (found.name[0])
+        m->aliases[m->n_aliases++] = mem_strdup(found.name);
+    return 0;
+}
+
+static bool has_path(const struct gateway_options *o, const char *path)
+{
+    for (size_t i = 0; i < o->n_models; i++)
+        if (strcmp(o->models[i].path, path) == 0)
+            return true;
+    return false;
+}
+
+static void aliases_add(struct gateway_model *m, const char *full, const json_t *aliases)
+{
+    const char *alias;
+    json_t *target;
+
+    json_object_foreach((json_t *)(uintptr_t)aliases, alias, target)
+    {
+        const char *of = json_string_value(target);
+
+        if (of && m->n_aliases < GATEWAY_ALIASES_MAX &&
+            (strcmp(of, full) == 0 || strcmp(of, m->path) == 0))
+            m->aliases[m->n_aliases++] = mem_strdup(alias);
+    }
+}
+
+static void add_stored(struct gateway_options *o, const char *full, const char *brief,
+                       const json_t *aliases)
+{
+    struct engine_options engine = o->worker.engine;
+    struct models_found found;
+    struct gateway_model *m;
+    struct err e = {0};
+
+    if (models_find(full, &found, &e) != 0) {
+        log_warn("serve", "not served: %s", e.message);
+        return;
+    }
+    if (o->n_models == GATEWAY_MODELS_MAX || has_path(o, found.path))
+        return;
+    m = model_add(o, &found);
+    m->on_demand = true;
+    engine.model = m->path;
+    m->need_bytes = cli_model_need(&engine);
+    if (strcmp(full, brief) != 0)
+        m->aliases[m->n_aliases++] = mem_strdup(brief);
+    aliases_add(m, full, aliases);
+}
+
+static int add_store(struct gateway_options *o, struct err *e)
+{
+    struct models_list l;
+    json_t *aliases = NULL;
+    int rc = models_list_read(&l, e);
+
+    if (rc != 0)
+        return rc;
+    rc = models_aliases_read(&aliases, e);
+    for (size_t i = 0; rc == 0 && i < l.n; i++) {
+        char full[MODELS_ID_BYTES], brief[MODELS_ID_BYTES];
+
+        models_id_format(&l.items[i].id, full);
+        models_list_name(&l, i, brief);
+        if (l.items[i].complete)
+            add_stored(o, full, brief, aliases);
+    }
+    json_decref(aliases);
+    models_list_fini(&l);
+    return rc;
+}
+
+int serve_models_find(const struct serve_models *s, struct gateway_options *o, struct err *e)
+{
+    int rc = 0;
+
+    for (size_t i = 0; rc == 0 && i < s->given.n; i++)
+        rc = add_given(o, s->given.items[i], s->any_memory, e);
+    if (rc == 0 && (s->store || s->given.n == 0))
+        rc = add_store(o, e);
+    if (rc == 0 && o->n_models == 0)
+        rc = err_set(e, ERR_INVALID,
+                     "no model: give -m with a GGUF file, or pull one with \"tandem pull\"");
+    return rc;
+}
+
+size_t serve_models_options(struct serve_models *s, struct gateway_options *o,
+                            struct cli_option *out)
+{
+    const struct cli_option own[] = {
+        {.name = "--model",
+         .letter = 'm',
+         .kind = CLI_LIST,
+         .value = &s->given,
+         .arg = "MODEL",
+         .help = "a GGUF file, or a name that \"tandem ls\" shows: loaded now, and kept; may be "
+                 "repeated. Without any, all models of the store are served on demand"},
+        {.name = "--store",
+         .kind = CLI_FLAG,
+         .value = &s->store,
+         .help = "serve all models that \"tandem ls\" shows as well, each loaded when it is asked "
+                 "for"},
+        {.name = "--models-max",
+         .kind = CLI_UINT32,
+         .value = &o->models_max,
+         .arg = "N",
+         .help = "most models loaded at one time (0: as many as there is memory for)",
+         .min = 0,
+         .max = GATEWAY_MODELS_MAX},
+        {.name = "--models-idle",
+         .kind = CLI_DOUBLE,
+         .value = &s->idle_s,
+         .arg = "SECONDS",
+         .help = "a model on demand is unloaded after so long without use (900; 0: never)",
+         .min = 0,
+         .max = 1e9},
+    };
+
+    memcpy(out, own, sizeof(own));
+    out[sizeof(own) / sizeof(own[0])] = cli_model_room_option(&s->any_memory);
+    return sizeof(own) / sizeof(own[0]) + 1;
+}
