@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -380,8 +381,10 @@ static void frames_take(struct image_worker *w)
         worker_frame(w, &f);
         image_frame_fini(&f);
     }
-    if (rc < 0)
+    if (rc < 0) {
         w->told = e;
+        kill(w->pid, SIGKILL); // what speaks so may not end by itself
+    }
     if (w->fd >= 0 && w->n_events == 0 && (rc < 0 || w->ended))
         worker_ended(w);
 }

@@ -5,6 +5,7 @@
 #include "base/json.h"
 #include "base/log.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -53,6 +54,7 @@ static void on_ready(struct image_worker *w, const struct image_frame *f)
     if (number(f, "protocol") != IMAGE_PROTOCOL) {
         err_set(&w->dead, ERR_MISMATCH, "'%s' speaks version %u of the image protocol, this is %d",
                 w->program, number(f, "protocol"), IMAGE_PROTOCOL);
+        kill(w->pid, SIGKILL);
         worker_ended(w);
         return;
     }
