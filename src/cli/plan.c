@@ -19,6 +19,7 @@ static const struct {
     {"predict", plan_predict_run},
     {"compare", plan_compare_run},
     {"platforms", plan_platforms_run},
+    {"simulate", plan_simulate_run},
 };
 #define N_PARTS (sizeof parts / sizeof *parts)
 

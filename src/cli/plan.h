@@ -14,6 +14,7 @@ int plan_advise_run(int argc, char **argv);
 int plan_platforms_run(int argc, char **argv);
 int plan_predict_run(int argc, char **argv);
 int plan_compare_run(int argc, char **argv);
+int plan_simulate_run(int argc, char **argv);
 
 // "needs 141.2 GB of memory, machine X has 23.9 GB ..."
 void plan_too_large(const char *machine, double need_bytes, double have_bytes, char *out,

@@ -12,7 +12,7 @@ void sim_options_defaults(struct sim_options *o)
                               .ttft_s = 5,
                               .tpot_s = 0.1,
                               .years = 3,
-                              .dollars_per_kwh = 0.3};
+                              .dollars_per_kwh = 0.18};
 }
 
 // ---- requests ------------------------------------------------------------------------------------------

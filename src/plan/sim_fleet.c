@@ -249,14 +249,14 @@ int sim_fleet_add(struct sim_fleet *f, const struct plan_catalogue *c, const str
 }
 
 int sim_fleet_mixed(struct sim_fleet *f, const struct plan_catalogue *c, uint32_t nodes,
-                    struct err *e)
+                    uint32_t slots, struct err *e)
 {
     uint32_t sparks = (4 * nodes + 9) / 10, macs = 4 * nodes / 10, halos = nodes / 10;
     const struct sim_member members[] = {
-        {.machine = "dgx-spark", .count = sparks},
-        {.machine = "mac-studio-m3-ultra-96gb", .count = macs},
-        {.machine = "strix-halo", .count = halos},
-        {.machine = "rtx-5090", .count = nodes - sparks - macs - halos},
+        {.machine = "dgx-spark", .count = sparks, .slots = slots},
+        {.machine = "mac-studio-m3-ultra-96gb", .count = macs, .slots = slots},
+        {.machine = "strix-halo", .count = halos, .slots = slots},
+        {.machine = "rtx-5090", .count = nodes - sparks - macs - halos, .slots = slots},
     };
     int rc = 0;
     for (size_t i = 0; rc == 0 && i < sizeof members / sizeof *members; i++)

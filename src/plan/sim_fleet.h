@@ -83,8 +83,8 @@ int sim_fleet_parse(struct sim_fleet *f, const struct plan_catalogue *c, const j
 int sim_fleet_read(struct sim_fleet *f, const struct plan_catalogue *c, const char *path,
                    struct err *e);
 // The default mixed fleet: two in five DGX Spark, two in five Mac Studio M3 Ultra (96 GB), one in ten Strix
-// Halo, the rest boxes with one RTX 5090.
+// Halo, the rest boxes with one RTX 5090. slots 0: SIM_SLOTS.
 int sim_fleet_mixed(struct sim_fleet *f, const struct plan_catalogue *c, uint32_t nodes,
-                    struct err *e);
+                    uint32_t slots, struct err *e);
 
 #endif

@@ -117,8 +117,10 @@ void sim_load_start(struct sim_world *w)
     w->random = w->load->seed;
     w->next_conv_s = INFINITY;
     if (w->load->trace != NULL) {
-        for (uint32_t i = 0; i < w->load->trace->sessions; i++)
-            w->convs[conv_new(w)].traced = true;
+        for (uint32_t i = 0; i < w->load->trace->sessions; i++) {
+            uint32_t conv = conv_new(w); // which may move all of them
+            w->convs[conv].traced = true;
+        }
     } else {
         w->phase_end_s = exponential(&w->random, PHASE_S);
         conv_draw(w, 0);
