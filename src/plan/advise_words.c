@@ -189,6 +189,13 @@ static void edge_words(const struct plan_question *q, const struct plan_comparis
         return;
     if (isnan(two->even_prompt) && isnan(two->even_gbps))
         plan_words_add(out, "no prompt and no link is enough: one of the two is faster at both");
+    if (w->warm > 0 && !(w->warm <= two->fade_warm)) {
+        double most = isfinite(two->fade_warm) ? floor(100 * two->fade_warm) : 0;
+        plan_words_add(out,
+                       "%.0f %% of the prompt is in the cache, so there is little to read; up to "
+                       "%.0f %% a tenth is gained",
+                       100 * w->warm, most);
+    }
     if (w->prompt < two->even_prompt)
         plan_words_add(out, "the prompt is short: %.0f tokens, it begins to pay at %.0f", w->prompt,
                        ceil(two->even_prompt));
@@ -202,9 +209,6 @@ static void edge_words(const struct plan_question *q, const struct plan_comparis
                        "the answer is long: %.0f tokens against %.0f of the prompt, so that "
                        "writing, which only one of the two does, is most of it",
                        w->gen, w->prompt);
-    if (w->warm > 0 && isnan(two->fade_warm))
-        plan_words_add(out, "%.0f %% of the prompt is in the cache, so there is little to read",
-                       100 * w->warm);
 }
 
 bool plan_pair_worth(const struct plan_question *q, const struct plan_advice *a,
@@ -286,21 +290,23 @@ void plan_advice_words(const struct plan_question *q, const struct plan_advice *
 
 // ---- nothing is left -----------------------------------------------------------------------------------
 
-// The best option that this limit alone keeps out; n: none.
-static size_t lone_best(const struct plan_advice *a, unsigned fail, bool by_price)
+// How far a limit would have to move for an option.
+static double distance_of(const struct plan_option *o, unsigned fail)
+{
+    return fail == PLAN_FAIL_BUDGET  ? o->price_usd
+           : fail == PLAN_FAIL_POWER ? o->load_w
+                                     : o->work_s;
+}
+
+// The nearest option that this limit alone keeps out; n: none.
+static size_t lone_best(const struct plan_advice *a, unsigned fail)
 {
     size_t best = a->n;
-    for (size_t i = 0; i < a->n; i++) {
-        const struct plan_option *o = &a->options[i];
-        if (o->fails != fail)
-            continue;
-        double x = by_price ? o->price_usd : o->work_s;
-        double y = best == a->n ? INFINITY
-                   : by_price   ? a->options[best].price_usd
-                                : a->options[best].work_s;
-        if (best == a->n || x < y)
+    for (size_t i = 0; i < a->n; i++)
+        if (a->options[i].fails == fail &&
+            (best == a->n ||
+             distance_of(&a->options[i], fail) < distance_of(&a->options[best], fail)))
             best = i;
-    }
     return best;
 }
 
@@ -333,7 +339,7 @@ static size_t ways_put(const struct plan_advice *a, char *out, size_t max)
     size_t n = 0;
     out[0] = '\0';
     for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
-        size_t best = lone_best(a, ways[i].fail, ways[i].fail == PLAN_FAIL_BUDGET);
+        size_t best = lone_best(a, ways[i].fail);
         char name[300], price[32];
         if (best == a->n)
             continue;

@@ -289,7 +289,8 @@ static void bars_print(const struct pen *p, const json_t *options)
         labels = n > labels ? n : labels;
     }
     labels = labels > most ? most : labels;
-    buf_puts(p->out, "\nan answer's time: = reads the prompt, ~ waits for the link, - writes\n");
+    buf_puts(p->out, "\n");
+    wrapped(p, "", "an answer's time: = reads the prompt, ~ waits for the link, - writes");
     json_array_foreach(options, i, o)
     {
         buf_printf(p->out, "  %-*.*s ", labels, labels, text(o, "name"));
@@ -400,11 +401,12 @@ static void advice_print(const struct pen *p, const json_t *d)
             option_row(p, &t, o);
     }
     table_print(p, &t);
-    buf_printf(p->out, "* nothing that costs less a year is as fast");
+    char line[120] = "nothing that costs less a year is as fast";
+    size_t used = strlen(line);
     if ((double)shown < number(d, "options_found"))
-        buf_printf(p->out, "; %.0f more, --top 0 shows all",
-                   number(d, "options_found") - (double)shown);
-    buf_puts(p->out, "\n");
+        snprintf(line + used, sizeof line - used, "; %.0f more, --top 0 shows all",
+                 number(d, "options_found") - (double)shown);
+    wrapped(p, "* ", line);
     bars_print(p, options);
     buf_puts(p->out, "\n");
     bold(p, "Advice");
