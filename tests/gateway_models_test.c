@@ -29,6 +29,7 @@ static void models_init(struct models *s)
     }
     s->options.models[1].aliases[0] = "deux";
     s->options.models[1].n_aliases = 1;
+    s->options.models[2].id = "owner/three-instruct:q4_0";
     s->node = fake_make("spark");
     log_level_set(LOG_LEVEL_ERROR);
 }
@@ -88,6 +89,18 @@ static json_t *ask(struct models *s, const char *model, int status)
     return finish_json(&w, status);
 }
 
+static void order(struct models *s, const char *what, const char *body, int status)
+{
+    char path[64];
+    struct web_answer a;
+
+    snprintf(path, sizeof(path), "/v1/models/%s", what);
+    a = web_ask(s->port, path, body);
+    if (a.status != status)
+        fail_msg("%s %s: %d %s", what, body, a.status, a.body);
+    web_answer_fini(&a);
+}
+
 static void test_names(void **state)
 {
     struct models s;
@@ -108,6 +121,11 @@ static void test_names(void **state)
     assert_string_equal(state_of(&s, "Two"), "loaded");
     assert_int_equal(fake_count(&s.fakes[0], WIRE_GENERATE), 1);
     assert_int_equal(fake_count(&s.fakes[1], WIRE_GENERATE), 1);
+    v = ask(&s, "three-instruct", 200); // a part of its name in the store
+    assert_string_equal(text_at(v, "model"), "three");
+    json_decref(v);
+    order(&s, "unload", "{\"model\":\"owner/three-instruct:q4_0\"}", 200);
+    await(&s, "three", "unloaded");
     v = ask(&s, "four", 404);
     assert_has(text_at(v, "error.message"), "\"one\", \"two\", \"three\"");
     json_decref(v);
@@ -182,18 +200,6 @@ static void test_idle(void **state)
     json_decref(ask(&s, "two", 200));
     assert_int_equal(s.fakes[1].wakes, 2);
     models_stop(&s);
-}
-
-static void order(struct models *s, const char *what, const char *body, int status)
-{
-    char path[64];
-    struct web_answer a;
-
-    snprintf(path, sizeof(path), "/v1/models/%s", what);
-    a = web_ask(s->port, path, body);
-    if (a.status != status)
-        fail_msg("%s %s: %d %s", what, body, a.status, a.body);
-    web_answer_fini(&a);
 }
 
 static void test_orders(void **state)

@@ -228,8 +228,12 @@ static int serve_run(int argc, char **argv)
     rc = gateway_start(&s.gateway, &g, &port, &e);
     if (rc != 0)
         return cli_fail("serve", &e);
-    if (s.gateway.models[0].on_demand)
-        wait_post(WAIT_READY, "several, on demand");
+    if (s.gateway.models[0].on_demand) {
+        char any[64];
+
+        snprintf(any, sizeof(any), "any of %zu, on demand", s.gateway.n_models);
+        wait_post(WAIT_READY, any);
+    }
     struct wait_ready ready = {.command = "serve",
                                .what = "listening on",
                                .scheme = "http://",

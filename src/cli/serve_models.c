@@ -13,7 +13,7 @@ static struct gateway_model *model_add(struct gateway_options *o, const struct m
 
     // The process keeps these texts as long as it lives.
     m->path = mem_strdup(f->path);
-    m->name = f->name[0] ? mem_strdup(f->name) : NULL;
+    m->id = f->name[0] ? mem_strdup(f->name) : NULL;
     m->projector = f->projector[0] ? mem_strdup(f->projector) : NULL;
     return m;
 }
@@ -33,9 +33,6 @@ static int add_given(struct gateway_options *o, const char *name, bool any_memor
     m = model_add(o, &found);
     // What the user typed is one of its names, whatever it stands for.
     m->aliases[m->n_aliases++] = name;
-    m->name = NULL;
-    if (found.name[0])
-        m->aliases[m->n_aliases++] = mem_strdup(found.name);
     return 0;
 }
 
@@ -77,11 +74,10 @@ static void add_stored(struct gateway_options *o, const char *full, const char *
     if (o->n_models == GATEWAY_MODELS_MAX || has_path(o, found.path))
         return;
     m = model_add(o, &found);
+    m->name = mem_strdup(brief);
     m->on_demand = true;
     engine.model = m->path;
     m->need_bytes = cli_model_need(&engine);
-    if (strcmp(full, brief) != 0)
-        m->aliases[m->n_aliases++] = mem_strdup(brief);
     aliases_add(m, full, aliases);
 }
 

@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "gateway/core.h"
 #include "gateway/ship.h"
+#include "models/names.h"
 #include "os/os.h"
 
 #include <stdio.h>
@@ -62,12 +63,30 @@ static bool goes_by(const struct model *m, const char *name)
     return strcasecmp(name, stem) == 0;
 }
 
+// By a part of its name in the store: without the owner, or the quantisation.
+static bool goes_by_part(const struct model *m, const struct models_id *wanted)
+{
+    struct models_id id;
+    struct err e = {0};
+
+    return m->options->id && models_name_parse(m->options->id, &id, &e) == 0 &&
+           models_name_matches(wanted, &id);
+}
+
 struct model *model_find(struct core *c, const char *name)
 {
+    struct models_id wanted;
+    struct err e = {0};
+
     if (!name[0])
         return &c->models[0];
     for (size_t i = 0; i < c->n_models; i++)
         if (goes_by(&c->models[i], name))
+            return &c->models[i];
+    if (models_name_parse(name, &wanted, &e) != 0)
+        return NULL;
+    for (size_t i = 0; i < c->n_models; i++)
+        if (goes_by_part(&c->models[i], &wanted))
             return &c->models[i];
     return NULL;
 }
