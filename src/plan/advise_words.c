@@ -211,6 +211,19 @@ static void edge_words(const struct plan_question *q, const struct plan_comparis
                        w->gen, w->prompt);
 }
 
+// What the gain costs: the pair's year against that of its better half.
+static void price_words(const struct plan_advice *a, const struct plan_option *o,
+                        const struct plan_comparison *two, struct plan_words *out)
+{
+    const char *better = two->solo[two->solo[1].total_s < two->solo[0].total_s].name;
+    for (size_t i = 0; i < a->n; i++) {
+        const struct plan_option *one = &a->options[i];
+        if (one->n == 1 && strcmp(one->names[0], better) == 0 && one->usd_per_year > 0)
+            plan_words_add(out, "%.2f times as fast as %s alone, for %.2f times its yearly cost",
+                           two->gain, better, o->usd_per_year / one->usd_per_year);
+    }
+}
+
 bool plan_pair_worth(const struct plan_question *q, const struct plan_advice *a,
                      const struct plan_option *o, const struct plan_comparison *two,
                      struct plan_words *out)
@@ -227,7 +240,7 @@ bool plan_pair_worth(const struct plan_question *q, const struct plan_advice *a,
                        o->gain);
     if (out->n > 0)
         return false;
-    plan_words_add(out, "%.2f times as fast as the better of the two alone", two->gain);
+    price_words(a, o, two, out);
     if (isfinite(two->fade_gen))
         plan_words_add(out, "at least a tenth is gained up to an answer of %.0f tokens",
                        floor(two->fade_gen));
