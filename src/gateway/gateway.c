@@ -6,6 +6,7 @@
 #include "gateway/core.h"
 #include "gateway/http.h"
 #include "gateway/start.h"
+#include "gateway/tuning.h"
 
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -19,6 +20,7 @@ struct gateway {
     struct access *access;
     struct core *core;
     struct http *http;
+    struct tuning *tuning;
 };
 
 void gateway_options_default(struct gateway_options *o)
@@ -131,6 +133,7 @@ static int gateway_run(struct gateway *g, const struct core_source *source, uint
     }
     parts.access = g->access;
     parts.core = g->core;
+    parts.tuning = g->tuning;
     rc = http_start(&parts, fd, &g->http, e);
     if (rc != 0) {
         core_stop(g->core);
@@ -158,8 +161,12 @@ int gateway_start_on(const struct gateway_options *o, const struct core_source *
     // The gateway limits requests; each may ask for several answers, and the worker has room for all.
     g->options.worker.max_requests = o->max_requests * PARSE_CHOICES_MAX;
     own.ctx = g;
-    rc = gateway_run(g, source ? source : &own, port, e);
+    rc = tuning_start(o->worker.engine.model, source == NULL, &g->tuning, e);
+    if (rc == 0)
+        rc = gateway_run(g, source ? source : &own, port, e);
     if (rc != 0) {
+        tuning_stop(g->tuning);
+        tuning_free(g->tuning);
         access_free(g->access);
         free(g);
         return rc;
@@ -183,9 +190,11 @@ void gateway_free(struct gateway *g)
 {
     if (!g)
         return;
+    tuning_stop(g->tuning); // its streams end before HTTP does
     core_stop(g->core);
     http_stop(g->http);
     core_free(g->core);
+    tuning_free(g->tuning);
     access_free(g->access);
     free(g);
 }

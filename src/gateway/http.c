@@ -100,6 +100,23 @@ enum MHD_Result http_await(struct exchange *x, struct reply *reply, int sent)
     return reply_serve(reply, headers_add, x);
 }
 
+enum MHD_Result http_answer_file(struct exchange *x, int fd, uint64_t bytes)
+{
+    struct MHD_Response *response = MHD_create_response_from_fd64(bytes, fd);
+    enum MHD_Result result;
+
+    if (!response) {
+        close(fd);
+        return MHD_NO;
+    }
+    x->answered = 200;
+    headers_add(x, response);
+    MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, "application/octet-stream");
+    result = MHD_queue_response(x->connection, 200, response);
+    MHD_destroy_response(response);
+    return result;
+}
+
 static enum MHD_Result answer_preflight(struct exchange *x)
 {
     struct MHD_Response *response =
@@ -107,7 +124,7 @@ static enum MHD_Result answer_preflight(struct exchange *x)
     enum MHD_Result result;
 
     headers_add(x, response);
-    MHD_add_response_header(response, "Access-Control-Allow-Methods", "GET, POST, OPTIONS");
+    MHD_add_response_header(response, "Access-Control-Allow-Methods", "GET, POST, DELETE, OPTIONS");
     MHD_add_response_header(response, "Access-Control-Allow-Headers", "*, Authorization");
     MHD_add_response_header(response, "Access-Control-Max-Age", "86400");
     result = MHD_queue_response(x->connection, 204, response);
@@ -129,6 +146,28 @@ bool http_has_argument(const struct exchange *x, const char *name)
 
     return MHD_lookup_connection_value_n(x->connection, MHD_GET_ARGUMENT_KIND, name, strlen(name),
                                          &value, &n) == MHD_YES;
+}
+
+const char *http_argument(const struct exchange *x, const char *name)
+{
+    return MHD_lookup_connection_value(x->connection, MHD_GET_ARGUMENT_KIND, name);
+}
+
+int http_argument_number(const struct exchange *x, const char *name, int64_t min, int64_t max,
+                         int64_t *out, struct err *e)
+{
+    const char *text = http_argument(x, name);
+    char *end;
+    long long v;
+
+    if (!text)
+        return 0;
+    v = strtoll(text, &end, 10);
+    if (end == text || *end || v < min || v > max)
+        return err_set(e, ERR_INVALID, "'%s' must be a whole number from %lld to %lld (got %.40s)",
+                       name, (long long)min, (long long)max, text);
+    *out = v;
+    return 0;
 }
 
 const char *http_body(const struct exchange *x, size_t *n)
@@ -160,7 +199,7 @@ static bool announced_too_large(struct exchange *x)
 {
     const char *length = http_header(x, MHD_HTTP_HEADER_CONTENT_LENGTH);
 
-    return length && strtoull(length, NULL, 10) > GATEWAY_BODY_MAX;
+    return length && !(x->route && x->route->take) && strtoull(length, NULL, 10) > GATEWAY_BODY_MAX;
 }
 
 // False: the connection is to be cut.
@@ -208,6 +247,7 @@ static struct exchange *exchange_new(struct http *h, struct MHD_Connection *conn
     x->options = h->parts.options;
     x->access = h->parts.access;
     x->core = h->parts.core;
+    x->tuning = h->parts.tuning;
     x->connection = connection;
     x->url = url;
     x->begun_ns = clock_now_ns();
@@ -261,6 +301,10 @@ static enum MHD_Result on_access(void *ctx, struct MHD_Connection *connection, c
     }
     if (n > 0) {
         *data_bytes = 0;
+        if (x->status == 0 && x->route->take) {
+            x->route->take(x, data, n);
+            return MHD_YES;
+        }
         return body_take(x, data, n) ? MHD_YES : MHD_NO;
     }
     if (x->reply)
@@ -321,6 +365,7 @@ static void on_completed(void *ctx, struct MHD_Connection *connection, void **re
     exchange_end(x);
     h->bodies_bytes -= x->body.len;
     buf_fini(&x->body);
+    route_form_free(x->form);
     free(x->refusal);
     free(x);
     *request_ctx = NULL;

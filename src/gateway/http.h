@@ -27,7 +27,9 @@
 struct access;
 struct access_key;
 struct http;
+struct http_form;
 struct route;
+struct tuning;
 
 // One request as the HTTP thread sees it.
 struct exchange {
@@ -35,6 +37,7 @@ struct exchange {
     const struct gateway_options *options;
     const struct access *access;
     struct core *core;
+    struct tuning *tuning;
     struct MHD_Connection *connection;
     const struct route *route;    // NULL: there is none for its path and method
     const char *url;              // its path
@@ -47,6 +50,7 @@ struct exchange {
     char method[8];
     unsigned answered; // the status that was sent without the core
     struct buf body;
+    struct http_form *form; // of a route that takes its body piece by piece; owned
     uint64_t drained_bytes;
     struct reply *reply; // once the core has it
     // Decided before the body was read; status 0: nothing yet.
@@ -60,6 +64,7 @@ struct http_parts {
     const struct gateway_options *options;
     const struct access *access;
     struct core *core;
+    struct tuning *tuning;
 };
 
 // Takes the listening socket, also on failure.
@@ -73,11 +78,18 @@ void http_stop(struct http *h);
 const char *http_header(const struct exchange *x, const char *name);
 // True for "?name" and "?name=value".
 bool http_has_argument(const struct exchange *x, const char *name);
+// The value of "?name=value", or NULL.
+const char *http_argument(const struct exchange *x, const char *name);
+// The same as a whole number within limits; absent leaves *out. ERR_INVALID names the argument.
+int http_argument_number(const struct exchange *x, const char *name, int64_t min, int64_t max,
+                         int64_t *out, struct err *e);
 // The body, never NULL; it lives until http_body_drop.
 const char *http_body(const struct exchange *x, size_t *n);
 void http_body_drop(struct exchange *x);
 // Answers at once, as application/json. Takes the text.
 enum MHD_Result http_answer(struct exchange *x, unsigned status, char *body);
+// Answers 200 with a file's bytes, as application/octet-stream. Takes the descriptor.
+enum MHD_Result http_answer_file(struct exchange *x, int fd, uint64_t bytes);
 // The end of a route that sent a message to the core with the reply's one reference; `sent` is what
 // core_send said. Sleeps until the core answers, or tells the client that the server is busy.
 enum MHD_Result http_await(struct exchange *x, struct reply *reply, int sent);

@@ -4,13 +4,15 @@
 // To add one: write `enum MHD_Result run_NAME(struct exchange *x)`, and a row in the table of route.c:
 //
 //   path    as a client writes it, without "/v1"; a last '/' takes the rest of the path along (x->rest)
-//   method  "GET" (which answers HEAD too) or "POST". One path may have a row for each
+//   method  "GET" (which answers HEAD too), "POST" or "DELETE". One path may have a row for each
 //   scopes  one of which a key must be good for: ACCESS_INFERENCE, ACCESS_ADMIN, ACCESS_ANY of them, or
 //           ACCESS_FREE: no key needed
 //   run     is called when the body has been read (http_body). It either answers at once
 //           (http_answer), or makes a reply, sends the core a message and returns http_await
 //   bare    true: the path is not offered under /v1 (Ollama's /api/...)
 //   dialect whose error shape refusals take; NULL: OpenAI's
+//   take    gets the body piece by piece as it comes, instead of its being kept; refuses with http_refuse.
+//           NULL: the body is kept
 //
 // The functions for the APIs stand in route.c, those for operators (health, status, metrics, models,
 // erasing) in route_admin.c.
@@ -25,6 +27,7 @@
 struct dialect;
 
 typedef enum MHD_Result route_function(struct exchange *x);
+typedef void route_take(struct exchange *x, const char *data, size_t n);
 
 struct route {
     const char *path, *method;
@@ -32,6 +35,7 @@ struct route {
     route_function *run;
     bool bare;
     const struct dialect *dialect;
+    route_take *take;
 };
 
 // Sets x->route and x->rest; without a route for this path and method, x->allow says which others the
@@ -47,5 +51,11 @@ char *route_error(const struct exchange *x, unsigned status, const char *code, c
 route_function run_models, run_model, run_load, run_unload, run_health, run_live, run_ready,
     run_metrics, run_status, run_forget, run_ollama_version, run_ollama_tags, run_ollama_ps,
     run_ollama_show;
+
+// ---- route_files.c, route_tuning.c ----
+route_take run_files_take;
+route_function run_files_create, run_files, run_file, run_file_delete, run_tuning_create,
+    run_tuning_jobs, run_tuning_job, run_tuning_act;
+void route_form_free(struct http_form *form); // NULL is nothing
 
 #endif
