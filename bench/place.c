@@ -31,7 +31,7 @@ static double between(uint64_t *random, double low, double high)
 static struct place_link link_between(void *ctx, size_t from, size_t to)
 {
     (void)ctx;
-    return (struct place_link){2e-4, (from + to) % 3 ? 1.25e9 : 1.25e8};
+    return (struct place_link){2e-4, (from + to) % 3 ? 1.25e9 : 1.25e8, 2e-3};
 }
 
 static void fleet_make(uint64_t *random)

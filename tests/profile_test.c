@@ -370,6 +370,31 @@ static void test_link(void **state)
     assert_int_equal(profile_learn_down(&b, 0, 1), PROFILE_REFUSED);
 }
 
+// Only hand-offs whose reading does not hide the setup tell how long it is.
+static void test_setup(void **state)
+{
+    const struct profile_link guess = {.rtt_s = 1e-3};
+    struct profile_link_book b;
+
+    (void)state;
+    profile_link_init(&b, &guess, PROFILE_TRUST_NONE);
+    near(b.link.setup_s, 6e-3, 1e-9);
+    assert_int_equal(profile_learn_handoff(&b, 2, 1.9, 1), PROFILE_TAKEN);
+    near(b.link.setup_s, 6e-3, 1e-9);
+    for (int i = 0; i < 5; i++) {
+        assert_int_equal(profile_learn_handoff(&b, 0.05, 0.004, 0.03), PROFILE_TAKEN);
+        assert_int_equal(profile_learn_handoff(&b, 2, 1.9, 1), PROFILE_TAKEN);
+    }
+    near(b.link.setup_s, 0.02, 0.02);
+    for (int i = 0; i < 6; i++) // one that was soon in says that it is less
+        profile_learn_handoff(&b, 1, 0.9, 0.992);
+    near(b.link.setup_s, 0.008, 0.05);
+    assert_int_equal(profile_learn_handoff(&b, NAN, 1, 1), PROFILE_REFUSED);
+    assert_int_equal(profile_learn_handoff(&b, 1, NAN, 1), PROFILE_REFUSED);
+    assert_int_equal(profile_learn_handoff(&b, 1, 1, 2), PROFILE_REFUSED);
+    assert_int_equal(profile_learn_handoff(&b, INFINITY, 1, 1), PROFILE_REFUSED);
+}
+
 static void test_copies(void **state)
 {
     struct profile_book b;
@@ -393,7 +418,8 @@ int main(void)
         cmocka_unit_test(test_sides),        cmocka_unit_test(test_one_shape),
         cmocka_unit_test(test_nonsense),     cmocka_unit_test(test_stays_sane),
         cmocka_unit_test(test_sane),         cmocka_unit_test(test_from_cost),
-        cmocka_unit_test(test_link),         cmocka_unit_test(test_copies),
+        cmocka_unit_test(test_link),         cmocka_unit_test(test_setup),
+        cmocka_unit_test(test_copies),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -80,7 +80,8 @@ static void learn(struct profile_book *b, double token_s)
 
 static void test_kept(void **state)
 {
-    const struct profile_link guess = {1e-3, 1e8, 1e8};
+    const struct profile_link guess = {
+        .rtt_s = 1e-3, .up_bytes_per_s = 1e8, .down_bytes_per_s = 1e8};
     struct profiles *p = profiles_open(path);
     struct profile_book *b = book_of(p, "spark", "llama f16"), before;
     struct profile_link_book *l = profiles_link(p, "spark", "mac", &guess, PROFILE_TRUST_NONE),

@@ -62,9 +62,10 @@ struct profiles {
 static double samples_of(const struct entry *t, enum kind kind)
 {
     const struct profile_book *b = &t->node_book;
+    const struct profile_link_book *l = &t->link_book;
 
     if (kind == LINK)
-        return t->link_book.rtt.samples + t->link_book.up.samples + t->link_book.down.samples;
+        return l->rtt.samples + l->up.samples + l->down.samples + l->setup.samples;
     return b->read.samples + b->step.samples + b->export.samples + b->import.samples +
            b->load.samples;
 }

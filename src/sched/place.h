@@ -93,6 +93,7 @@ struct place_held {
 struct place_link {
     double rtt_s;
     double bytes_per_s; // 0: no way
+    double setup_s;     // until D can take anything in; what a long prompt hides
 };
 // The link over which `from` sends to `to`.
 typedef struct place_link place_link_fn(void *ctx, size_t from, size_t to);

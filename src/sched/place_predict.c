@@ -133,7 +133,8 @@ static double read_handoff(const struct place_case *c, struct bill *b, struct pl
     const struct cost_handoff_time t = cost_handoff(&h);
     double slot_s = slot_wait_s(c->d, c->prompt + c->room - c->held_d);
     double state_s = c->p->profile->state_bytes / h.link.bytes_per_s;
-    double arrived_s = (c->serial ? t.serial_s : t.overlapped_s) + state_s, wait_s = 0;
+    double setup_s = fmax(c->link.setup_s, 0) + t.transfer_s + h.link.latency_s;
+    double arrived_s = fmax(c->serial ? t.serial_s : t.overlapped_s, setup_s) + state_s, wait_s = 0;
 
     b->p_busy_s = profile_read_s(c->p->profile, c->upto - c->held_p, c->held_p) +
                   h.kv_bytes * c->p->profile->export_byte_s;

@@ -209,7 +209,7 @@ static bool pair_case(const struct place_search *s, size_t d, size_t p, struct p
         return false;
     *c = case_of(s, d, p);
     c->link = s->nodes->link(s->nodes->link_ctx, place_node_at(s, p), place_node_at(s, d));
-    return c->link.bytes_per_s > 0 && c->link.rtt_s >= 0;
+    return c->link.bytes_per_s > 0 && c->link.rtt_s >= 0 && c->link.setup_s >= 0;
 }
 
 // P's part ends on this grid, and D's has at least so many tokens: less is read by other kernels.
@@ -270,6 +270,24 @@ static bool pair_predict(struct place_search *s, size_t d, size_t p, struct plac
     return out->upto != 0;
 }
 
+// Where P's part, or D's, is made of full chunks: a short one takes nearly as long as a full one.
+static void splits_snap(struct place_search *s, struct place_case *c, double most,
+                        struct place_plan *plan)
+{
+    double near = plan->upto, ours = c->p->profile->chunk_tokens;
+    double theirs = c->d->profile->chunk_tokens;
+    const double snapped[] = {
+        c->held_p + floor((near - c->held_p) / ours) * ours,
+        c->held_p + ceil((near - c->held_p) / ours) * ours,
+        s->last - floor((s->last - near) / theirs) * theirs,
+        s->last - ceil((s->last - near) / theirs) * theirs,
+    };
+
+    for (size_t i = 0; i < 4; i++)
+        if (snapped[i] >= SPLIT_TOKENS && snapped[i] <= most)
+            split_try(s, c, snapped[i], plan);
+}
+
 // Looks for a better split of a plan: on a coarse grid, then around the best of it.
 static void split_refine(struct place_search *s, size_t d, size_t p, struct place_plan *plan)
 {
@@ -288,6 +306,7 @@ static void split_refine(struct place_search *s, size_t d, size_t p, struct plac
         low = fmax(plan->upto - step, c.held_d);
         step = fmin(2 * step, most - low) / SPLIT_PARTS;
     }
+    splits_snap(s, &c, most, plan);
 }
 
 // ---- the search ------------------------------------------------------------------------------------------
@@ -376,7 +395,7 @@ static double reader_bound(const struct place_search *s, const struct place_case
     if (policy != PLACE_LATENCY)
         return s->scratch[p].reader;
     bytes = profile_kv_bytes(c->p->profile, c->held_d, c->upto);
-    return fmax(s->scratch[p].read_s, bytes / place_rate(c));
+    return fmax(s->scratch[p].read_s, fmax(c->link.setup_s, 0) + bytes / place_rate(c));
 }
 
 static size_t readers_pick(const struct place_search *s, size_t d, enum place_policy policy,

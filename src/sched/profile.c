@@ -8,6 +8,8 @@
 #define GRID_CHUNK_TOKENS 512.0
 #define LOAD_GUESS_S 10.0
 #define RTT_GUESS_S 1e-3
+#define SETUP_GUESS_S 2e-3
+#define SETUP_ROUND_TRIPS 4
 #define LINK_GUESS 1e8 // bytes per second
 
 void profile_defaults(struct profile *p)
@@ -303,6 +305,7 @@ static void link_publish(struct profile_link_book *b)
     b->link.rtt_s = profile_fit_cost(&b->rtt, 0);
     b->link.up_bytes_per_s = 1 / profile_fit_cost(&b->up, 0);
     b->link.down_bytes_per_s = 1 / profile_fit_cost(&b->down, 0);
+    b->link.setup_s = profile_fit_cost(&b->setup, 0);
 }
 
 void profile_link_init(struct profile_link_book *b, const struct profile_link *l, double trust)
@@ -310,11 +313,14 @@ void profile_link_init(struct profile_link_book *b, const struct profile_link *l
     double rtt = l->rtt_s > 0 ? l->rtt_s : RTT_GUESS_S;
     double up = 1 / (l->up_bytes_per_s > 0 ? l->up_bytes_per_s : LINK_GUESS);
     double down = 1 / (l->down_bytes_per_s > 0 ? l->down_bytes_per_s : LINK_GUESS);
+    // Offer and answer, then a connection with its handshake, then the first frame.
+    double setup = l->setup_s > 0 ? l->setup_s : SETUP_GUESS_S + SETUP_ROUND_TRIPS * rtt;
 
     memset(b, 0, sizeof(*b));
     profile_fit_init(&b->rtt, &rtt, 1, trust);
     profile_fit_init(&b->up, &up, 1, trust);
     profile_fit_init(&b->down, &down, 1, trust);
+    profile_fit_init(&b->setup, &setup, 1, trust);
     link_publish(b);
 }
 
@@ -338,6 +344,21 @@ enum profile_verdict profile_learn_down(struct profile_link_book *b, double byte
 {
     enum profile_verdict v = learn_one(&b->down, bytes, seconds);
 
+    link_publish(b);
+    return v;
+}
+
+enum profile_verdict profile_learn_handoff(struct profile_link_book *b, double arrived_s,
+                                           double read_s, double transfer_s)
+{
+    double most = arrived_s - transfer_s; // the setup was no longer
+    enum profile_verdict v;
+
+    if (!(read_s >= 0 && most > 0))
+        return PROFILE_REFUSED;
+    if (most > b->link.setup_s && most <= read_s)
+        return PROFILE_TAKEN;
+    v = learn_one(&b->setup, 1, most);
     link_publish(b);
     return v;
 }

@@ -141,11 +141,13 @@ void profile_from_cost(struct profile *p, const struct cost_model *m, const stru
 struct profile_link {
     double rtt_s;
     double up_bytes_per_s, down_bytes_per_s; // from the first to the second, and back
+    double
+        setup_s; // from P's beginning to read until D could take KV in: dialling, tickets, frames
 };
 
 struct profile_link_book {
     struct profile_link link; // kept current
-    struct profile_fit rtt, up, down;
+    struct profile_fit rtt, up, down, setup;
 };
 
 // What is not positive in `l` is a guess of our own.
@@ -154,5 +156,9 @@ enum profile_verdict profile_learn_rtt(struct profile_link_book *b, double secon
 // What crossed and how long the link was busy with it.
 enum profile_verdict profile_learn_up(struct profile_link_book *b, double bytes, double seconds);
 enum profile_verdict profile_learn_down(struct profile_link_book *b, double bytes, double seconds);
+// A hand-off whose last KV was in `arrived_s` after P began, with P's reading and the crossing of all bytes taking
+// so long. A long prompt hides the setup: what such a hand-off does not tell is not learned.
+enum profile_verdict profile_learn_handoff(struct profile_link_book *b, double arrived_s,
+                                           double read_s, double transfer_s);
 
 #endif

@@ -157,6 +157,7 @@ json_t *profile_link_json(const struct profile_link *l)
     json_put(o, "rtt_s", json_real(l->rtt_s));
     json_put(o, "up_bytes_per_s", json_real(l->up_bytes_per_s));
     json_put(o, "down_bytes_per_s", json_real(l->down_bytes_per_s));
+    json_put(o, "setup_s", json_real(l->setup_s));
     return o;
 }
 
@@ -167,6 +168,7 @@ json_t *profile_link_book_json(const struct profile_link_book *b)
     json_put(o, "rtt", fit_json(&b->rtt));
     json_put(o, "up", fit_json(&b->up));
     json_put(o, "down", fit_json(&b->down));
+    json_put(o, "setup", fit_json(&b->setup));
     return o;
 }
 
@@ -177,11 +179,13 @@ int profile_link_book_parse(const json_t *object, struct profile_link_book *b, s
 
     rc = rc ? rc : fit_parse(object, "up", 1, &out.up, e);
     rc = rc ? rc : fit_parse(object, "down", 1, &out.down, e);
+    rc = rc ? rc : fit_parse(object, "setup", 1, &out.setup, e);
     if (rc != 0)
         return rc;
     out.link = (struct profile_link){.rtt_s = profile_fit_cost(&out.rtt, 0),
                                      .up_bytes_per_s = 1 / profile_fit_cost(&out.up, 0),
-                                     .down_bytes_per_s = 1 / profile_fit_cost(&out.down, 0)};
+                                     .down_bytes_per_s = 1 / profile_fit_cost(&out.down, 0),
+                                     .setup_s = profile_fit_cost(&out.setup, 0)};
     *b = out;
     return 0;
 }
