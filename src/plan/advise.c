@@ -382,42 +382,6 @@ static int single_add(const struct scene *s, const json_t *m, struct plan_advice
 
 // ---- pairs ---------------------------------------------------------------------------------------------
 
-static double payload_gbps(const json_t *link)
-{
-    double share = json_number_value(json_object_get(link, "achieved_share"));
-    return json_number_value(json_object_get(link, "gbps")) * (share > 0 ? share : 0.9);
-}
-
-static const char *family_of(const json_t *link)
-{
-    const char *family = json_string_value(json_object_get(link, "family"));
-    return family != NULL ? family : plan_catalogue_id(PLAN_LINK, link);
-}
-
-// The fastest way from a to b: where their links are of one family, they meet at the slower of the two.
-static const char *link_between(const struct plan_catalogue *c, const char *a, const char *b)
-{
-    const json_t *of_a = plan_catalogue_find(c, PLAN_MACHINE, a, NULL), *x, *y;
-    const json_t *of_b = plan_catalogue_find(c, PLAN_MACHINE, b, NULL);
-    const json_t *best = NULL;
-    size_t i, k;
-    json_array_foreach(json_object_get(of_a, "network"), i, x)
-    {
-        json_array_foreach(json_object_get(of_b, "network"), k, y)
-        {
-            const char *nx = json_string_value(x), *ny = json_string_value(y);
-            const json_t *lx = nx != NULL ? plan_catalogue_find(c, PLAN_LINK, nx, NULL) : NULL;
-            const json_t *ly = ny != NULL ? plan_catalogue_find(c, PLAN_LINK, ny, NULL) : NULL;
-            if (lx == NULL || ly == NULL || strcmp(family_of(lx), family_of(ly)) != 0)
-                continue;
-            const json_t *slower = payload_gbps(lx) < payload_gbps(ly) ? lx : ly;
-            if (best == NULL || payload_gbps(slower) > payload_gbps(best))
-                best = slower;
-        }
-    }
-    return best != NULL ? plan_catalogue_id(PLAN_LINK, best) : NULL;
-}
-
 static void pair_join(const struct plan_option ones[2], struct plan_option *o)
 {
     for (size_t i = 0; i < 2; i++) {
@@ -445,7 +409,7 @@ static int pair_add(const struct scene *s, const struct plan_option ones[2], str
     struct plan_option *o = &a->options[a->n];
     *o = (struct plan_option){0};
     pair_join(ones, o);
-    o->link = s->q->link != NULL ? s->q->link : link_between(s->c, o->names[0], o->names[1]);
+    o->link = s->q->link != NULL ? s->q->link : plan_link_between(s->c, o->names[0], o->names[1]);
     if (o->link == NULL || ((ones[0].fails | ones[1].fails) & hopeless) != 0)
         return 0;
     int rc = option_fill(s, ones, o, e);

@@ -5,6 +5,7 @@
 #include "plan/predict.h"
 
 #include <math.h>
+#include <string.h>
 #include <strings.h>
 
 #define CHUNK_TOKENS 512.0
@@ -44,6 +45,41 @@ static int link_get(const struct plan_catalogue *c, const char *name, struct lin
         rc = err_set(e, ERR_INVALID, "\"gbps\" is missing");
     l->latency_s = latency_us / 1e6;
     return rc == 0 ? 0 : err_wrap(e, "link %s", name);
+}
+
+static double payload_gbps(const json_t *link)
+{
+    double share = json_number_value(json_object_get(link, "achieved_share"));
+    return json_number_value(json_object_get(link, "gbps")) * (share > 0 ? share : 0.9);
+}
+
+static const char *family_of(const json_t *link)
+{
+    const char *family = json_string_value(json_object_get(link, "family"));
+    return family != NULL ? family : plan_catalogue_id(PLAN_LINK, link);
+}
+
+const char *plan_link_between(const struct plan_catalogue *c, const char *a, const char *b)
+{
+    const json_t *of_a = plan_catalogue_find(c, PLAN_MACHINE, a, NULL), *x, *y;
+    const json_t *of_b = plan_catalogue_find(c, PLAN_MACHINE, b, NULL);
+    const json_t *best = NULL;
+    size_t i, k;
+    json_array_foreach(json_object_get(of_a, "network"), i, x)
+    {
+        json_array_foreach(json_object_get(of_b, "network"), k, y)
+        {
+            const char *nx = json_string_value(x), *ny = json_string_value(y);
+            const json_t *lx = nx != NULL ? plan_catalogue_find(c, PLAN_LINK, nx, NULL) : NULL;
+            const json_t *ly = ny != NULL ? plan_catalogue_find(c, PLAN_LINK, ny, NULL) : NULL;
+            if (lx == NULL || ly == NULL || strcmp(family_of(lx), family_of(ly)) != 0)
+                continue;
+            const json_t *slower = payload_gbps(lx) < payload_gbps(ly) ? lx : ly;
+            if (best == NULL || payload_gbps(slower) > payload_gbps(best))
+                best = slower;
+        }
+    }
+    return best != NULL ? plan_catalogue_id(PLAN_LINK, best) : NULL;
 }
 
 // The rates that somebody published for this machine, model and quantisation.

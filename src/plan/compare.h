@@ -58,6 +58,8 @@ struct plan_comparison {
     double fade_warm; // the largest warm share with at least a tenth gained; NAN: none
 };
 
+// The fastest link from a to b, or NULL: where links of theirs are of one family, they meet at the slower one.
+const char *plan_link_between(const struct plan_catalogue *c, const char *a, const char *b);
 // Whether somebody published rates of both machines for this model.
 bool plan_published(const struct plan_catalogue *c, const struct plan_pair *p);
 // ERR_NOT_FOUND: unknown names, or no published rates where they were asked for; ERR_INVALID: numbers.
