@@ -4,6 +4,7 @@
 
 #include "base/buf.h"
 #include "base/json.h"
+#include "models/adapters.h"
 #include "models/fetch.h"
 #include "models/peft.h"
 
@@ -21,10 +22,11 @@ static const char about[] =
     "against\n"
     "it. What a GGUF adapter cannot say (DoRA, ranks that differ, trained biases or embeddings) "
     "is\n"
-    "refused with what to change.";
+    "refused with what to change. With --name it is published: `tandem serve -m BASE` lists it as\n"
+    "model \"ft:NAME\".";
 
 struct convert {
-    const char *folder, *base, *out;
+    const char *folder, *base, *out, *name;
     bool json, replace;
     struct models_peft told;
 };
@@ -35,6 +37,7 @@ static void json_tell(const struct convert *c)
     json_t *o = json_object();
     json_put(o, "adapter", json_string(c->out));
     json_put(o, "base", json_string(c->base));
+    json_put(o, "published", c->name ? json_string(c->name) : json_null());
     json_put(o, "arch", json_string(t->arch));
     json_put(o, "rank", json_integer(t->rank));
     json_put(o, "alpha", json_real((double)t->alpha));
@@ -53,17 +56,34 @@ static void text_tell(const struct convert *c)
     printf("%s: %s, rank %" PRIu32 ", alpha %g%s, on %" PRIu32 " matrices, %s\n", c->out,
            c->told.arch, c->told.rank, (double)c->told.alpha,
            c->told.rank_stabilised ? " (rank-stabilised)" : "", c->told.matrices, size);
+    if (c->name)
+        printf("published: " ADAPTERS_PREFIX "%s\n", c->name);
+}
+
+static int publish(const struct convert *c, struct err *e)
+{
+    struct adapters_new n;
+    adapters_new_default(&n);
+    n.name = c->name;
+    n.file = c->out;
+    n.model = c->base;
+    n.replace = c->replace;
+    return adapters_publish(&n, NULL, e);
 }
 
 static int convert(struct convert *c, struct err *e)
 {
-    int rc = cli_model_path(&c->base, e);
+    int rc = c->name ? adapters_name_check(c->name, e) : 0;
+    if (rc == 0)
+        rc = cli_model_path(&c->base, e);
     if (rc != 0)
         return rc;
     if (!c->replace && access(c->out, F_OK) == 0)
         return err_set(e, ERR_INVALID, "'%s' is there already; say --replace, or another -o",
                        c->out);
     rc = models_peft_convert(c->folder, c->base, c->out, &c->told, e);
+    if (rc == 0 && c->name)
+        rc = publish(c, e);
     if (rc != 0)
         return rc;
     if (c->json)
@@ -83,7 +103,9 @@ static int convert_run(int argc, char **argv)
          "the base: a GGUF file, or a model that was pulled", 0, 0},
         {"--output", 'o', CLI_STRING, &c.out, "FILE",
          "the adapter to write (default: FOLDER/adapter.gguf)", 0, 0},
-        {"--replace", 0, CLI_FLAG, &c.replace, NULL, "FILE may be there already", 0, 0},
+        {"--name", 0, CLI_STRING, &c.name, "NAME", "publish it as model \"ft:NAME\"", 0, 0},
+        {"--replace", 0, CLI_FLAG, &c.replace, NULL,
+         "FILE, and an adapter of that name, may be there already", 0, 0},
         {"--json", 0, CLI_FLAG, &c.json, NULL, "print JSON", 0, 0},
         {0},
     };
