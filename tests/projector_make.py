@@ -1,6 +1,7 @@
 """Writes a projector for a language model, small enough for a test and made to see three colours.
 
     projector_make.py MODEL.gguf OUT.gguf [KIND]
+    projector_make.py MODEL.gguf OUT.gguf model
 
 No package ships a small model that sees, so this one is made by hand, in the real file format of the real
 library: a vision transformer of one layer whose first three features are the mean red, green and blue of a
@@ -8,7 +9,11 @@ patch (the rest is noise from a fixed seed), and a projection that maps them to 
 the words " red", " green" and " blue". A language model to which a patch looks like the word says it.
 
 KIND says how the model looks at the rows: "gemma3" (16 rows, which see each other), "janus_pro" (64 rows, in
-order). Needs nothing but Python."""
+order), "qwen2vl_merger" (a row for every 16 x 16 pixels, in two dimensions). The last one needs a language
+model that has positions in two dimensions; "model" makes one, of the same weights: the rows of its queries and
+keys change places as its other rotation wants them, so that text means to it what it meant before.
+
+Needs nothing but Python."""
 
 import random
 import struct
@@ -30,10 +35,15 @@ class Reader:
         magic, _, n_tensors, n_keys = struct.unpack("<4sIQQ", self.f.read(24))
         if magic != b"GGUF":
             raise SystemExit(f"'{path}' is not a GGUF file")
-        self.keys = {}
+        self.keys, self.raw = {}, []
         for _ in range(n_keys):
             name = self.text()
-            self.keys[name] = self.value(*struct.unpack("<I", self.f.read(4)))
+            (kind,) = struct.unpack("<I", self.f.read(4))
+            at = self.f.tell()
+            self.keys[name] = self.value(kind)
+            end = self.f.tell()
+            self.f.seek(at)
+            self.raw.append((name, kind, self.f.read(end - at)))
         self.tensors = {}
         for _ in range(n_tensors):
             name = self.text()
@@ -93,6 +103,41 @@ class Writer:
             f.write(out)
 
 
+MROPE_ARCH, SECTIONS = "qwen2vl", [16, 8, 8, 0]
+
+
+def rows_turned(rows, heads):
+    """Pairs of neighbours, as llama's rotation has them, become pairs that are half a head apart."""
+    n = len(rows) // heads
+    return [rows[h * n + i] for h in range(heads) for i in [*range(0, n, 2), *range(1, n, 2)]]
+
+
+def model_write(base, path):
+    arch = base.keys["general.architecture"]
+    count = {kind: struct.unpack("<I", base.keys[f"{arch}.attention.head_count{kind}"])[0] for kind in ["", "_kv"]}
+    out = struct.pack("<4sIQQ", b"GGUF", 3, len(base.tensors), len(base.raw) + 1)
+    for name, kind, value in base.raw:
+        if name == "general.architecture":
+            value = text(MROPE_ARCH)
+        out += text(name.replace(arch + ".", MROPE_ARCH + ".", 1)) + struct.pack("<I", kind) + value
+    out += text(MROPE_ARCH + ".rope.dimension_sections") + struct.pack("<IIQ4i", ARRAY, 5, 4, *SECTIONS)
+    for name, (shape, kind, at) in base.tensors.items():
+        out += text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, kind, at)
+    base.f.seek(base.data)
+    data = bytearray(base.f.read())
+    starts = sorted(at for _, _, at in base.tensors.values()) + [len(data)]
+    for name, (shape, _, at) in base.tensors.items():
+        if not name.endswith(("attn_q.weight", "attn_k.weight")):
+            continue
+        heads = count["_kv" if name.endswith("k.weight") else ""]
+        width = (starts[starts.index(at) + 1] - at) // shape[1]
+        rows = rows_turned([data[at + i * width : at + (i + 1) * width] for i in range(shape[1])], heads)
+        data[at : at + len(rows) * width] = b"".join(rows)
+    with open(path, "wb") as f:
+        f.write(out.ljust(padded(len(out)), b"\0"))
+        f.write(data)
+
+
 def padded(n):
     return -(-n // ALIGN) * ALIGN
 
@@ -124,7 +169,7 @@ def head_write(w, kind):
     w.key("clip.vision.image_std", ARRAY, [1.0] * 3)
 
 
-def tower_write(w, noise):
+def tower_write(w, kind, noise):
     """The patch's mean of a colour in the feature of that number; noise elsewhere, as if it had been trained."""
     n = PATCH * PATCH
     kernel = []
@@ -134,12 +179,17 @@ def tower_write(w, noise):
                 kernel += [1.0 / n if feature == channel else 0.0] * n
             else:
                 kernel += [noise(0.02 / n) for _ in range(n)]
+    if kind == "qwen2vl_merger":  # looks at two frames, which are the same one in a still
+        kernel = [v / 2 for v in kernel]
+        w.tensor("v.patch_embd.weight.1", (PATCH, PATCH, 3, WIDTH), kernel, TYPE_F16)
+    else:
+        w.tensor("v.patch_embd.bias", (WIDTH,), [0.0] * WIDTH)
     w.tensor("v.patch_embd.weight", (PATCH, PATCH, 3, WIDTH), kernel, TYPE_F16)
-    w.tensor("v.patch_embd.bias", (WIDTH,), [0.0] * WIDTH)
     for layer in range(LAYERS):
         p = f"v.blk.{layer}."
         for part in ["attn_q", "attn_k", "attn_v", "attn_out", "ffn_up", "ffn_down"]:
             w.tensor(p + part + ".weight", (WIDTH, WIDTH), [noise(0.01) for _ in range(WIDTH * WIDTH)])
+            w.tensor(p + part + ".bias", (WIDTH,), [0.0] * WIDTH)
         for part in ["ln1", "ln2"]:
             w.tensor(p + part + ".weight", (WIDTH,), [1.0] * WIDTH)
             w.tensor(p + part + ".bias", (WIDTH,), [0.0] * WIDTH)
@@ -154,27 +204,32 @@ def projection_write(w, kind, rows):
         w.tensor("mm.input_projection.weight", (width, WIDTH), matrix)
         return
     gain = 8.0  # where the activation between the two is close to a straight line
-    first = [gain if i == j else 0.0 for j in range(WIDTH) for i in range(WIDTH)]
+    merged = 4 if kind == "qwen2vl_merger" else 1  # patches that become one row
+    first = [gain / merged if i % WIDTH == j else 0.0 for j in range(WIDTH) for i in range(merged * WIDTH)]
     second = [rows[i][j] / gain if i < 3 else 0.0 for j in range(width) for i in range(WIDTH)]
-    w.tensor("mm.0.weight", (WIDTH, WIDTH), first)
+    last = "mm.2" if merged > 1 else "mm.1"
+    w.tensor("mm.0.weight", (merged * WIDTH, WIDTH), first)
     w.tensor("mm.0.bias", (WIDTH,), [0.0] * WIDTH)
-    w.tensor("mm.1.weight", (WIDTH, width), second)
-    w.tensor("mm.1.bias", (width,), [0.0] * width)
+    w.tensor(last + ".weight", (WIDTH, width), second)
+    w.tensor(last + ".bias", (width,), [0.0] * width)
 
 
 def main():
     if len(sys.argv) not in (3, 4):
         raise SystemExit(__doc__)
     model, out, kind = sys.argv[1], sys.argv[2], (sys.argv[3:] or ["gemma3"])[0]
-    if kind not in ("gemma3", "janus_pro"):
-        raise SystemExit(f"kind '{kind}' is not known; say gemma3 or janus_pro")
+    if kind not in ("gemma3", "janus_pro", "qwen2vl_merger", "model"):
+        raise SystemExit(f"kind '{kind}' is not known; say gemma3, janus_pro, qwen2vl_merger or model")
     base = Reader(model)
+    if kind == "model":
+        model_write(base, out)
+        return
     words = base.keys["tokenizer.ggml.tokens"]
     rows = [base.embedding(words.index("\u0120" + colour)) for colour in COLOURS]
     seeded = random.Random(7)
     w = Writer()
     head_write(w, kind)
-    tower_write(w, lambda scale: seeded.gauss(0, scale))
+    tower_write(w, kind, lambda scale: seeded.gauss(0, scale))
     projection_write(w, kind, rows)
     w.write(out)
 
