@@ -49,11 +49,11 @@ def pixels(image):
     return data if image.channels == 3 else b"".join(data[i:i + 1] * 3 for i in range(0, len(data), image.channels))
 
 
-def picture(rgb, width, height):
+def picture(rgb, width, height, channels=3):
     with tempfile.NamedTemporaryFile(suffix=".ppm") as f:
         f.write(b"P6\n%d %d\n255\n" % (width, height) + rgb)
         f.flush()
-        return sd.SDImage.load(f.name, 3)
+        return sd.SDImage(sd._n.SDImage.load_stb(f.name, channels))
 
 
 class Worker:
@@ -83,7 +83,8 @@ class Worker:
 
     def log(self, level, text):
         # Below warnings it writes prompts, and its warnings are for those who know it well.
-        if level >= (sd.LogLevel.WARN if os.environ.get("TANDEM_LOG") == "debug" else sd.LogLevel.ERROR):
+        # A request that was cancelled is no failure of the library's, as it believes.
+        if not self.gone() and level >= (sd.LogLevel.WARN if os.environ.get("TANDEM_LOG") == "debug" else sd.LogLevel.ERROR):
             print("image: " + text.rstrip(), file=sys.stderr, flush=True)
 
     def listen(self):
@@ -103,7 +104,7 @@ class Worker:
                 self.may_go.set()
 
     def gone(self):
-        return self.cancelled == self.request["id"]
+        return self.request is not None and self.cancelled == self.request["id"]
 
     def step(self, step, steps, seconds):
         r = self.request
@@ -136,16 +137,16 @@ class Worker:
         if r.get("initial"):
             p.set_init_image(picture(data[:size], r["width"], r["height"]))
         if r.get("mask"):
-            p.set_mask_image(picture(data[size:], r["width"], r["height"]))
+            p.set_mask_image(picture(data[size:], r["width"], r["height"], 1))
         return p
 
     def draw(self, r, data):
-        begun, p = time.monotonic(), self.params(r, data)
+        begun, self.request, r["index"] = time.monotonic(), r, 0
+        p = self.params(r, data)
         r["every"] = max(1, r["steps"] // (r.get("previews", 0) + 1))
         sd.set_preview_callback(self.preview if r.get("previews") else None, sd.PreviewMode.PROJ)
         for i in range(r["count"]):
             r["index"], p.seed = i, r["seed"] + i
-            self.request = r
             images = [] if self.gone() else self.context.generate_with_params(p)
             if self.gone():
                 return self.stream.send(op="failed", id=r["id"], code="cancelled", message="cancelled")

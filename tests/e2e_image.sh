@@ -1,0 +1,282 @@
+#!/usr/bin/env bash
+# Pictures, end to end: the real library draws what the captions of our own small model say, in the right colour
+# and shape; the same seed gives the same bytes over a restart; cancelling, a killed worker, bad files. A model
+# without training fails the same check, so it checks something. TANDEM_IMAGE_MODEL names another model file.
+set -euo pipefail
+root=$(cd "$(dirname "$0")/.." && pwd)
+cd "$root/tests"
+if ! worker=$("$root/scripts/image-library.sh"); then
+    echo "SKIP: no library that draws; the reason is above"
+    exit 0
+fi
+TRAINED=${TANDEM_IMAGE_MODEL:-$("$root/scripts/image-model.sh")}
+RANDOM_MODEL=$("$root/scripts/image-model.sh" random)
+export TRAINED RANDOM_MODEL
+export TANDEM_IMAGE_WORKER=$worker
+unset TANDEM_IMAGE_MODEL
+exec python3 - <<'PYTHON'
+import socket
+import struct
+import sys
+import zlib
+
+sys.path.insert(0, ".")
+from e2e import *
+
+TRAINED, UNTRAINED = os.environ["TRAINED"], os.environ["RANDOM_MODEL"]
+TANDEM = os.path.join(BIN, "tandem")
+COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "yellow": (255, 255, 0)}
+SHAPES = ("circle", "square", "triangle")
+CAPTIONS = [(c, s) for c in COLOURS for s in SHAPES]
+SIDE = 64
+
+
+class Worker:
+    """The protocol of src/image/frame.h, from the other end."""
+
+    def __init__(self, model):
+        ours, theirs = socket.socketpair()
+        command = ["sh", "-c", 'exec 3<&%d; exec "$0" "$1"' % theirs.fileno(), os.environ["TANDEM_IMAGE_WORKER"],
+                   json.dumps({"model": model, "threads": 2})]
+        self.p = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdout=subprocess.DEVNULL)
+        theirs.close()
+        self.s, self.id = ours, 0
+        self.s.settimeout(120)
+        self.hello = self.take()[0]
+
+    def get(self, n):
+        data = b""
+        while len(data) < n:
+            part = self.s.recv(n - len(data))
+            check(part, "the worker ended", self.p.poll())
+            data += part
+        return data
+
+    def take(self):
+        text, data = struct.unpack("<II", self.get(8))
+        return json.loads(self.get(text)), self.get(data)
+
+    def put(self, **head):
+        text = json.dumps(head).encode()
+        self.s.sendall(struct.pack("<II", len(text), 0) + text)
+
+    def begin(self, prompt, seed=7, steps=8, **more):
+        self.id += 1
+        self.put(**{**dict(op="generate", id=self.id, prompt=prompt, width=SIDE, height=SIDE, count=1, steps=steps,
+                           cfg=3.0, seed=seed, strength=0.75, previews=0), **more})
+        return self.id
+
+    def end(self):
+        """The pictures, and all heads that came."""
+        pictures, heads = [], []
+        while not heads or heads[-1]["op"] not in ("done", "failed"):
+            head, data = self.take()
+            heads.append(head)
+            if head["op"] == "picture":
+                pictures.append(data)
+        return pictures, heads
+
+    def draw(self, prompt, seed=7):
+        self.begin(prompt, seed)
+        pictures, heads = self.end()
+        check(len(pictures) == 1, prompt, heads[-1])
+        return pictures[0]
+
+    def stop(self):
+        self.s.close()
+        check(self.p.wait(20) == 0, "the worker's exit", self.p.returncode)
+
+
+def look(rgb):
+    """Colour and shape of what is bright: by the nearest colour; a triangle has little in its upper half, a square fills
+    its box."""
+    votes, points = dict.fromkeys(COLOURS, 0), []
+    for i in range(SIDE * SIDE):
+        pixel = rgb[3 * i:3 * i + 3]
+        if max(pixel) >= 128:
+            votes[min(COLOURS, key=lambda c: sum((a - b) ** 2 for a, b in zip(pixel, COLOURS[c])))] += 1
+            points.append((i % SIDE, i // SIDE))
+    if len(points) < 50:
+        return None, 0, None
+    xs, ys, few = sorted(p[0] for p in points), sorted(p[1] for p in points), len(points) // 50
+    x0, x1, y0, y1 = xs[few], xs[-1 - few], ys[few], ys[-1 - few]
+    fill = sum(x0 <= x <= x1 and y0 <= y <= y1 for x, y in points) / ((x1 - x0 + 1) * (y1 - y0 + 1))
+    upper = sum(y <= (y0 + y1) / 2 for x, y in points) / len(points)
+    colour = max(votes, key=votes.get)
+    return colour, votes[colour] / len(points), "triangle" if upper < 0.42 else "square" if fill > 0.91 else "circle"
+
+
+def score(worker):
+    colours = shapes = 0
+    for colour, shape in CAPTIONS:
+        got, share, form = look(worker.draw("a %s %s" % (colour, shape)))
+        colours += got == colour and share > 0.9
+        shapes += form == shape
+    return colours, shapes
+
+
+def captions():
+    worker = Worker(TRAINED)
+    check(worker.hello["op"] == "ready" and "cancel" in worker.hello["features"], worker.hello)
+    colours, shapes = score(worker)
+    print("colours %d of 12, shapes %d of 12" % (colours, shapes))
+    check(colours == 12 and shapes >= 10, colours, shapes)
+    a, b, c = (worker.draw("a red circle", seed) for seed in (7, 7, 8))
+    check(a == b and a != c, "the seed says the picture")
+    worker.begin("a red circle", count=3, previews=0)
+    pictures, heads = worker.end()
+    check(pictures[:2] == [a, c], "picture i of a batch is that of seed + i")
+    steps = [h for h in heads if h["op"] == "progress"]
+    check([h["step"] for h in steps] == list(range(1, 9)) * 3, steps)
+    check(look(worker.draw("an unheard-of zyzzyva \u732b \U0001f408"))[1] >= 0, "rare words end nothing")
+    worker.stop()
+    random = Worker(UNTRAINED)
+    colours, shapes = score(random)
+    check(colours < 6, "a model without training passed", colours, shapes)
+    random.stop()
+    return a
+
+
+def rss_kib(pid):
+    with open("/proc/%d/status" % pid) as f:
+        return int(re.search(r"VmRSS:\s+(\d+)", f.read()).group(1))
+
+
+def cancelling():
+    """Within one step; and a hundred of them leave no memory and no files behind."""
+    worker = Worker(TRAINED)
+    first = worker.draw("a blue square")
+    memory = files = 0
+    for i in range(110):
+        number = worker.begin("a red circle", seed=i, steps=150)
+        after = cancelled = 0
+        if i % 10 == 0:  # before its first step
+            worker.put(op="cancel", id=number)
+            cancelled = 1
+        while True:
+            head, _ = worker.take()
+            if head["op"] == "progress":
+                after += cancelled
+                if not cancelled:
+                    worker.put(op="cancel", id=number)
+                    cancelled = 1
+            elif head["op"] == "failed":
+                break
+            else:
+                check(head["op"] != "picture", "it was cancelled")
+        check(head["code"] == "cancelled" and after < 60, head, after)
+        if i == 9:
+            memory, files = rss_kib(worker.p.pid), len(os.listdir("/proc/%d/fd" % worker.p.pid))
+    check(rss_kib(worker.p.pid) < memory + 8192, "grew from", memory, "KiB to", rss_kib(worker.p.pid))
+    check(len(os.listdir("/proc/%d/fd" % worker.p.pid)) == files, "files are left open")
+    check(worker.draw("a blue square") == first, "what was cancelled changes nothing")
+    worker.stop()
+
+
+def image(*args, rc=0, model=TRAINED, **env):
+    p = subprocess.run([TANDEM, "image", *args, "--image-model", model], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                       timeout=120, cwd=DIR, env=dict(os.environ, **env))
+    check(p.returncode == rc, args, "ended with", p.returncode, p.stdout, p.stderr)
+    return p
+
+
+def png(path):
+    """Pixels and texts of a PNG file."""
+    with open(path, "rb") as f:
+        data = f.read()
+    at, idat, texts = 8, b"", {}
+    while at < len(data):
+        n, kind = struct.unpack(">I4s", data[at:at + 8])
+        body = data[at + 8:at + 8 + n]
+        at += 12 + n
+        if kind == b"IHDR":
+            width, height = struct.unpack(">II", body[:8])
+        elif kind == b"IDAT":
+            idat += body
+        elif kind == b"tEXt":
+            key, _, value = body.partition(b"\0")
+            texts[key.decode()] = value.decode()
+    raw, out, last = zlib.decompress(idat), bytearray(), bytearray(width * 3)
+    for y in range(height):
+        line = raw[y * (width * 3 + 1):(y + 1) * (width * 3 + 1)]
+        row = bytearray(line[1:])
+        for i in range(len(row)):
+            a, b, c = (row[i - 3], last[i], last[i - 3]) if i > 2 else (0, last[i], 0)
+            p = a + b - c
+            paeth = min((abs(p - a), 0, a), (abs(p - b), 1, b), (abs(p - c), 2, c))[2]
+            row[i] = (row[i] + (0, a, b, (a + b) // 2, paeth)[line[0]]) & 255
+        out += row
+        last = row
+    return bytes(out), texts
+
+
+def command(pixels):
+    out = json.loads(image("a red circle", "--seed", "7", "-o", "a.png", "--json").stdout)
+    check(out["layout"] == "minit2i" and out["width"] == SIDE and out["files"][0]["seed"] == 7, out)
+    image("a red circle", "--seed", "7", "-o", "b.png")
+    with open(DIR + "/a.png", "rb") as a, open(DIR + "/b.png", "rb") as b:
+        check(a.read() == b.read(), "same seed, same bytes, over a restart")
+    got, texts = png(DIR + "/a.png")
+    check(got == pixels, "the command draws what the protocol drew")
+    check(texts["seed"] == "7" and texts["prompt"] == "a red circle" and texts["model"] == os.path.basename(TRAINED), texts)
+    check("Steps: 8, " in texts["parameters"] and "Size: 64x64" in texts["parameters"], texts)
+    image("a red circle", "-n", "2", "-o", "c.webp", "--seed", "1")
+    check(os.path.exists(DIR + "/c-1.webp") and os.path.exists(DIR + "/c-2.webp"), os.listdir(DIR))
+    image("a red circle", "--seed", "7", "-o", "d.jpg", "--initial", "a.png", "--strength", "0.5")
+    drawn = json.loads(image("a red circle", "--json").stdout)["files"][0]
+    check(drawn["path"] == "image-%d.png" % drawn["seed"], drawn)
+    shown = image("a red circle", "--seed", "7", "-o", "e.png", "--show", "blocks").stdout
+    check(b"\033[38;2;" in shown, shown[:100])
+
+
+def refused():
+    with open(TRAINED, "rb") as f:
+        whole = f.read()
+    bad = {"cut.gguf": whole[:-1000], "empty.gguf": b"", "text.gguf": b"hello",
+           "other.gguf": whole.replace(b"final_layer.linear.weight", b"final_layer.linear.wei_ht")}
+    for name, data in bad.items():
+        with open(os.path.join(DIR, name), "wb") as f:
+            f.write(data)
+    for args, words in ((("x", "--size", "64x32"), "square"), (("x", "--size", "60x60"), "multiples of 8"),
+                        (("x", "--size", "-5x64"), "WIDTHxHEIGHT"), (("x", "--steps", "151"), "steps"),
+                        (("x", "--sampler", "../../x"), "not known"), (("a\x01b",), "control character"),
+                        (("<lora:../../etc/passwd:1>",), "LoRA"), (("x <lora:a:1>",), "folder of LoRAs"),
+                        (("x" * 20000,), "20000 bytes"), (("",), "empty"), (("x", "-o", "a.gif"), ".png")):
+        check(words in image(*args, rc=2).stderr.decode(), words, args)
+    check("cut short" in image("x", rc=1, model=DIR + "/cut.gguf").stderr.decode(), "cut")
+    for name, words in (("empty.gguf", "empty.gguf"), ("text.gguf", "not a GGUF"), ("other.gguf", "cannot be loaded"),
+                        ("none.gguf", "none.gguf")):
+        check(words in image("x", rc=1, model=os.path.join(DIR, name)).stderr.decode(), words)
+
+
+def killed():
+    p = subprocess.Popen([TANDEM, "image", "a red circle", "--steps", "150", "-n", "10", "--image-model", TRAINED, "-o", "k.png"],
+                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=DIR)
+    until(lambda: subprocess.run(["pgrep", "-P", str(p.pid)], stdout=subprocess.DEVNULL).returncode == 0 and
+          os.path.exists(DIR + "/k-1.png"))
+    child = int(subprocess.run(["pgrep", "-P", str(p.pid)], stdout=subprocess.PIPE, text=True).stdout.split()[0])
+    os.kill(child, signal.SIGKILL)
+    _, said = p.communicate(timeout=60)
+    check(p.returncode == 1 and b"signal 9" in said and b"ask once more" in said, p.returncode, said)
+    p = subprocess.Popen([TANDEM, "image", "a red circle", "--steps", "150", "-n", "10", "--image-model", TRAINED, "-o", "i.png"],
+                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=DIR)
+    until(lambda: os.path.exists(DIR + "/i-1.png"))
+    p.send_signal(signal.SIGINT)
+    _, said = p.communicate(timeout=60)
+    check(p.returncode == 1 and b"cancelled" in said, p.returncode, said)
+
+
+def until(what):
+    end = time.monotonic() + 60
+    while not what():
+        check(time.monotonic() < end, "waited in vain")
+        time.sleep(0.02)
+
+
+pixels = captions()
+cancelling()
+command(pixels)
+refused()
+killed()
+print("ok")
+PYTHON
