@@ -1,6 +1,7 @@
 // Asks the server's placement where a request goes. In a fleet of thousands it is shown those nodes that can
 // matter: of each kind the one that would begin to read first and the one with the fewest answers, and those that
-// remember the conversation. Nodes of one kind differ in nothing else. Small fleets are shown whole.
+// remember the conversation; only the latter two may write. Nodes of one kind differ in nothing else. Small
+// fleets are shown whole.
 #include "plan/sim_impl.h"
 
 #include <math.h>
@@ -8,7 +9,6 @@
 #include <string.h>
 
 #define AMONG_MAX (2 * SIM_KINDS_MAX + SIM_HOLDS)
-#define PLANS 4
 #define PRIOR_ANSWERS 8.0 // that the first guess counts for
 
 static struct place_link link_between(void *ctx, size_t from, size_t to)
@@ -44,34 +44,52 @@ static void view_fill(struct sim_world *w, uint32_t node, double expected)
     v->receiving = n->link.senders;
 }
 
-static void among_add(uint32_t *among, size_t *n, uint32_t node)
+struct among {
+    uint32_t nodes[AMONG_MAX];
+    bool reads_only[AMONG_MAX]; // it is there to read, another one of its kind has fewer answers
+    size_t n;
+};
+
+static void among_add(struct among *a, uint32_t node, bool reads_only)
 {
-    for (size_t i = 0; i < *n; i++)
-        if (among[i] == node)
+    for (size_t i = 0; i < a->n; i++)
+        if (a->nodes[i] == node) {
+            a->reads_only[i] = a->reads_only[i] && reads_only;
             return;
-    among[(*n)++] = node;
+        }
+    a->nodes[a->n] = node;
+    a->reads_only[a->n++] = reads_only;
 }
 
-static size_t among_find(struct sim_world *w, const struct sim_conv *c, uint32_t *among)
+static void kind_add(const struct sim_world *w, size_t kind, struct among *a)
 {
-    size_t n = 0;
+    const struct sim_index *readers = &w->readers[kind], *writers = &w->writers[kind];
+    const uint32_t *nodes = w->by_kind + w->kind_first[kind];
+    if (w->kind_n[kind] == 0)
+        return;
+    uint32_t reader = sim_index_first(readers), writer = sim_index_first(writers);
+    if (readers->keys[reader] < INFINITY)
+        among_add(a, nodes[reader], true);
+    if (writers->keys[writer] < INFINITY)
+        among_add(a, nodes[writer], false);
+}
+
+static void among_find(struct sim_world *w, const struct sim_conv *c, struct among *a)
+{
+    a->n = 0;
     if (w->fleet->n <= PLACE_NODES) {
         for (uint32_t i = 0; i < w->fleet->n; i++)
-            among[n++] = i;
-        return n;
+            among_add(a, i, false);
+        return;
     }
-    for (size_t k = 0; k < w->fleet->n_kinds; k++) {
-        const struct sim_index *ways[] = {&w->readers[k], &w->writers[k]};
-        for (size_t i = 0; i < 2 && w->kind_n[k] > 0; i++) {
-            uint32_t rank = sim_index_first(ways[i]);
-            if (ways[i]->keys[rank] < INFINITY)
-                among_add(among, &n, w->by_kind[w->kind_first[k] + rank]);
-        }
-    }
+    for (size_t k = 0; k < w->fleet->n_kinds; k++)
+        kind_add(w, k, a);
+    // One kind alone is few enough to look at it from all sides.
+    for (size_t i = 0; w->fleet->n_kinds == 1 && i < a->n; i++)
+        a->reads_only[i] = false;
     for (size_t i = 0; i < SIM_HOLDS && c->holds[i] != SIM_NONE; i++)
         if (w->nodes[w->holds[c->holds[i]].node].takes)
-            among_add(among, &n, w->holds[c->holds[i]].node);
-    return n;
+            among_add(a, w->holds[c->holds[i]].node, false);
 }
 
 static size_t held_fill(const struct sim_world *w, const struct sim_request *r,
@@ -106,10 +124,10 @@ static void plan_take(struct sim_world *w, uint32_t request, const struct place_
 bool sim_place(struct sim_world *w, uint32_t request)
 {
     struct sim_request *r = &w->requests[request];
-    uint32_t among[AMONG_MAX];
+    struct among among;
     struct place_held held[SIM_HOLDS];
-    struct place_plan plans[PLANS];
-    struct place_table table = {.plans = plans, .max = PLANS};
+    struct place_plan plan;
+    struct place_table table = {.plans = &plan, .max = 1};
     struct place_request ask;
     double expected = (w->load->answer.median * PRIOR_ANSWERS + w->expected_sum) /
                       (PRIOR_ANSWERS + w->expected_n);
@@ -123,22 +141,26 @@ bool sim_place(struct sim_world *w, uint32_t request)
     ask.token_s = w->options->tpot_s;
     ask.held = held;
     ask.n_held = held_fill(w, r, held);
+    among_find(w, &w->convs[r->conv], &among);
     struct place_nodes nodes = {.nodes = w->views,
                                 .n = w->fleet->n,
-                                .among = among,
-                                .n_among = among_find(w, &w->convs[r->conv], among),
+                                .among = among.nodes,
+                                .n_among = among.n,
                                 .link = link_between,
                                 .link_ctx = w,
                                 .home = PLACE_NO_NODE};
-    for (size_t i = 0; i < nodes.n_among; i++)
-        view_fill(w, among[i], expected);
-    int rc = nodes.n_among == 0 ? ERR_NOT_FOUND : place_choose(&nodes, &ask, w->scratch, &table);
+    for (size_t i = 0; i < among.n; i++) {
+        view_fill(w, among.nodes[i], expected);
+        uint32_t roles = w->nodes[among.nodes[i]].kind->roles;
+        w->views[among.nodes[i]].roles = among.reads_only[i] ? roles & PLACE_READS : roles;
+    }
+    int rc = among.n == 0 ? ERR_NOT_FOUND : place_choose(&nodes, &ask, w->scratch, &table);
     if (rc != 0 || table.n == 0) {
         if (w->out->refusal[0] == '\0')
             snprintf(w->out->refusal, sizeof w->out->refusal, "%s",
                      table.refusal[0] != '\0' ? table.refusal : "no node is up");
         return false;
     }
-    plan_take(w, request, &plans[0]);
+    plan_take(w, request, &plan);
     return true;
 }
