@@ -1,0 +1,73 @@
+// Frames of the image worker's protocol, of any bytes in any pieces: each is taken, waited for or refused with
+// words, and what was taken is put again as the same bytes. Prompts of any bytes: LoRAs are taken out or refused.
+#include "base/json.h"
+#include "image/frame.h"
+#include "image/image.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+static void need(bool good, const char *what)
+{
+    if (good)
+        return;
+    fprintf(stderr, "fuzz_image: %s\n", what);
+    abort();
+}
+
+static void frames(const uint8_t *data, size_t n)
+{
+    struct buf in;
+    struct err e = {0};
+    int rc = 0;
+    buf_init(&in, n + 1);
+    for (size_t at = 0; at < n && rc >= 0; at++) {
+        struct image_frame f = {0};
+        buf_put(&in, data + at, 1);
+        rc = image_frame_take(&in, &f, &e);
+        need(rc >= 0 || e.message[0], "refused without words");
+        if (rc != 1)
+            continue;
+        struct buf out;
+        image_buf_init(&out);
+        need(json_is_object(f.head), "no object");
+        need(image_frame_put(&out, json_incref(f.head), f.data, f.len, &e) != 0 || out.len > f.len,
+             "put");
+        buf_fini(&out);
+        image_frame_fini(&f);
+    }
+    buf_fini(&in);
+}
+
+static void prompt(const uint8_t *data, size_t n)
+{
+    const struct image_model m = {
+        .layout = "fuzz", .multiple = 8, .side = 64, .steps = 4, .cfg = 1};
+    struct image_request r;
+    struct err e = {0};
+    char *text = mem_alloc(n + 1), *out = NULL;
+    uint32_t w = 0, h = 0;
+    memcpy(text, data, n);
+    image_request_default(&r);
+    if (image_prompt_loras(text, &r, &out, &e) == 0) {
+        r.prompt = out;
+        need(strlen(out) <= strlen(text), "a prompt grew");
+        for (uint32_t i = 0; i < r.n_loras; i++)
+            need(strchr(r.loras[i].name, '/') == NULL, "a path");
+        if (image_request_check(&r, &m, &e) == 0)
+            need(strlen(out) <= IMAGE_PROMPT_MAX, "a long prompt");
+    }
+    need(out != NULL || e.message[0], "refused without words");
+    if (image_size_parse(text, &w, &h, &e) == 0)
+        need(w >= IMAGE_SIDE_MIN && h <= IMAGE_SIDE_MAX, "a size beyond the limits");
+    free(out);
+    free(text);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
+{
+    frames(data, n);
+    prompt(data, n);
+    return 0;
+}
