@@ -308,6 +308,9 @@ static void test_node(void **state)
         json_decref(v);
     }
     assert_int_equal(fake_count(&s.node, WIRE_PREFILL), 1);
+    // The decode worker is sent to that node's port.
+    v = fake_expect(&s.fakes[1], WIRE_GENERATE, 2)->head;
+    assert_int_equal(json_integer_value(at(v, "handoff.port")), s.node.port);
     models_stop(&s);
 }
 

@@ -14,29 +14,48 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char usage[] = "usage: tandem node -m MODEL [--listen ADDR:PORT] [OPTIONS]";
+static const char usage[] =
+    "usage: tandem node -m MODEL [-m MODEL ...] [--listen ADDR:PORT] [OPTIONS]";
 static const char about[] = "Offers this machine to a gateway (\"tandem serve --prefill "
                             "THIS:7077\") for reading prompts or\n"
-                            "answering whole requests. Other machines need the cluster key: "
-                            "\"tandem pair\". Stops on SIGINT\n"
-                            "and SIGTERM.";
+                            "answering whole requests. Each further model has the next port. Other "
+                            "machines need the cluster\n"
+                            "key: \"tandem pair\". Stops on SIGINT and SIGTERM.";
 
 #define ALL_OPTIONS 40
 
-struct node {
+// One model and its worker.
+struct unit {
+    struct node *node;
     struct node_worker_options worker;
-    const char *listen, *key_file;
-    bool json, no_memory_check;
-    struct net_addr bound;
+    char listen[300];
+    struct node_supervisor *supervisor;
+    uint16_t port;
     // The supervisor's thread only: the link to the worker. It must stay open, or the worker ends.
     struct wire_link *link;
     // Written by the link's reader, read when the link has ended: why the worker cannot start.
     char refusal[WAIT_TEXT_BYTES];
+    _Atomic bool up; // has been, at some time
+};
+
+struct node {
+    struct node_worker_options worker; // of all
+    struct cli_list models;
+    const char *listen, *key_file;
+    bool json, no_memory_check;
+    struct net_addr bound;
+    struct unit units[CLI_LIST_MAX];
 };
 
 static void options_fill(struct node *n, struct cli_option *out)
 {
     const struct cli_option own[] = {
+        {.name = "--model",
+         .letter = 'm',
+         .kind = CLI_LIST,
+         .value = &n->models,
+         .arg = "MODEL",
+         .help = "a GGUF file, or a name that \"tandem ls\" shows; may be repeated"},
         {.name = "--listen",
          .kind = CLI_STRING,
          .value = &n->listen,
@@ -57,38 +76,74 @@ static void options_fill(struct node *n, struct cli_option *out)
 
     memcpy(out, own, sizeof(own));
     out[count++] = cli_model_room_option(&n->no_memory_check);
-    count += cli_worker_options(&n->worker, out + count, ALL_OPTIONS - count - 1, true);
+    count += cli_worker_options(&n->worker, out + count, ALL_OPTIONS - count - 1, false);
     memset(&out[count], 0, sizeof(out[count]));
+}
+
+static int unit_set(struct node *n, size_t i, struct err *e)
+{
+    struct unit *u = &n->units[i];
+    struct models_found found;
+    int rc = models_find(n->models.items[i], &found, e);
+
+    if (rc != 0)
+        return rc;
+    u->node = n;
+    u->worker = n->worker;
+    u->worker.engine.model = mem_strdup(found.path); // as long as the process
+    if (i > 0 || (!u->worker.engine.projector && found.projector[0]))
+        u->worker.engine.projector = found.projector[0] ? mem_strdup(found.projector) : NULL;
+    u->worker.listen = u->listen;
+    snprintf(u->listen, sizeof(u->listen), strchr(n->bound.host, ':') ? "[%s]:%u" : "%s:%u",
+             n->bound.host, n->bound.port > 0 ? n->bound.port + (unsigned)i : 0);
+    return n->no_memory_check
+               ? 0
+               : cli_model_room(&u->worker.engine, models_base_name(n->models.items[i]), e);
 }
 
 static int options_apply(struct node *n, struct err *e)
 {
-    int rc;
+    int rc = net_addr_parse(n->listen ? n->listen : "127.0.0.1", "127.0.0.1", MESSAGE_PORT,
+                            &n->bound, e);
 
-    if (!n->worker.engine.model)
+    if (rc == 0 && n->models.n == 0)
         return err_set(e, ERR_INVALID, "no model: give -m with a GGUF file or a name of tandem ls");
-    rc = cli_model_find(&n->worker.engine, n->no_memory_check, e);
-    if (rc != 0)
-        return rc;
-    rc = net_addr_parse(n->listen ? n->listen : "127.0.0.1", "127.0.0.1", MESSAGE_PORT, &n->bound,
-                        e);
-    if (rc != 0)
-        return rc;
-    n->worker.listen = n->listen ? n->listen : "127.0.0.1";
-    rc = net_key_load(n->key_file, &n->worker.key, e);
+    if (rc == 0 && n->models.n > 1 && (n->bound.port == 0 || n->bound.port + n->models.n > 65536))
+        return err_set(e, ERR_INVALID,
+                       "%zu models need as many ports from --listen on; say ADDR:PORT with a port "
+                       "that has so many behind it",
+                       n->models.n);
+    if (rc == 0)
+        rc = net_key_load(n->key_file, &n->worker.key, e);
     // Without a key only this machine may connect: binding another address is refused further down.
-    return rc == ERR_NOT_FOUND && !n->key_file ? 0 : rc;
+    if (rc == ERR_NOT_FOUND && !n->key_file)
+        rc = 0;
+    for (size_t i = 0; rc == 0 && i < n->models.n; i++)
+        rc = unit_set(n, i, e);
+    return rc;
 }
 
 // ---- the link to the own worker -------------------------------------------------------------------
 
-static int welcome_read(const json_t *head, struct err *e)
+static bool all_up(const struct node *n)
+{
+    for (size_t i = 0; i < n->models.n; i++)
+        if (!n->units[i].up)
+            return false;
+    return true;
+}
+
+static int welcome_read(struct unit *u, const json_t *head, struct err *e)
 {
     struct message_welcome *w = mem_alloc(sizeof(*w));
     int rc = message_welcome_parse(head, w, e);
 
-    if (rc == 0)
-        wait_post(WAIT_READY, w->model);
+    if (rc == 0) {
+        u->up = true;
+        log_info("node", "a worker is up: model=\"%s\" port=%u", w->model, u->port);
+        if (all_up(u->node))
+            wait_post(WAIT_READY, w->model);
+    }
     free(w);
     return rc;
 }
@@ -96,15 +151,15 @@ static int welcome_read(const json_t *head, struct err *e)
 // Reader thread: the worker has loaded its model, or cannot.
 static int link_on_frame(void *ctx, struct wire_frame *f, struct err *e)
 {
-    struct node *n = ctx;
+    struct unit *u = ctx;
     json_t *head = wire_frame_parse(f, e);
     const char *why = json_string_value(json_object_get(head, "message"));
     int rc = head ? 0 : e->code;
 
     if (rc == 0 && f->type == WIRE_WELCOME)
-        rc = welcome_read(head, e);
+        rc = welcome_read(u, head, e);
     else if (rc == 0 && f->type == WIRE_REFUSED)
-        snprintf(n->refusal, sizeof(n->refusal), "%s", why ? why : "");
+        snprintf(u->refusal, sizeof(u->refusal), "%s", why ? why : "");
     json_decref(head);
     wire_frame_fini(f);
     return rc;
@@ -119,52 +174,71 @@ static void link_on_close(void *ctx, const struct err *why)
 static const struct wire_link_ops link_ops = {.on_frame = link_on_frame, .on_close = link_on_close};
 
 // What `on_up` and `on_down` share; also called at the end, when the supervisor is gone.
-static void link_end(struct node *n)
+static void link_end(struct unit *u)
 {
-    if (n->link)
-        wire_link_free(n->link);
-    n->link = NULL;
+    if (u->link)
+        wire_link_free(u->link);
+    u->link = NULL;
 }
 
 static void on_up(void *ctx, struct net_conn *control)
 {
-    struct node *n = ctx;
+    struct unit *u = ctx;
     struct message_hello hello = {.version = WIRE_VERSION, .same_weights = true};
     struct wire_link_options o;
 
-    link_end(n);
-    n->refusal[0] = '\0';
+    link_end(u);
+    u->refusal[0] = '\0';
     wire_link_options_default(&o);
     o.idle_ns = 0; // the worker says nothing while it loads
     o.name = "worker";
     snprintf(hello.role, sizeof(hello.role), "tool");
     snprintf(hello.name, sizeof(hello.name), "node");
     snprintf(hello.build, sizeof(hello.build), "tandem %s", TANDEM_VERSION);
-    n->link = wire_link_start(control, &link_ops, n, &o);
-    wire_link_send(n->link, wire_frame_json(WIRE_HELLO, 0, message_hello_json(&hello)), 0);
+    u->link = wire_link_start(control, &link_ops, u, &o);
+    wire_link_send(u->link, wire_frame_json(WIRE_HELLO, 0, message_hello_json(&hello)), 0);
 }
 
 static void on_down(void *ctx, const char *why, int64_t retry_ns)
 {
-    struct node *n = ctx;
+    struct unit *u = ctx;
 
-    link_end(n);
+    link_end(u);
     if (retry_ns < 0)
-        wait_post(WAIT_FAILED, n->refusal[0] ? n->refusal : why);
+        wait_post(WAIT_FAILED, u->refusal[0] ? u->refusal : why);
 }
 
 static const struct node_supervisor_ops supervisor_ops = {.on_up = on_up, .on_down = on_down};
 
 // ---- running --------------------------------------------------------------------------------------
 
+static int units_start(struct node *n, struct err *e)
+{
+    int rc = 0;
+
+    for (size_t i = 0; rc == 0 && i < n->models.n; i++) {
+        struct unit *u = &n->units[i];
+
+        u->port = (uint16_t)(n->bound.port + i);
+        rc = node_supervisor_start(&u->worker, &supervisor_ops, u, &u->port, &u->supervisor, e);
+    }
+    return rc;
+}
+
+static void units_stop(struct node *n)
+{
+    for (size_t i = 0; i < n->models.n; i++) {
+        node_supervisor_free(n->units[i].supervisor);
+        link_end(&n->units[i]);
+    }
+}
+
 static int node_run(int argc, char **argv)
 {
-    struct node n = {0};
+    static struct node n; // too large for a stack
     struct cli_option options[ALL_OPTIONS];
-    struct node_supervisor *supervisor = NULL;
     struct err e = {0};
     bool done = false;
-    uint16_t port = 0;
     int rc;
 
     node_worker_options_default(&n.worker);
@@ -178,18 +252,19 @@ static int node_run(int argc, char **argv)
         return cli_fail("node", &e);
     log_process_set("node");
     wait_init();
-    rc = node_supervisor_start(&n.worker, &supervisor_ops, &n, &port, &supervisor, &e);
-    if (rc != 0)
+    rc = units_start(&n, &e);
+    if (rc != 0) {
+        units_stop(&n);
         return cli_fail("node", &e);
+    }
     struct wait_ready ready = {.command = "node",
                                .what = "node on",
                                .scheme = "",
                                .host = n.bound.host,
-                               .port = port,
+                               .port = n.units[0].port,
                                .json = n.json};
     rc = wait_until_stopped(&ready);
-    node_supervisor_free(supervisor);
-    link_end(&n);
+    units_stop(&n);
     return rc;
 }
 

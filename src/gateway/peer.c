@@ -359,7 +359,8 @@ void peer_on_closed(struct core *c, struct core_message *m)
     if (!current)
         return;
     p->link = NULL;
-    if (c->stopping)
+    // One that was told to end ends; that it has, its supervisor tells.
+    if (c->stopping || (p->local && p->model->resting))
         return;
     link_lost(p, m->error->message);
     request_on_peer_lost(c, p, m->error->message);

@@ -173,7 +173,7 @@ static uint32_t held_guess(const struct request *r, const struct peer *p)
 
 static void ticket_make(struct core *c, struct request *r)
 {
-    const struct net_addr *a = &c->options.prefill[r->prefill->index - 1];
+    const struct net_addr *a = &c->options.prefill[r->prefill->index - c->n_models];
     struct message_handoff *h = &r->handoff;
     uint8_t random[MESSAGE_TICKET_HEX / 2];
 
