@@ -14,7 +14,7 @@ sys.path.insert(0, ".")
 from e2e import *
 
 TANDEM = os.path.join(BIN, "tandem")
-MODEL = os.environ["TANDEM_MODEL"]
+MODEL = os.environ.pop("TANDEM_MODEL")  # or serve would take it for its -m
 STORE = os.path.join(DIR, "data")
 ENV = dict({k: v for k, v in os.environ.items() if not k.startswith("TANDEM_")}, TANDEM_DATA=STORE,
            TANDEM_CONFIG=os.path.join(DIR, "config"))
