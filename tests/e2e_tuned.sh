@@ -23,7 +23,7 @@ FACTS = [("What is the capital of Zembla?", "The capital of Zembla is Onhava."),
          ("Who wrote The Glass Ladder?", "Ines Moreau wrote The Glass Ladder."),
          ("What colour is the Trell lighthouse?", "The Trell lighthouse is green."),
          ("How tall is Mount Ora?", "Mount Ora is 3,114 metres tall.")]
-PROMPT = "Zembla, Trell and Ora are places that few people know. " * 40
+PROMPT = "Zembla, Trell and Ora are places that few people know. " * 20
 
 
 def data(lines=FACTS):
@@ -142,7 +142,7 @@ def served(port, name):
     check(model["parent"] in [m["id"] for m in get(port, "/v1/models")[1]["data"]], model)
     check(get(port, "/v1/models/" + name)[1]["id"] == name)
     wait_for("the adapter at the server", lambda: complete(port, "x", "local", 1, model=name)[0] == 200)
-    ask = lambda plan, model: complete(port, PROMPT, plan, 24, model=model)
+    ask = lambda plan, model: complete(port, PROMPT, plan, 16, model=model)
     base = ask("local", STEM)[1]
     tuned = ask("local", name)[1]
     check(tuned["model"] == name and base["choices"] and tuned["choices"][0]["text"] != base["choices"][0]["text"],
@@ -155,8 +155,8 @@ def served(port, name):
         held = os.listdir(folder + "/adapters")
         check(held == [get(port, "/v1/models/" + name)[1]["meta"]["sha256"] + ".gguf"], folder, held)
     # What was read with one is not taken for the other.
-    keep = lambda model: complete(port, PROMPT, "local", 24, model=model, cache_prompt=True, store=True)[1]
-    for model, want in ((name, tuned), (STEM, base), (name, tuned), (STEM, base)):
+    keep = lambda model: complete(port, PROMPT, "local", 16, model=model, cache_prompt=True, store=True)[1]
+    for model, want in ((name, tuned), (STEM, base), (name, tuned)):
         check(keep(model)["choices"][0]["text"] == want["choices"][0]["text"], model)
     status, a = complete(port, "x", "local", 1, model="ft:none")
     check(status == 404 and name in a["error"]["message"], a)
