@@ -10,6 +10,7 @@
 #define COLUMNS_MAX 12
 #define ROWS_MAX 64
 #define CELL_BYTES 64
+#define NOTE_BYTES 240
 #define NARROWEST 40
 #define ROOMY 110
 #define LEFT_OUT_SHOWN 8
@@ -73,6 +74,7 @@ struct table {
     const struct column *columns;
     size_t n_columns, n_rows;
     char cells[ROWS_MAX][COLUMNS_MAX][CELL_BYTES];
+    char notes[ROWS_MAX][NOTE_BYTES]; // what a row says below itself where columns had to go
 };
 
 static void cell_put(struct table *t, size_t column, const char *format, ...)
@@ -141,8 +143,14 @@ static void table_print(const struct pen *p, const struct table *t)
     widths_get(t, widths);
     widths_fit(t, width_of(p), widths);
     row_print(p, t, widths, -1);
-    for (size_t i = 0; i < t->n_rows; i++)
+    bool all = true;
+    for (size_t k = 0; k < t->n_columns; k++)
+        all = all && (widths[k] > 0 || t->columns[k].title[0] == '\0');
+    for (size_t i = 0; i < t->n_rows; i++) {
         row_print(p, t, widths, (int)i);
+        if (!all && t->notes[i][0] != '\0')
+            wrapped(p, "      ", t->notes[i]);
+    }
 }
 
 // "4,699"
@@ -192,7 +200,7 @@ static const char *ranged(const json_t *figure, char out[CELL_BYTES])
 static const struct column option_columns[] = {
     {"", 100, false},        {"machines", 100, true},
     {"price $", 90, false},  {"answer, s", 100, false},
-    {"first, s", 65, false}, {"tok/s", 70, false},
+    {"first, s", 35, false}, {"tok/s", 40, false},
     {"$/year", 80, false},   {"J/answer", 30, false},
     {"busy", 25, false},     {"train, tok/s", 20, false},
     {"image, s", 20, false}, {"", 95, true},
@@ -210,7 +218,7 @@ static const char *roomy(const struct pen *p, const json_t *figure, char out[CEL
 
 static void option_row(const struct pen *p, struct table *t, const json_t *o)
 {
-    char x[CELL_BYTES];
+    char x[CELL_BYTES], y[CELL_BYTES], z[CELL_BYTES];
     cell_put(t, 0, "%.0f", number(o, "rank"));
     cell_put(t, 1, "%.60s", text(o, "name"));
     cell_put(t, 2, "%s", grouped(number(o, "price_usd"), x));
@@ -226,6 +234,10 @@ static void option_row(const struct pen *p, struct table *t, const json_t *o)
     cell_put(t, 9, "%s", roomy(p, json_object_get(o, "train_tokens_per_s"), x));
     cell_put(t, 10, "%s", roomy(p, json_object_get(o, "image_s"), x));
     cell_put(t, 11, "%s", json_is_true(json_object_get(o, "frontier")) ? "*" : "");
+    snprintf(t->notes[t->n_rows], NOTE_BYTES,
+             "first token %.40s s, %.40s tokens/s, %.20s J an answer, busy %.0f %%",
+             ranged(json_object_get(o, "ttft_s"), x), ranged(json_object_get(o, "tokens_per_s"), y),
+             grouped(number(o, "joules_per_answer"), z), 100 * number(o, "busy"));
     t->n_rows++;
 }
 
