@@ -235,7 +235,7 @@ static void option_row(const struct pen *p, struct table *t, const json_t *o)
     cell_put(t, 10, "%s", roomy(p, json_object_get(o, "image_s"), x));
     cell_put(t, 11, "%s", json_is_true(json_object_get(o, "frontier")) ? "*" : "");
     snprintf(t->notes[t->n_rows], NOTE_BYTES,
-             "first token %.40s s, %.40s tokens/s, %.20s J an answer, busy %.0f %%",
+             "first token %.40s s, %.40s tok/s, %.20s J, busy %.0f %%",
              ranged(json_object_get(o, "ttft_s"), x), ranged(json_object_get(o, "tokens_per_s"), y),
              grouped(number(o, "joules_per_answer"), z), 100 * number(o, "busy"));
     t->n_rows++;
