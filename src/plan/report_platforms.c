@@ -218,6 +218,39 @@ static void speed_claims(const struct plan_catalogue *c, json_t *list)
               "a conversation's answer is predicted %.2f times as fast on the Spark", chat);
 }
 
+// Which of the two a kind of work is said to belong to.
+static const struct belongs {
+    const char *said, *work;
+    int to; // 1: the Spark, -1: the Mac, 0: either
+} belongings[] = {
+    {"Of the two, fine-tuning belongs on the DGX Spark", "fine-tuning", 1},
+    {"Of the two, large models belong on the Mac Studio", "large models", -1},
+    {"Of the two, images belong on the DGX Spark", "images", 1},
+    {"Of the two, conversation may be on either", "conversation", 0},
+    {"Of the two, long prompts belong on the DGX Spark", "long prompts", 1},
+    {"Of the two, daily use belongs on the Mac Studio for its energy", "energy", -1},
+};
+
+static void belonging_put(const struct plan_catalogue *c, const struct belongs *b, json_t *list)
+{
+    double ratio = ratio_of(c, b->work, SPARK, MAC);
+    struct figure spark = {0};
+    if (isnan(ratio)) { // one of them cannot do it at all
+        figure_get(c, work_find(b->work), SPARK, &spark, NULL);
+        claim_put(list, b->said, b->to == (spark.fits ? 1 : -1) ? "agrees" : "differs",
+                  "it fits into the %s alone", spark.fits ? "DGX Spark" : "Mac Studio");
+        return;
+    }
+    int to = ratio > EITHER ? 1 : ratio < 1 / EITHER ? -1 : 0;
+    if (to == 0)
+        claim_put(list, b->said, b->to == to ? "agrees" : "differs",
+                  "predicted within %.0f %% of each other", 100 * (EITHER - 1));
+    else
+        claim_put(list, b->said, b->to == to ? "agrees" : "differs",
+                  "the %s is predicted %.2f times as good", to > 0 ? "DGX Spark" : "Mac Studio",
+                  to > 0 ? ratio : 1 / ratio);
+}
+
 static void cost_claims(const struct plan_catalogue *c, json_t *list)
 {
     double product = 1, n = 0;
@@ -238,7 +271,7 @@ static void cost_claims(const struct plan_catalogue *c, json_t *list)
         member(c, "mac-studio-m3-ultra-96gb", "price_usd") + member(c, SPARK, "price_usd");
     claim_put(list, "The pair wants a budget of 8,000 dollars or more",
               verdict_of(small, 8000, 1e9),
-              "a DGX Spark and the smallest M3 Ultra cost %.0f dollars, the largest %.0f", small,
+              "a DGX Spark and the smallest M3 Ultra cost $%.0f, the largest $%.0f", small,
               member(c, MAC, "price_usd") + member(c, SPARK, "price_usd"));
     double peak = member(c, SPARK, "fp4_tflops");
     claim_put(list, "The DGX Spark computes 1 PFLOPS of FP4", "differs",
@@ -330,6 +363,8 @@ int plan_report_platforms(const struct plan_catalogue *c, const char *const *mac
     for (size_t i = 0; rc == 0 && i < N_WORKS; i++)
         rc = work_put(c, &works[i], machines, n, work, e);
     if (rc == 0) {
+        for (size_t i = 0; i < sizeof belongings / sizeof *belongings; i++)
+            belonging_put(c, &belongings[i], claims);
         speed_claims(c, claims);
         cost_claims(c, claims);
         rig_claim(c, claims);
