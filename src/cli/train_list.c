@@ -15,7 +15,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define CANCEL_WAIT_NS (60 * NS_PER_S)
+#define CANCEL_WAIT_NS (120 * NS_PER_S)
 #define LOOK_NS (200 * NS_PER_MS)
 
 // One job and what is asked of it.

@@ -6,7 +6,7 @@
 
 int jobs_executor_find(const json_t *options, const struct jobs_executor **out, struct err *e)
 {
-    static const struct jobs_executor *const all[] = {&jobs_local, &jobs_slurm};
+    static const struct jobs_executor *const all[] = {&jobs_local, &jobs_slurm, &jobs_ssh};
     const char *kind = "local";
     int rc = json_get_string(options, "kind", &kind, e);
     for (size_t i = 0; rc == 0 && i < sizeof all / sizeof *all; i++)
@@ -14,9 +14,9 @@ int jobs_executor_find(const json_t *options, const struct jobs_executor **out, 
             *out = all[i];
             return 0;
         }
-    return rc != 0
-               ? rc
-               : err_set(e, ERR_INVALID, "no executor \"%.40s\"; local and slurm are known", kind);
+    return rc != 0 ? rc
+                   : err_set(e, ERR_INVALID,
+                             "no executor \"%.40s\"; local, slurm and ssh are known", kind);
 }
 
 int jobs_executor_members(const json_t *options, const char *const *known, struct err *e)

@@ -19,6 +19,7 @@
 #define LOOK_NS (1 * NS_PER_S) // between two looks at limits
 #define NOTE_NS (5 * NS_PER_S) // between two notes of the time it ran
 #define EVENT_BYTES 700
+#define LOST_GRACES 2 // after which what is to be stopped and cannot be reached is given up
 
 void jobs_runner_options_default(struct jobs_runner_options *o)
 {
@@ -162,12 +163,14 @@ static int work_start(struct runner *r, struct err *e)
                  ? 0
                  : err_set(e, ERR_IO, "cannot remove %s: %s", result, strerror(errno));
     free(result);
+    // Noted first: a job without an attempt has nothing running anywhere.
+    if (rc == 0)
+        rc = jobs_attempt_note(r->jobs, r->job.id, e);
     if (rc == 0)
         rc = r->executor->submit(&r->task, r->handle, e);
     if (rc != 0)
         return rc;
     jobs_handle_set(r->jobs, r->job.id, r->handle, e);
-    jobs_attempt_note(r->jobs, r->job.id, e);
     r->term_ns = 0;
     r->killed = false;
     runner_event(r, "info", "%s (%s %s)", r->step > 0 ? "started again" : "started",
@@ -179,15 +182,16 @@ static int work_start(struct runner *r, struct err *e)
 static int work_find(struct runner *r, struct err *e)
 {
     int rc = jobs_handle_get(r->jobs, r->job.id, r->handle, sizeof r->handle, e);
-    if (rc == 0)
-        rc = r->executor->reattach(&r->task, r->handle, e);
+    if (rc != 0 || r->job.attempts == 0)
+        return rc;
+    rc = r->executor->reattach(&r->task, r->handle, e);
     if (rc == 0) {
         runner_event(r, "info", "re-attached (%s %s)", r->executor->name, r->handle);
         return jobs_handle_set(r->jobs, r->job.id, r->handle, e);
     }
     r->handle[0] = '\0';
     char *result = jobs_path(r->jobs, r->job.id, "result.json");
-    r->ended_before = r->job.attempts > 0 && access(result, F_OK) == 0;
+    r->ended_before = access(result, F_OK) == 0;
     free(result);
     return rc == ERR_NOT_FOUND ? 0 : rc;
 }
@@ -215,18 +219,33 @@ static int state_look(struct runner *r, struct err *e)
     return 0;
 }
 
+// Where the work is cannot be asked now. One that is to be stopped is given up after a while: nothing
+// waits for a machine that may never come back.
+static int unreachable(struct runner *r, const struct err *why, bool *over, struct err *e)
+{
+    static const struct jobs_status none = {.work = JOBS_WORK_ENDED};
+    int64_t now = clock_now_ns();
+    if (strcmp(why->message, r->told.message) != 0)
+        runner_event(r, "warn", "%s", why->message);
+    r->told = *why;
+    r->lost_ns = r->lost_ns > 0 ? r->lost_ns : now;
+    r->noted_ns = now; // it is not known to run
+    if (r->stop.code == 0 || now - r->lost_ns < (int64_t)(LOST_GRACES * r->options->grace_s * 1e9))
+        return 0;
+    runner_event(r, "error", "given up; what may still run (%s %s) was not ended",
+                 r->executor->name, r->handle);
+    return runner_ended(r, &none, over, e);
+}
+
 // The work is there: how is it?
 static int work_look(struct runner *r, bool *over, struct err *e)
 {
     struct jobs_status status = {.work = JOBS_WORK_RUNNING};
     struct err poll_error = {0};
     int64_t now = clock_now_ns();
-    if (r->executor->poll(&r->task, r->handle, &status, &poll_error) != 0) {
-        status.work = JOBS_WORK_WAITING; // not to be told now
-        if (strcmp(poll_error.message, r->told.message) != 0)
-            runner_event(r, "warn", "%s", poll_error.message);
-        r->told = poll_error;
-    }
+    if (r->executor->poll(&r->task, r->handle, &status, &poll_error) != 0)
+        return unreachable(r, &poll_error, over, e);
+    r->lost_ns = 0;
     if (status.work == JOBS_WORK_WAITING)
         r->noted_ns = now; // it does not run
     if (status.work == JOBS_WORK_ENDED || now - r->looked_ns > LOOK_NS) {
@@ -277,8 +296,15 @@ static int turns(struct runner *r, struct err *e)
 {
     bool over = false;
     int rc;
-    while ((rc = work_find(r, e)) == ERR_BUSY)
+    while ((rc = work_find(r, e)) == ERR_BUSY) {
+        struct err why = *e;
+        rc = state_look(r, e);
+        if (rc == 0)
+            rc = unreachable(r, &why, &over, e);
+        if (rc != 0 || over)
+            return rc;
         pause_make(r);
+    }
     r->noted_ns = clock_now_ns();
     runner_progress(r);
     while (rc == 0 && !over) {

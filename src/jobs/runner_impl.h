@@ -21,6 +21,7 @@ struct runner {
     bool killed;
     struct err stop;      // why it is being stopped; code 0: it is not
     struct err told;      // the last trouble with asking after the work
+    int64_t lost_ns;      // since when it cannot be asked after; 0: it can
     uint64_t progress_at; // bytes of progress.jsonl that are read
     bool tells;           // lines from here on are new
     int64_t step, steps;
