@@ -20,7 +20,7 @@ void model_init(struct model *m, struct core *c, size_t index)
 
     *m = (struct model){.index = index, .options = &o->models[index], .worker = o->worker};
     m->worker.engine.model = m->options->path;
-    if (index > 0 || m->options->projector)
+    if (index > 0 || !m->worker.engine.projector) // what the command line says is the first one's
         m->worker.engine.projector = m->options->projector;
     m->on_demand = m->options->on_demand;
     m->worker.asleep = m->on_demand;
