@@ -161,7 +161,7 @@ int gateway_start_on(const struct gateway_options *o, const struct core_source *
     // The gateway limits requests; each may ask for several answers, and the worker has room for all.
     g->options.worker.max_requests = o->max_requests * PARSE_CHOICES_MAX;
     own.ctx = g;
-    rc = tuning_start(o->worker.engine.model, source == NULL, &g->tuning, e);
+    rc = tuning_start(&g->options, source == NULL, &g->tuning, e);
     if (rc == 0)
         rc = gateway_run(g, source ? source : &own, port, e);
     if (rc != 0) {

@@ -29,7 +29,7 @@ struct stream {
 };
 
 struct tuning {
-    char *model;
+    const struct gateway_options *options;
     bool host;
     struct chan *inbox; // struct tuning_task *
     pthread_t thread;
@@ -153,7 +153,7 @@ static void create(struct tuning *t, struct tuning_task *task)
     struct tuning_ask a;
     struct jobs_job job;
     struct err e = {0};
-    int rc = tuning_ask_parse(task->body, t->model, &a, &e);
+    int rc = tuning_ask_parse(task->body, t->options, &a, &e);
 
     if (rc != 0) {
         refuse(task->reply, &e, a.param[0] ? a.param : NULL);
@@ -445,11 +445,11 @@ static void *tuning_main(void *ctx)
     return NULL;
 }
 
-int tuning_start(const char *model, bool host, struct tuning **out, struct err *e)
+int tuning_start(const struct gateway_options *o, bool host, struct tuning **out, struct err *e)
 {
     struct tuning *t = mem_alloc(sizeof(*t));
 
-    t->model = mem_strdup(model ? model : "");
+    t->options = o;
     t->host = host;
     t->inbox = chan_new(sizeof(struct tuning_task *), TUNING_TASKS);
     if (pthread_create(&t->thread, NULL, tuning_main, t) != 0) {
@@ -476,7 +476,6 @@ void tuning_free(struct tuning *t)
     if (!t)
         return;
     chan_free(t->inbox);
-    free(t->model);
     free(t);
 }
 

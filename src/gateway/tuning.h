@@ -11,6 +11,7 @@
 #define GATEWAY_TUNING_H
 
 #include "base/err.h"
+#include "gateway/gateway.h"
 #include "gateway/reply.h"
 #include "jobs/jobs.h"
 
@@ -49,7 +50,8 @@ struct tuning_task *tuning_task_new(enum tuning_what what, struct reply *reply);
 void tuning_task_free(struct tuning_task *t);
 
 struct tuning;
-int tuning_start(const char *model, bool host, struct tuning **out, struct err *e);
+// The options are borrowed: their models may be trained under the names that clients know.
+int tuning_start(const struct gateway_options *o, bool host, struct tuning **out, struct err *e);
 void tuning_stop(struct tuning *t); // ends its streams and its thread. NULL is nothing
 void tuning_free(struct tuning *t); // when nobody can send to it any more
 // 0: it takes the task.
@@ -64,8 +66,9 @@ struct tuning_ask {
     bool named;     // by the client: a name that is taken gets an ending
     char param[40]; // of an error: the member at fault
 };
-// `served`: path of the model that this server answers with; it may be named as clients know it.
-int tuning_ask_parse(const json_t *body, const char *served, struct tuning_ask *out, struct err *e);
+// A model may be named as clients know it, where it is served, or as the store does.
+int tuning_ask_parse(const json_t *body, const struct gateway_options *o, struct tuning_ask *out,
+                     struct err *e);
 void tuning_ask_fini(struct tuning_ask *a);
 // Another name of the same beginning.
 void tuning_ask_rename(struct tuning_ask *a);

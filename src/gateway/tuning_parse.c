@@ -37,7 +37,7 @@ static void stem_of(const char *path, char out[MODELS_FILE_BYTES])
         *dot = '\0';
 }
 
-// The served model goes by its file's name and by the one in its head.
+// A served model goes by its file's name and by the one in its head.
 static bool is_served(const char *name, const char *served)
 {
     char stem[MODELS_FILE_BYTES];
@@ -57,11 +57,20 @@ static bool is_served(const char *name, const char *served)
     return same;
 }
 
-static int model_find(const json_t *body, const char *served, struct tuning_ask *a, struct err *e)
+static const char *served_find(const struct gateway_options *o, const char *name)
+{
+    for (size_t i = 0; i < o->n_models; i++)
+        if (o->models[i].path && is_served(name, o->models[i].path))
+            return o->models[i].path;
+    return NULL;
+}
+
+static int model_find(const json_t *body, const struct gateway_options *o, struct tuning_ask *a,
+                      struct err *e)
 {
     struct models_found found;
     struct err own = {0};
-    const char *name = NULL;
+    const char *name = NULL, *served;
     int rc = json_get_string(body, "model", &name, e);
 
     if (rc == 0 && !name)
@@ -71,7 +80,8 @@ static int model_find(const json_t *body, const char *served, struct tuning_ask 
     if (strncmp(name, ADAPTERS_PREFIX, strlen(ADAPTERS_PREFIX)) == 0)
         return err_set(e, ERR_UNSUPPORTED,
                        "%.80s is tuned already; an adapter is trained on a base model", name);
-    if (is_served(name, served)) {
+    served = served_find(o, name);
+    if (served) {
         snprintf(a->model, sizeof(a->model), "%s", served);
         return 0;
     }
@@ -283,7 +293,8 @@ static void meta_fill(const json_t *body, struct tuning_ask *a)
     json_put(a->meta, "seed", json_incref(json_object_get(a->options, "seed")));
 }
 
-int tuning_ask_parse(const json_t *body, const char *served, struct tuning_ask *a, struct err *e)
+int tuning_ask_parse(const json_t *body, const struct gateway_options *o, struct tuning_ask *a,
+                     struct err *e)
 {
     int rc = 0;
 
@@ -294,7 +305,7 @@ int tuning_ask_parse(const json_t *body, const char *served, struct tuning_ask *
     if (rc == 0)
         rc = files_take(body, a, e);
     if (rc == 0)
-        rc = fault(a, "model", model_find(body, served, a, e));
+        rc = fault(a, "model", model_find(body, o, a, e));
     if (rc == 0)
         rc = method_take(body, a, e);
     if (rc == 0)
