@@ -167,11 +167,73 @@ static void a_cancelled_prompt_disturbs_no_answer(void **state)
     free(first);
 }
 
+struct counted {
+    int32_t ids[4];
+    size_t n, decodes;
+    json_int_t read, cached;
+};
+
+static void counted_get(struct rig_node *d, uint64_t id, size_t n_tokens, bool whole,
+                        struct counted *c)
+{
+    struct rig_request r = {.id = id,
+                            .tokens = long_prompt,
+                            .n = n_tokens,
+                            .max_tokens = 4,
+                            .timeline = true,
+                            .whole = whole,
+                            .keep = true,
+                            .reuse = true};
+    unsigned type = 0;
+    size_t i;
+    const json_t *span;
+    *c = (struct counted){0};
+    rig_generate(d, &r);
+    while (type != WIRE_DONE) {
+        json_t *head = rig_recv(d, &type);
+        assert_true(type == WIRE_TOKEN || type == WIRE_DONE);
+        if (type == WIRE_TOKEN)
+            c->ids[c->n++] = (int32_t)rig_integer(head, "id");
+        json_array_foreach(json_object_get(head, "timeline"), i, span) c->decodes +=
+            strcmp(json_string_value(json_object_get(span, "what")), "decode") == 0;
+        if (type == WIRE_DONE) {
+            c->read = rig_integer(head, "tokens_read");
+            c->cached = rig_integer(head, "tokens_cached");
+        }
+        json_decref(head);
+    }
+}
+
+// Cold, warm, and with a prompt of several chunks.
+static void the_last_token_may_go_along(void **state)
+{
+    static const size_t sizes[] = {200, 200, 700, 2};
+    (void)state;
+    struct rig_node *d[2] = {rig_start(MODEL, ENGINE_HANDOFF_RANGES, false, false),
+                             rig_start(MODEL, ENGINE_HANDOFF_RANGES, false, false)};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        struct counted apart, whole;
+        counted_get(d[0], i + 1, sizes[i], false, &apart);
+        counted_get(d[1], i + 1, sizes[i], true, &whole);
+        assert_int_equal(apart.n, 4);
+        assert_int_equal(whole.n, 4);
+        assert_memory_equal(apart.ids, whole.ids, sizeof apart.ids);
+        assert_int_equal(apart.read, whole.read);
+        assert_int_equal(apart.cached, whole.cached);
+        assert_int_equal(apart.decodes, 4);
+        // Where all of the prompt is in memory its last token is a step by itself either way.
+        assert_int_equal(whole.decodes, i == 1 ? 4 : 3);
+    }
+    rig_stop(d[0]);
+    rig_stop(d[1]);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(answers_go_on_inside_a_chunk, defaults),
         cmocka_unit_test_setup(an_answer_ends_inside_a_chunk, defaults),
+        cmocka_unit_test_setup(the_last_token_may_go_along, defaults),
         cmocka_unit_test_setup(a_cancelled_prompt_disturbs_no_answer, defaults),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -150,6 +150,7 @@ struct rig_request {
     const char *stop;
     bool eos; // the answer may end by itself
     bool timeline;
+    bool whole; // the prompt's last token may go along
     const char *adapter; // SHA-256; NULL: none
 };
 
@@ -170,6 +171,7 @@ static inline void rig_generate(struct rig_node *d, const struct rig_request *r)
                                  .reuse = r->reuse,
                                  .parse = r->parse,
                                  .timeline = r->timeline,
+                                 .whole = r->whole,
                                  .syntax = r->syntax,
                                  .logprobs = r->logprobs - 1,
                                  .stops = {(char *)(uintptr_t)r->stop},

@@ -103,6 +103,7 @@ static void send_generate(struct core *c, struct request *r, struct peer *p, boo
     r->decode = p;
     r->decode_sent_ns = clock_now_ns();
     r->followed = false;
+    r->in.generate.whole = c->n_peers == c->n_models; // there is no node that could have read it
     request_phase_set(r, REQUEST_GENERATE, INT64_MAX);
     send_run(r, 0, hand_off);
     request_remember(r, p, false);

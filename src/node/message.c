@@ -275,6 +275,7 @@ int message_generate_parse(const json_t *head, struct message_generate *m, struc
     read_bool(&r, "parse", &m->parse);
     read_bool(&r, "keep", &m->keep);
     read_bool(&r, "reuse", &m->reuse);
+    read_bool(&r, "whole", &m->whole);
     read_i32(&r, "logprobs", -1, ENGINE_LOGPROBS_MAX, &m->logprobs);
     read_text(&r, "owner", m->owner, sizeof m->owner);
     sampling_read(&r, &m->sampling);
@@ -348,6 +349,7 @@ json_t *message_generate_json(const struct message_generate *m)
     json_put(o, "parse", json_boolean(m->parse));
     json_put(o, "keep", json_boolean(m->keep));
     json_put(o, "reuse", json_boolean(m->reuse));
+    json_put(o, "whole", json_boolean(m->whole));
     json_put(o, "logprobs", json_integer(m->logprobs));
     json_put(o, "owner", json_string(m->owner));
     json_put(o, "sampling", sampling_json(&m->sampling));

@@ -36,6 +36,7 @@
 //             "logprobs":-1 (none) or 0..20, "owner":"text" (prefixes are shared within one owner),
 //             "keep":bool (may stay in prefix memory when it ends; absent: true),
 //             "reuse":bool (may begin with what prefix memory holds; absent: true),
+//             "whole":bool (the prompt's last token may be computed with those before it; absent: false),
 //             "adapter":{"name":"..","sha256":".."} (absent: none),
 //             "timeline":bool, "handoff":null or {"host":"..","port":7077,"ticket":"hex32",
 //             "transfer":id,"stall_s":3.0,"serial":bool,"same_weights":bool (absent: true)}}
@@ -119,6 +120,7 @@ struct message_generate {
     bool ignore_eos, timeline;
     bool parse;       // deltas instead of text
     bool keep, reuse; // prefix memory afterwards, and before
+    bool whole;       // no prefill worker could read the prompt
     int32_t logprobs; // -1: none
     char owner[MESSAGE_OWNER_BYTES];
     struct engine_sampling sampling; // biases and syntax point to the two below

@@ -93,8 +93,12 @@ int worker_chunk_run(struct worker *w, struct worker_job *j, uint32_t end)
     size_t n = end - j->computed;
     int64_t t0 = w->part_ns = clock_now_ns();
 
+    // The prompt's last token is no part of what was read, as everywhere.
+    bool whole = j->kind == WORKER_JOB_GENERATE && end == j->n_tokens;
+
     w->inside_ns = 0;
     chunk_rows(w, j, end, 0);
+    w->rows[0][n - 1].want_logits = whole;
     int rc = worker_running_set(w, j) ? w->engine->ops->step(w->engine, w->rows[0], n, &e)
                                       : ERR_CANCELLED;
     int64_t t1 = clock_now_ns();
@@ -108,10 +112,35 @@ int worker_chunk_run(struct worker *w, struct worker_job *j, uint32_t end)
             worker_job_fail(w, j, rc, e.message);
         return rc;
     }
-    worker_chunk_count(w, j, end, t0, t1);
+    worker_chunk_count(w, j, whole ? end - 1 : end, t0, t1);
     j->compute_ns -= w->inside_ns;
     rates_learn(w, n, ns_to_s(t1 - t0 - w->inside_ns + 1));
     return 0;
+}
+
+// May the last chunk take the prompt's last token along? That is a step less until the first token comes,
+// where no prefill worker could have read the prompt in this one's place. Nobody's pace is in the way, since
+// such a chunk is computed in one go.
+static bool reads_whole(const struct worker *w, const struct worker_job *j)
+{
+    uint32_t left = j->n_tokens - j->computed;
+
+    return j->kind == WORKER_JOB_GENERATE && j->generate.whole && w->engine->limits.cuts &&
+           !worker_media_next(j) && left <= w->engine->limits.n_batch &&
+           j->ends[j->next_end] == j->n_tokens - 1;
+}
+
+static void token_take(struct worker *w, struct worker_job *j, size_t row);
+
+static void read_whole(struct worker *w, struct worker_job *j)
+{
+    size_t last = j->n_tokens - j->computed - 1;
+
+    j->turn = ++w->turn;
+    if (worker_chunk_run(w, j, j->n_tokens) != 0)
+        return;
+    worker_generate_read(w, j);
+    token_take(w, j, last);
 }
 
 static void read_chunk(struct worker *w, struct worker_job *j, uint32_t rows)
@@ -319,7 +348,9 @@ void worker_step_run(struct worker *w)
     struct pace_share share = {0, false};
 
     if (n == 0) {
-        if (reader != NULL)
+        if (reader != NULL && reads_whole(w, reader))
+            read_whole(w, reader);
+        else if (reader != NULL)
             read_chunk(w, reader, UINT32_MAX);
         return;
     }
