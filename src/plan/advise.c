@@ -47,7 +47,9 @@ static int question_check(const struct plan_question *q, struct err *e)
     return plan_workload_check(&q->work, e);
 }
 
-static int names_check(const struct plan_catalogue *c, const struct plan_question *q, struct err *e)
+// That every name is known; *model is the one that was asked about.
+static int names_check(const struct plan_catalogue *c, const struct plan_question *q,
+                       struct plan_model *model, struct err *e)
 {
     for (size_t i = 0; i < PLAN_NAMES_MAX; i++) {
         const char *names[] = {q->only[i], q->owned[i]};
@@ -61,7 +63,7 @@ static int names_check(const struct plan_catalogue *c, const struct plan_questio
     int rc = plan_model_get(c, q->work.train_model, NULL, 0, &m, e);
     if (rc != 0)
         return err_wrap(e, "--train-model");
-    return plan_model_get(c, q->work.model, q->work.quant, 0, &m, e);
+    return plan_model_get(c, q->work.model, q->work.quant, 0, model, e);
 }
 
 // ---- candidates ----------------------------------------------------------------------------------------
@@ -104,6 +106,8 @@ static int candidate_read(const json_t *m, struct plan_option *o, struct err *e)
     if (rc == 0)
         rc = json_get_string(m, "price_date", &o->price_date, e);
     if (rc == 0)
+        rc = json_get_string(m, "sold_until", &o->sold_until[0], e);
+    if (rc == 0)
         rc = json_get_string(m, "title", &title, e);
     if (rc == 0)
         rc = json_get_string(m, "os", &os, e);
@@ -144,6 +148,7 @@ struct scene {
     const struct plan_catalogue *c;
     const struct plan_question *q;
     double reference; // tokens per second at which an hour of fine-tuning is meant
+    struct plan_model model;
 };
 
 static struct plan_pair pair_of(const struct scene *s, const struct plan_option *o)
@@ -158,7 +163,8 @@ static struct plan_pair pair_of(const struct scene *s, const struct plan_option 
                               .warm = w->warm,
                               .batch = o->batch,
                               .rates = s->q->rates,
-                              .brief = true};
+                              .brief = true,
+                              .read = &s->model};
 }
 
 static void alone_fill(const struct plan_question *q, struct plan_option *o)
@@ -388,6 +394,7 @@ static void pair_join(const struct plan_option ones[2], struct plan_option *o)
         o->names[i] = ones[i].names[0];
         o->titles[i] = ones[i].titles[0];
         o->owned[i] = ones[i].owned[0];
+        o->sold_until[i] = ones[i].sold_until[0];
         o->load_w += ones[i].load_w;
         o->idle_w += ones[i].idle_w;
         o->price_usd += ones[i].price_usd;
@@ -548,11 +555,12 @@ static int scene_open(const struct plan_catalogue *c, const struct plan_question
 {
     struct plan_task t = {.value = 1};
     int rc = question_check(q, e);
+    *s = (struct scene){.c = c, .q = q};
     if (rc == 0)
-        rc = names_check(c, q, e);
+        rc = names_check(c, q, &s->model, e);
     if (rc == 0 && q->work.train_share > 0)
         rc = plan_task_train(c, REFERENCE, q->work.train_model, &t, e);
-    *s = (struct scene){c, q, t.value};
+    s->reference = t.value;
     return rc;
 }
 

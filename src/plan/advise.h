@@ -76,6 +76,7 @@ struct plan_option {
     bool owned[2];
     double price_usd;
     const char *price_date;
+    const char *sold_until[2];        // when it was last sold new; NULL: it is
     double memory_gb, load_w, idle_w; // memory: of the larger
     enum plan_noise noise;
     struct plan_solo solo[2];   // each alone, at this batch

@@ -89,6 +89,10 @@ void plan_option_why(const struct plan_question *q, const struct plan_advice *a,
     if (o->n == 2 && isfinite(o->gain))
         plan_words_add(out, "the work takes %.2f times as long on the better of its two alone",
                        o->gain);
+    for (size_t i = 0; i < o->n; i++)
+        if (o->sold_until[i] != NULL && !o->owned[i])
+            plan_words_add(out, "%s is not sold new since %s: the price is that of then",
+                           o->names[i], o->sold_until[i]);
     if (o->frontier)
         plan_words_add(out, "nothing that costs less a year is as fast");
 }

@@ -127,7 +127,9 @@ static int pair_open(const struct plan_catalogue *c, const struct plan_pair *p, 
 {
     *out = (struct pair){.c = c, .asked = p};
     int rc = numbers_check(p, e);
-    if (rc == 0)
+    if (rc == 0 && p->read != NULL)
+        out->model = *p->read;
+    else if (rc == 0)
         rc = plan_model_get(c, p->model, p->quant, 0, &out->model, e);
     for (size_t i = 0; rc == 0 && i < 2 && p->machines[i] != NULL; i++) {
         if (plan_catalogue_find(c, PLAN_MACHINE, p->machines[i], e) == NULL)

@@ -18,6 +18,8 @@ struct plan_range {
     double low, high;
 };
 
+struct plan_model;
+
 enum plan_rates { PLAN_RATES_AUTO, PLAN_RATES_LLAMA, PLAN_RATES_PUBLISHED };
 
 struct plan_pair {
@@ -27,6 +29,8 @@ struct plan_pair {
     double batch;       // answers that are written at the same time; 0: one
     enum plan_rates rates;
     bool brief; // without break-evens
+    // What plan_model_get gave for model and quant; NULL: it is called.
+    const struct plan_model *read;
 };
 
 struct plan_solo {

@@ -41,7 +41,8 @@ static const char style[] =
     ".g{stroke:var(--rule);stroke-width:1}.r{stroke:var(--soft);stroke-width:1.2}"
     ".k{stroke:var(--soft);stroke-width:1;stroke-dasharray:2 3}"
     ".w{stroke:var(--ink);stroke-width:1.4}.u{stroke:var(--bg);stroke-width:4;opacity:.75}\n"
-    ".work td:first-child{min-width:15em}.day{white-space:nowrap}a{color:var(--c0)}\n"
+    ".work td:first-child{min-width:15em}.work td:not(:first-child) "
+    ".soft{display:block}.day{white-space:nowrap}a{color:var(--c0)}\n"
     ".l{fill:none;stroke-width:2.2}.thin{stroke-width:1.5}.c0{stroke:var(--c0)}"
     ".c1{stroke:var(--c1);stroke-dasharray:7 4}.c2{stroke:var(--c2);stroke-dasharray:2 4}"
     ".c3{stroke:var(--c3);stroke-dasharray:9 3 2 3}\n"
@@ -446,7 +447,7 @@ static void platforms_put(struct buf *out, const json_t *p)
     buf_puts(out,
              "<h3>Work</h3>\n<div class=\"wide work\"><table><caption>Predicted for llama.cpp, "
              "with the range of four measurements in five; fine-tuning and images from "
-             "arithmetic and the utilisation that was published elsewhere. "
+             "arithmetic, with the range of the utilisations that were published elsewhere. "
              "\"best\" also stands at those less than 15 % behind.</caption>\n<tr><th "
              "scope=\"col\">work</th>");
     json_array_foreach(machines, i, o)

@@ -427,6 +427,7 @@ int plan_report_advice(const struct plan_catalogue *c, const struct plan_questio
     json_put(o, "engine",
              json_string(q->rates == PLAN_RATES_PUBLISHED ? "published" : "llama.cpp"));
     json_put(o, "question", question_json(q));
+    json_put(json_object_get(o, "question"), "model", json_string(m.name));
     json_put(json_object_get(o, "question"), "quant", json_string(m.quant));
     for (size_t i = 0; i < a->n_good && (show == 0 || i < show); i++)
         json_array_append_new(list, option_json(q, a, i));

@@ -508,7 +508,8 @@ static void platforms_print(const struct pen *p, const json_t *d)
     bold(p, "What they are good for");
     wrapped(p, "",
             "Predicted, with the range of four measurements in five; fine-tuning and images "
-            "from arithmetic and the utilisation that was published elsewhere. \"best\" "
+            "from arithmetic, with the range of the utilisations that were published elsewhere. "
+            "\"best\" "
             "also stands at those that are less than 15 % behind.");
     json_array_foreach(json_object_get(all, "work"), i, o)
     {
