@@ -134,6 +134,8 @@ static json_t *capabilities_json(const struct ollama_model *m)
     json_array_append_new(list, json_string("completion"));
     if (m->chats)
         json_array_append_new(list, json_string("tools"));
+    if (m->limits->media)
+        json_array_append_new(list, json_string("vision"));
     if (m->limits->n_embed_tokens > 0)
         json_array_append_new(list, json_string("embedding"));
     return list;

@@ -1,7 +1,7 @@
 """Anthropic's Python SDK: messages, streams, tools, thinking, counting, errors, leaving."""
 
 import anthropic
-from checks import DIRECT, REAL, SCRIPTED, idle, model, raises, run
+from checks import DIRECT, REAL, SCRIPTED, idle, model, picture, raises, run
 
 
 def client(base):
@@ -29,6 +29,13 @@ def stream_equals_whole():
         text = "".join(s.text_stream)
         final = s.get_final_message()
     assert text == final.content[0].text == real.messages.create(**ask).content[0].text, (text, final)
+
+
+def image():
+    source = {"type": "base64", "media_type": "image/png", "data": picture(0, 0, 255)}
+    parts = [{"type": "image", "source": source}, {"type": "text", "text": "Repeat the word."}]
+    a = real.messages.create(model=MODEL, max_tokens=8, messages=[{"role": "user", "content": parts}], extra_body=GREEDY)
+    assert "blue" in a.content[0].text, a
 
 
 def stop_sequence():
@@ -88,5 +95,5 @@ def leaving_ends_the_work():
     idle()
 
 
-run("anthropic, Python", [message, stream_equals_whole, stop_sequence, tools_there_and_back, tools_streamed, thinking,
+run("anthropic, Python", [message, stream_equals_whole, image, stop_sequence, tools_there_and_back, tools_streamed, thinking,
                           count_tokens, errors, leaving_ends_the_work])

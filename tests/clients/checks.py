@@ -1,12 +1,15 @@
 """A client's table of checks: functions without arguments whose names say what they show."""
 
+import base64
 import json
 import os
+import struct
 import signal
 import sys
 import time
 import traceback
 import urllib.request
+import zlib
 
 REAL = os.environ.get("CLIENT_REAL", "")
 SCRIPTED = os.environ.get("CLIENT_SCRIPTED", "")
@@ -46,6 +49,15 @@ def raises(kind, call):
     except kind as e:
         return e
     raise AssertionError("%s was not raised" % kind.__name__)
+
+
+def picture(red, green, blue, side=32):
+    """A PNG of one colour, as base64. The server's model sees three: red, green and blue."""
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+    rows = (b"\0" + bytes((red, green, blue)) * side) * side
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
+    return base64.b64encode(b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")).decode()
 
 
 def idle(base=DIRECT, seconds=10):

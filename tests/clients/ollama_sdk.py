@@ -3,7 +3,7 @@
 import json
 
 import ollama
-from checks import REAL, SCRIPTED, model, raises, run
+from checks import REAL, SCRIPTED, model, picture, raises, run
 
 real, fixed = ollama.Client(REAL), ollama.Client(SCRIPTED)
 MODEL, FIXED = model(REAL), model(SCRIPTED)
@@ -18,6 +18,7 @@ TOOL = {"type": "function", "function": {
 def what_there_is():
     assert MODEL in [m.model for m in real.list().models], real.list()
     assert real.show(MODEL).details.format == "gguf", real.show(MODEL)
+    assert "vision" in real.show(MODEL).capabilities, real.show(MODEL)
     assert MODEL in [m.model for m in real.ps().models], real.ps()
 
 
@@ -34,6 +35,12 @@ def stream_equals_whole():
 
 def generate():
     assert real.generate(model=MODEL, prompt="One, two,", options=SHORT).response
+
+
+def images():
+    says = [{"role": "user", "content": "Repeat the word.", "images": [picture(255, 0, 0)]}]
+    assert "red" in real.chat(model=MODEL, messages=says, options=SHORT).message.content
+    assert "red" in real.generate(model=MODEL, prompt="Repeat the word.", images=[picture(255, 0, 0)], options=SHORT).response
 
 
 def structured_output():
@@ -56,5 +63,5 @@ def errors():
     assert e.status_code == 404 and MODEL in e.error, e
 
 
-run("ollama, Python", [what_there_is, chat, stream_equals_whole, generate, structured_output, tools_there_and_back,
+run("ollama, Python", [what_there_is, chat, stream_equals_whole, generate, images, structured_output, tools_there_and_back,
                        errors])

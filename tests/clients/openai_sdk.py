@@ -5,7 +5,7 @@ import time
 from typing import Literal
 
 import openai
-from checks import DIRECT, REAL, SCRIPTED, idle, model, raises, run
+from checks import DIRECT, REAL, SCRIPTED, idle, model, picture, raises, run
 from pydantic import BaseModel
 
 
@@ -149,6 +149,20 @@ def responses_tools_there_and_back():
     assert b.output_text == "It is 21 degrees in Oslo.", b
 
 
+def images():
+    url = "data:image/png;base64," + picture(0, 255, 0)
+    text = "Repeat the word."
+    parts = [{"type": "image_url", "image_url": {"url": url, "detail": "low"}}, {"type": "text", "text": text}]
+    a = real.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": parts}], max_tokens=8, temperature=0)
+    assert "green" in a.choices[0].message.content, a
+    parts = [{"type": "input_image", "image_url": url, "detail": "auto"}, {"type": "input_text", "text": text}]
+    r = real.responses.create(model=MODEL, input=[{"role": "user", "content": parts}], max_output_tokens=8, temperature=0)
+    assert "green" in r.output_text, r
+    parts = [{"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}]
+    e = raises(openai.BadRequestError, lambda: real.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": parts}]))
+    assert e.param == "messages" and "fetches nothing" in e.message, e
+
+
 def embeddings():
     a = real.embeddings.create(model=MODEL, input=["a cat", "a kitten", "the stock exchange"])
     v = [d.embedding for d in a.data]
@@ -195,4 +209,4 @@ run("openai, Python", [
     chat, stream_equals_whole, two_answers_with_logprobs, stop_ends_the_answer, json_schema, json_object,
     parse_into_a_class, completions, tools_there_and_back, two_tool_calls, tools_streamed,
     reasoning_apart_from_content, responses, responses_stream, responses_parse, responses_tools_there_and_back,
-    embeddings, models, errors, leaving_ends_the_work])
+    images, embeddings, models, errors, leaving_ends_the_work])

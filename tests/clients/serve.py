@@ -33,9 +33,12 @@ def client_environment():
 def start(kind, script=os.path.join(HERE, "script.json")):
     if kind == "real":
         e2e.check(e2e.MODEL, "TANDEM_MODEL names no model; scripts/with-model.sh sets it")
+        projector = os.path.join(e2e.DIR, "mmproj.gguf")
+        subprocess.run([sys.executable, os.path.join(os.path.dirname(HERE), "projector_make.py"), e2e.MODEL, projector],
+                       check=True)
         # One thread: with more, a machine that has other things to do makes each wait for the others.
-        return e2e.Program("serve", "-m", e2e.MODEL, "--listen", "127.0.0.1:0", "--ctx", "8192", "--parallel", "4",
-                           "--threads", "1")
+        return e2e.Program("serve", "-m", e2e.MODEL, "--mmproj", projector, "--listen", "127.0.0.1:0",
+                           "--ctx", "8192", "--parallel", "4", "--threads", "1")
     # A byte is a token here and agents send a hundred thousand of them, so a token is kept small.
     return e2e.Program("serve", "-m", "fake:layers=1,kv_bytes=2,script=" + script, "--listen", "127.0.0.1:0",
                        "--ctx", str(1 << 20), "--parallel", "4")
