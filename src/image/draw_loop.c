@@ -261,6 +261,7 @@ int draw_main(const char *options)
     log_process_set("image");
     if (engine_open(l, options, &e) != 0) {
         tell_failed(l, &e);
+        free(l);
         return EXIT_PERMANENT;
     }
     ready_tell(l, ns_to_s(clock_now_ns() - begun));
