@@ -102,6 +102,16 @@ bench-place: $(STAMP)
 	@cmake --build $(BUILD) --target bench_place >&2
 	@$(BUILD)/bench/place
 
+# A training step against PyTorch's; TORCH_PYTHON: a Python with torch, transformers, peft and gguf.
+.PHONY: bench-train golden-peft
+bench-train: all
+	@TANDEM_BIN=$(abspath $(BUILD)) scripts/with-model.sh bench/train_step.py \
+		--json-file bench/results/train_step.json
+
+# Makes the random PEFT adapters of tests/golden/peft anew, with llama.cpp's own converter.
+golden-peft: all
+	@$(or $(TORCH_PYTHON),python3) scripts/peft_golden.py $${TANDEM_CACHE:-$$HOME/.cache/tandem}/llama-v0.5.0-src
+
 .PHONY: test-programs
 test-programs: $(STAMP)
 	cmake --build $(BUILD)
