@@ -63,7 +63,7 @@ def known_pair():
         d = advice(*PAIR, "--engine", "published", *change)
         check(not d["pair"]["worth_it"] and any(says in w for w in d["pair"]["why"]), change, d["pair"]["why"])
     text = plan(*PAIR).stdout
-    for words in ("Predicted for llama.cpp", "worth it", "for 3.44 times its yearly cost", "A pair", "Why", "nothing that costs less", "~ waits"):
+    for words in ("Predicted for llama.cpp", "with published rates: 1.88 times", "worth it", "for 3.44 times its yearly cost", "A pair", "Why", "nothing that costs less", "~ waits"):
         check(words in " ".join(text.split()), words, "is not in", text)
 
 
@@ -177,12 +177,22 @@ def ones_own():
         print("no model file: not tried")
 
 
+def options_file():
+    path = os.path.join(CONFIG, "tandem.ini")
+    with open(path, "w") as f:
+        f.write("[plan]\nbudget = 3000\nyears = 5\n")
+    q = advice("--model", "gpt-oss-20b")["question"]
+    check(q["budget_usd"] == 3000 and q["years"] == 5, q)
+    plan("predict", "--machine", "dgx-spark", "--model", "gpt-oss-20b", "--test", "tg")  # whose options are others
+    os.remove(path)
+
+
 def terminal():
     for env in ({"NO_COLOR": "1"}, {"TERM": "dumb"}, {}):
         check("\033" not in plan("--model", "gpt-oss-20b", env=env).stdout, "colour without a terminal", env)
 
 
-for test in (figures_hang_together, known_pair, pages, platforms, bad_input, ones_own, terminal):
+for test in (figures_hang_together, known_pair, pages, platforms, bad_input, ones_own, options_file, terminal):
     test()
 print("plan advice: ok")
 PYTHON

@@ -102,7 +102,10 @@ static int plan_run(int argc, char **argv)
     for (size_t i = 0; i < N_PARTS; i++) {
         names[i] = parts[i].name;
         if (strcmp(argv[1], parts[i].name) == 0) {
-            argv[1] = argv[0]; // options of all parts are those of "plan" in the file
+            // A part has a section of its own in the file: [plan] is advice, whose options are others.
+            static char command[32];
+            snprintf(command, sizeof command, "plan %s", parts[i].name);
+            argv[1] = command;
             return parts[i].run(argc - 1, argv + 1);
         }
     }

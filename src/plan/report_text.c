@@ -374,6 +374,30 @@ static void curve_print(const struct pen *p, const char *title, const json_t *po
     wrapped(p, "    ", line);
 }
 
+static void gain_line(const struct pen *p, const json_t *comparison)
+{
+    const json_t *speedup = json_object_get(comparison, "speedup");
+    const json_t *range = json_object_get(speedup, "over_best_range");
+    char line[200];
+    if (!json_is_number(json_object_get(speedup, "over_best")))
+        return;
+    if (strcmp(text(comparison, "engine"), "published") == 0)
+        snprintf(line, sizeof line, "with published rates: %.2f times the better of them alone",
+                 number(speedup, "over_best"));
+    else
+        snprintf(line, sizeof line,
+                 "predicted for llama.cpp: %.2f (%.2f-%.2f) times the better of them alone",
+                 number(speedup, "over_best"), number(range, "low"), number(range, "high"));
+    wrapped(p, "    - ", line);
+}
+
+// With both kinds of rates where there are both.
+static void gains_print(const struct pen *p, const json_t *pair)
+{
+    gain_line(p, pair);
+    gain_line(p, json_object_get(pair, "other_engine"));
+}
+
 static void pair_print(const struct pen *p, const json_t *d)
 {
     const json_t *pair = json_object_get(d, "pair"), *curves = json_object_get(d, "curves");
@@ -390,6 +414,7 @@ static void pair_print(const struct pen *p, const json_t *d)
              worth ? "worth it" : "not worth it");
     wrapped(p, "  ", line);
     list_print(p, "    - ", json_object_get(pair, "why"));
+    gains_print(p, pair);
     if (curves == NULL)
         return;
     wrapped(p, "  ", "How many times as fast as the better of them alone, with other figures:");
