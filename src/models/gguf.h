@@ -26,7 +26,8 @@
 #define MODELS_GGUF_LAYERS_MAX 1024u
 #define MODELS_GGUF_TYPES 48u // tensor types are below this number
 #define MODELS_GGUF_SPLITS_MAX 256u
-#define MODELS_GGUF_NAME_MAX 160 // bytes of a tensor's name with its 0, as the longest-named models have them
+#define MODELS_GGUF_NAME_MAX                                                                       \
+    160 // bytes of a tensor's name with its 0, as the longest-named models have them
 #define MODELS_GGUF_DIMS 4
 #define MODELS_GGUF_NONE UINT32_MAX
 
