@@ -31,7 +31,8 @@ static const struct net_key rig_key = {.bytes = {1, 2, 3, 4, 5, 6, 7, 8}};
 static struct {
     uint32_t n_ctx, n_seq, n_batch;
     int32_t stall_ms;
-} rig_options = {8192, 4, 128, NODE_STALL_AUTO};
+    void (*change)(struct engine *g); // what a test does to its engines; NULL: nothing
+} rig_options = {8192, 4, 128, NODE_STALL_AUTO, NULL};
 
 static inline void *rig_thread(void *arg)
 {
@@ -64,6 +65,8 @@ static inline struct engine *rig_engine(const char *model, enum engine_handoff m
     o.tiles = true;
     if (engine_fake_open(&o, &g, &e) != 0)
         fail_msg("%s", e.message);
+    if (rig_options.change != NULL)
+        rig_options.change(g);
     return g;
 }
 
@@ -150,7 +153,7 @@ struct rig_request {
     const char *stop;
     bool eos; // the answer may end by itself
     bool timeline;
-    bool whole; // the prompt's last token may go along
+    bool whole;          // the prompt's last token may go along
     const char *adapter; // SHA-256; NULL: none
 };
 

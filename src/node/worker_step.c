@@ -83,7 +83,8 @@ void worker_chunk_count(struct worker *w, struct worker_job *j, uint32_t end, in
     worker_timeline_add(&j->timeline, &(struct worker_span){"compute", t0, t1, j->computed, end});
     j->tokens_read += end - j->computed;
     j->computed = end;
-    j->next_end += j->ends[j->next_end] == end;
+    while (j->next_end < j->n_ends && j->ends[j->next_end] <= end)
+        j->next_end++; // an image may end behind where a chunk would have
     w->freed = w->freed || w->twins_wait;
 }
 
