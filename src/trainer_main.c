@@ -11,6 +11,7 @@
 #include "os/os.h"
 #include "train/check.h"
 #include "train/merge.h"
+#include "train/parity.h"
 #include "train/train.h"
 
 #include <signal.h>
@@ -49,11 +50,14 @@ static int job_read(const char *folder, struct train_options *o, struct err *e)
 static const char usage[] =
     "usage: tandem-trainer FOLDER\n"
     "       tandem-trainer --check FOLDER\n"
+    "       tandem-trainer --parity FOLDER\n"
     "       tandem-trainer --examples FOLDER\n"
     "       tandem-trainer --merge TYPE BASE ADAPTER OUT\n\n"
     "Runs the training job of FOLDER/job.json, or goes on with it. --check says "
     "whether\n"
-    "its options and its model will do, and what it will take. --examples prints what it "
+    "its options and its model will do, and what it will take; --parity "
+    "computes\n"
+    "the loss of a finished job's adapter with the engine that serves. --examples prints what it "
     "would\n"
     "learn instead, tokens and which of them count, one JSON object a line. --merge writes base "
     "and\n"
@@ -80,6 +84,13 @@ static int job_run(const char *folder, struct err *e)
     return rc;
 }
 
+static int job_parity(const char *folder, struct err *e)
+{
+    struct train_options o;
+    int rc = job_read(folder, &o, e);
+    return rc ? rc : train_parity(folder, &o, stdout, e);
+}
+
 static int job_check(const char *folder, struct err *e)
 {
     struct train_options o;
@@ -102,6 +113,8 @@ int main(int argc, char **argv)
         rc = job_run(argv[1], &e);
     } else if (argc == 3 && strcmp(argv[1], "--check") == 0) {
         rc = job_check(argv[2], &e);
+    } else if (argc == 3 && strcmp(argv[1], "--parity") == 0) {
+        rc = job_parity(argv[2], &e);
     } else if (argc == 3 && strcmp(argv[1], "--examples") == 0) {
         rc = examples_print(argv[2], &e);
     } else if (argc == 6 && strcmp(argv[1], "--merge") == 0) {

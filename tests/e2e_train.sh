@@ -99,6 +99,8 @@ p = run("-m", MODEL, "--data", DATA, "--name", "calm", *SMALL, "--epochs", "2", 
 calm = json.loads(p.stdout)
 assert calm["state"] == "succeeded" and calm["attempts"] == 1, calm
 assert calm["result"]["published"]["name"] == "ft:calm", calm
+parity = calm["result"]["parity"]
+assert abs(parity["loss_trainer"] - parity["loss_engine"]) < 0.05 and parity["targets"] > 0, parity
 assert os.path.exists(DIR + "/data/adapters/calm/adapter.gguf")
 assert "<svg" in open(svg).read() and "polyline" in open(svg).read()
 steps = [json.loads(line) for line in open(calm["folder"] + "/progress.jsonl")]
@@ -114,6 +116,21 @@ print("published; loss %.4f to %.4f" % (steps[0]["loss"], final_loss(calm)))
 
 p = run("-m", MODEL, "--data", DATA, "--name", "calm", code=1)
 assert "--replace" in p.stderr, p.stderr
+
+# What the engine says stands beside what the trainer noted, also where they differ; a cut adapter is refused.
+again = os.path.join(DIR, "parity")
+shutil.copytree(calm["folder"], again)
+with open(again + "/result.json") as f:
+    result = json.load(f)
+result["parity"]["loss_trainer"] += 1
+with open(again + "/result.json", "w") as f:
+    json.dump(result, f)
+p = subprocess.run([os.path.join(BIN, "tandem-trainer"), "--parity", again], capture_output=True, text=True)
+told = json.loads(p.stdout)
+assert told["loss_trainer"] - told["loss_engine"] > 0.9, told
+os.truncate(again + "/adapter.gguf", os.path.getsize(again + "/adapter.gguf") // 2)
+p = subprocess.run([os.path.join(BIN, "tandem-trainer"), "--parity", again], capture_output=True, text=True)
+assert p.returncode == 1 and "adapter.gguf" in p.stderr, p.stderr
 
 # ---- killed again and again ------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@
 #include "os/os.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +16,9 @@
 #define STUCK_MAX 10 // killed so often without getting further
 #define ENDED_MAX 3  // ended by itself so often, without a word
 #define LOG_TAIL 600
+#define PARITY_S 1800.0  // the model is loaded, and eight examples are computed
+#define PARITY_LOSS 0.02 // what eight-bit activations and a quantised base make of a loss
+#define PARITY_SHARE 0.05
 
 static int state_write(struct runner *r, enum jobs_state to, const struct err *why,
                        const json_t *result, struct err *e)
@@ -31,18 +35,54 @@ static int state_write(struct runner *r, enum jobs_state to, const struct err *w
 
 // ---- success -------------------------------------------------------------------------------------
 
+// Asks the engine that serves for its loss on the examples that the trainer noted one for, and puts both into
+// the result (train/parity.h). ERR_MISMATCH where they mean different adapters.
+static int parity_check(struct runner *r, json_t *result, double loss[2], struct err *e)
+{
+    struct buf out;
+    const char *const argv[] = {r->program, "--parity", r->job.folder, NULL};
+    struct jobs_capture c = {.argv = argv, .timeout_s = PARITY_S, .out = &out};
+    json_t *told = NULL;
+    buf_init(&out, JOBS_CAPTURE_MAX);
+    int rc = jobs_capture_run(&c, e);
+    if (rc == 0 && c.exit_code != 0)
+        rc = err_set(e, ERR_ENGINE, "the serving engine does not take the adapter: %s", c.said);
+    if (rc == 0 && !(told = json_parse(out.data, out.len, e)))
+        rc = e->code;
+    buf_fini(&out);
+    if (rc != 0)
+        return rc;
+    loss[0] = json_number_value(json_object_get(told, "loss_trainer"));
+    loss[1] = json_number_value(json_object_get(told, "loss_engine"));
+    json_put(result, "parity", told);
+    if (!(fabs(loss[0] - loss[1]) <= PARITY_LOSS + PARITY_SHARE * loss[0]))
+        return err_set(e, ERR_MISMATCH,
+                       "the loss of base and adapter is %.4f in the trainer and %.4f in the engine "
+                       "that serves; it is not published",
+                       loss[0], loss[1]);
+    runner_event(r, "info",
+                 "loss of base and adapter: %.4f in the trainer, %.4f where it is served", loss[0],
+                 loss[1]);
+    return 0;
+}
+
 static int publish(struct runner *r, json_t *result, struct err *e)
 {
     struct adapters_entry *entry = mem_alloc(sizeof *entry);
     char *path = jobs_path(r->jobs, r->job.id, "adapter.gguf");
     struct adapters_new n;
+    double loss[2] = {NAN, NAN};
     adapters_new_default(&n);
     n.name = r->job.name;
     n.file = path;
     n.model = r->job.model;
     n.job = r->job.id;
     n.replace = true;
-    int rc = adapters_publish(&n, entry, e);
+    int rc = r->program && json_object_get(result, "parity") ? parity_check(r, result, loss, e) : 0;
+    n.loss_trainer = loss[0];
+    n.loss_engine = loss[1];
+    if (rc == 0)
+        rc = adapters_publish(&n, entry, e);
     if (rc == 0) {
         json_put(result, "published",
                  json_pack("{s:o,s:o,s:o}", "name", json_sprintf("ft:%s", entry->name), "path",

@@ -1,6 +1,7 @@
 #include "train/graph.h"
 
 #include "base/buf.h"
+#include "train/product.h"
 
 #include <ggml-cpu.h>
 #include <inttypes.h>
@@ -16,6 +17,7 @@ struct graph {
     const struct base_model *base;
     const struct lora *lora;
     const atomic_bool *stop;
+    bool own_products;       // train/product.h instead of ggml's: F32 on the CPU
     ggml_backend_t fallback; // for what the model's backend lacks; NULL: that is the CPU itself
     ggml_backend_sched_t sched;
     size_t n_nodes;
@@ -73,12 +75,19 @@ static float lora_scale(const struct build *b)
     return b->g->lora->options.alpha / (float)b->g->lora->options.rank;
 }
 
+// W^T x. Our own product takes the matrix that has the result's dimension contiguous.
+static struct ggml_tensor *matrix_forth(struct build *b, const struct base_matrix *m,
+                                        struct ggml_tensor *x)
+{
+    return b->g->own_products ? product_make(b->c, m->transposed, x) : ggml_mul_mat(b->c, m->w, x);
+}
+
 static struct ggml_tensor *linear(struct build *b, uint32_t layer, enum base_linear which,
                                   struct ggml_tensor *x)
 {
     const struct base_matrix *m = &b->g->base->layers[layer].linears[which];
     const struct lora_pair *p = lora_pair_at(b->g->lora, layer, which);
-    struct ggml_tensor *y = ggml_mul_mat(b->c, m->w, x);
+    struct ggml_tensor *y = matrix_forth(b, m, x);
     if (m->bias)
         y = ggml_add(b->c, y, m->bias);
     if (!p)
@@ -92,6 +101,8 @@ static struct ggml_tensor *linear(struct build *b, uint32_t layer, enum base_lin
 static struct ggml_tensor *matrix_back(struct build *b, const struct base_matrix *m,
                                        struct ggml_tensor *dy)
 {
+    if (b->g->own_products)
+        return product_make(b->c, m->w, dy);
     if (m->transposed)
         return ggml_mul_mat(b->c, m->transposed, dy);
     return ggml_out_prod(b->c, m->w, turned(b, dy));
@@ -289,7 +300,7 @@ static struct ggml_tensor *block_build(struct build *b, struct loss_block *k, st
     k->hot = input(b, GGML_TYPE_I64, k->n, 1);
     k->ones = input(b, GGML_TYPE_F32, 1, k->n);
     struct ggml_tensor *rows = ggml_get_rows(b->c, x, k->rows);
-    struct ggml_tensor *logits = ggml_mul_mat(b->c, m->output.w, norm(b, rows, m->output_norm));
+    struct ggml_tensor *logits = matrix_forth(b, &m->output, norm(b, rows, m->output_norm));
     struct ggml_tensor *targets = one_hot(b, k, logits);
     k->loss = ggml_cross_entropy_loss(b->c, logits, targets);
     ggml_set_output(k->loss);
@@ -486,6 +497,7 @@ int graph_new(const struct base_model *base, const struct lora *lora, const atom
     g->base = base;
     g->lora = lora;
     g->stop = stop;
+    g->own_products = cpu && base->dense;
     if (!cpu)
         g->fallback = ggml_backend_init_by_type(GGML_BACKEND_DEVICE_TYPE_CPU, NULL);
     if (stop && cpu)

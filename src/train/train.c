@@ -10,6 +10,7 @@
 #include "train/dataset.h"
 #include "train/graph.h"
 #include "train/merge.h"
+#include "train/parity.h"
 
 #include <ggml-cpu.h>
 #include <inttypes.h>
@@ -39,6 +40,7 @@ struct run {
     struct adamw adamw;
     float *values, *grads;
     FILE *progress;
+    json_t *parity; // owned; NULL before the end
     int64_t start_ns;
     uint64_t start_step, tokens_done; // since this start
     double loss, eval_loss;           // of the last step, of the last evaluation (NAN: none)
@@ -353,6 +355,31 @@ static int merged_write(struct run *r, const char *adapter)
     return rc;
 }
 
+// What the serving engine is held against (train/parity.h): the loss on a few examples, held out ones where
+// there are any.
+static int parity_note(struct run *r)
+{
+    bool held_out = r->n_eval > 0;
+    const struct dataset *d = r->eval_data ? r->eval_data : r->data;
+    size_t n = held_out ? r->n_eval : r->n_train, k = n < PARITY_EXAMPLES ? n : PARITY_EXAMPLES;
+    json_t *list = json_array();
+    uint64_t targets = 0;
+    double sum = 0;
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && i < k; i++) {
+        size_t at = r->eval_data ? i : r->order[held_out ? r->n_train + i : i];
+        double one = 0;
+        rc = graph_run(r->graph, &d->samples[at], false, 0, &one, r->e);
+        sum += one;
+        targets += graph_targets(&d->samples[at]);
+        json_array_append_new(list, json_integer((json_int_t)at));
+    }
+    r->parity = json_pack("{s:s,s:b,s:o,s:I,s:f}", "data", r->eval_data ? "eval_data" : "data",
+                          "held_out", held_out, "examples", list, "targets", (json_int_t)targets,
+                          "loss_trainer", targets > 0 ? sum / (double)targets : 0.0);
+    return rc;
+}
+
 static int finish(struct run *r)
 {
     char *path = path_in(r, "adapter.gguf");
@@ -362,6 +389,8 @@ static int finish(struct run *r)
                               (json_int_t)r->adamw.step, "eval_loss", r->eval_loss));
     if (rc == 0)
         rc = lora_write(r->lora, path, r->e);
+    if (rc == 0)
+        rc = parity_note(r);
     if (rc == 0 && r->o->merge[0])
         rc = merged_write(r, path);
     free(path);
@@ -383,6 +412,7 @@ static void result_write(struct run *r, int rc)
         json_put(o, "error", json_string(r->e->message));
     } else {
         json_put(o, "adapter", json_string("adapter.gguf"));
+        json_put(o, "parity", json_incref(r->parity));
         if (r->o->merge[0])
             json_put(o, "merged", json_string("merged.gguf"));
         json_put(o, "loss", isfinite(r->loss) ? json_real(r->loss) : json_null());
@@ -409,6 +439,7 @@ static void run_fini(struct run *r)
 {
     if (r->progress)
         fclose(r->progress);
+    json_decref(r->parity);
     adamw_fini(&r->adamw);
     free(r->values);
     free(r->grads);
