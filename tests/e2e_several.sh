@@ -83,4 +83,16 @@ for model in ("a", "b"):
 check(len(texts) == 2, "two models, one answer")
 s.stop()
 node.stop()
+
+# A node that has its model loaded only while somebody is connected.
+node = Program("node", "-m", "fake", "--on-demand", "--models-idle", "0.5", "--listen", "127.0.0.1:0")
+check(node.worker() is None, "loaded before anybody came")
+for _ in range(2):
+    s = Program("serve", "-m", "fake", "--listen", "127.0.0.1:0", "--prefill", "127.0.0.1:%d" % node.port)
+    wait_for("the node", node_is(s.port))
+    status, one = complete(s.port, tokens(600, "p"), "hybrid")
+    check(status == 200 and one["timings"]["plan"] == "hybrid" and not one["timings"]["fallback"], one)
+    s.stop()
+    wait_for("the node to be alone", lambda: node.worker() is None)
+node.stop()
 PYTHON

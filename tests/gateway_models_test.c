@@ -311,6 +311,11 @@ static void test_node(void **state)
     // The decode worker is sent to that node's port.
     v = fake_expect(&s.fakes[1], WIRE_GENERATE, 2)->head;
     assert_int_equal(json_integer_value(at(v, "handoff.port")), s.node.port);
+    // It is left alone while its model is not loaded here, and dialled again when it is.
+    order(&s, "unload", "{\"model\":\"two\"}", 200);
+    node_await(&s, "nodes.3.state", "unloaded");
+    json_decref(ask(&s, "two", 200));
+    node_await(&s, "nodes.3.state", "up");
     models_stop(&s);
 }
 

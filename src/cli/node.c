@@ -62,6 +62,18 @@ static void options_fill(struct node *n, struct cli_option *out)
          .arg = "ADDR:PORT",
          .help = "where peers are answered (127.0.0.1:7077; 0.0.0.0 for all of this machine's "
                  "addresses); port 0 takes a free one"},
+        {.name = "--on-demand",
+         .kind = CLI_FLAG,
+         .value = &n->worker.asleep,
+         .help = "load a model when a gateway connects, not before"},
+        {.name = "--models-idle",
+         .kind = CLI_DOUBLE,
+         .value = &n->worker.idle_s,
+         .arg = "SECONDS",
+         .help = "unload a model when for so long no gateway was connected; the next one that "
+                 "connects loads it again (0, the default: never)",
+         .min = 0,
+         .max = 1e9},
         {.name = "--key-file",
          .kind = CLI_STRING,
          .value = &n->key_file,
@@ -208,7 +220,12 @@ static void on_down(void *ctx, const char *why, int64_t retry_ns)
         wait_post(WAIT_FAILED, u->refusal[0] ? u->refusal : why);
 }
 
-static const struct node_supervisor_ops supervisor_ops = {.on_up = on_up, .on_down = on_down};
+static void on_rest(void *ctx)
+{
+    link_end(ctx);
+}
+
+static const struct node_supervisor_ops supervisor_ops = {on_up, on_down, on_rest};
 
 // ---- running --------------------------------------------------------------------------------------
 
@@ -253,6 +270,8 @@ static int node_run(int argc, char **argv)
     log_process_set("node");
     wait_init();
     rc = units_start(&n, &e);
+    if (n.worker.asleep)
+        wait_post(WAIT_READY, "loaded when a gateway connects");
     if (rc != 0) {
         units_stop(&n);
         return cli_fail("node", &e);

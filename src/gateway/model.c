@@ -204,6 +204,9 @@ static void load(struct core *c, struct model *m)
 {
     m->waits = false;
     peer_wake(m->peer);
+    for (size_t i = c->n_models; i < c->n_peers; i++)
+        if (c->peers[i].model == m && c->peers[i].state == PEER_RESTING)
+            peer_wake(&c->peers[i]);
     c->source.wake(c->source.ctx, m->index);
 }
 
@@ -258,7 +261,9 @@ void model_used(struct model *m)
 void model_on_rest(struct core *c, struct model *m)
 {
     m->resting = false;
-    peer_rest(m->peer);
+    for (size_t i = 0; i < c->n_peers; i++)
+        if (c->peers[i].model == m)
+            peer_rest(&c->peers[i]);
     // Who came meanwhile wants it back.
     for (struct request *r = c->requests; r; r = r->next)
         m->waits = m->waits || (!r->over && r->phase == REQUEST_WAIT && r->model == m);

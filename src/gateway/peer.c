@@ -205,9 +205,14 @@ static void peer_judge(struct core *c, struct peer *p)
     }
     if (p->state == PEER_UP)
         return;
-    peer_state_set(p, PEER_UP, "");
     p->logged[0] = '\0';
     p->backoff_ns = PEER_BACKOFF_MIN_NS;
+    // Nothing is read for a model that nobody writes with: the node may unload it too.
+    if (p->model->peer->state == PEER_RESTING) {
+        peer_rest(p);
+        return;
+    }
+    peer_state_set(p, PEER_UP, "");
     log_info("gateway", "prefill node %s is up: address=%s model=%s handoff=%s", peer_name(p),
              p->address, p->welcome.model, engine_handoff_name(p->welcome.limits.handoff));
 }
@@ -282,8 +287,8 @@ void peer_on_down(struct core *c, struct core_message *m)
 
 void peer_wake(struct peer *p)
 {
-    peer_state_set(p, PEER_DOWN, "the model is loading");
-    p->retry_ns = INT64_MAX;
+    peer_state_set(p, PEER_DOWN, p->local ? "the model is loading" : "not connected yet");
+    p->retry_ns = p->local ? INT64_MAX : clock_now_ns();
 }
 
 void peer_rest(struct peer *p)

@@ -39,7 +39,7 @@ enum peer_state {
     PEER_UP,
     PEER_REFUSED, // another model, version or layout
     PEER_DEAD,    // a local worker, when the supervisor gave up
-    PEER_RESTING, // a local worker whose model is unloaded
+    PEER_RESTING, // the model is unloaded; a node is not dialled meanwhile
 };
 const char *peer_state_name(enum peer_state s);
 
@@ -107,7 +107,8 @@ void peer_on_closed(struct core *c, struct core_message *m);
 // Dials what is due; returns the time when it wants to be called again.
 int64_t peer_tick(struct core *c, struct peer *p, int64_t now_ns);
 void peer_close(struct peer *p, const char *why);
-// A local worker's model is being loaded again; its worker has ended as it was told to.
+// The model is being loaded again; its local worker has ended as it was told to, and then its nodes are left
+// alone as well.
 void peer_wake(struct peer *p);
 void peer_rest(struct peer *p);
 // Closes the link of a peer that misbehaves: a node is dialled again, a local worker killed if it does

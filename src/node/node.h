@@ -45,6 +45,8 @@ struct node_worker_options {
     // NODE_STALL_AUTO (default): about twice what it is without them.
     int32_t stall_ms;
     uint32_t max_requests; // waiting and running together (default 64)
+    // Ends by itself (NODE_EXIT_IDLE) when for so long no gateway was connected; 0 (default): never.
+    double idle_s;
     // The supervisor's own: no worker before node_supervisor_wake. Whoever connects to `listen` wakes it too.
     bool asleep;
 };
@@ -81,6 +83,7 @@ void node_supervisor_free(struct node_supervisor *s);
 int64_t node_supervisor_pid(struct node_supervisor *s);
 
 #define NODE_EXIT_PERMANENT 2 // the worker's exit code: no model, bad options, ...
+#define NODE_EXIT_IDLE 3      // ... nobody needs it: it is left asleep
 
 // `tandem-worker serve OPTIONS`: main of the worker process.
 int node_worker_main(int argc, char **argv);

@@ -45,6 +45,7 @@ char *node_worker_options_text(const struct node_worker_options *o)
     json_put(v, "min_chunk", json_integer(o->min_chunk_tokens));
     json_put(v, "stall_ms", json_integer(o->stall_ms));
     json_put(v, "max_requests", json_integer(o->max_requests));
+    json_put(v, "idle_s", json_real(o->idle_s));
     char *text = json_text(v);
     json_decref(v);
     return text;
@@ -106,6 +107,8 @@ int node_worker_options_parse(const json_t *v, struct node_worker_options *o, st
         rc = json_get_string(v, "listen", &o->listen, e);
     if (rc == 0)
         rc = json_get_f64(v, "pace_prefill", 0, 1e12, &o->pace_prefill, e);
+    if (rc == 0)
+        rc = json_get_f64(v, "idle_s", 0, 1e9, &o->idle_s, e);
     if (rc == 0)
         rc = json_get_f64(v, "pace_decode", 0, 1e12, &o->pace_decode, e);
     if (rc == 0)

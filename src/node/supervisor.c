@@ -229,6 +229,13 @@ static void worker_ended(struct node_supervisor *s, int status)
     if (s->ready_fd >= 0)
         close(s->ready_fd);
     s->ready_fd = -1;
+    if (WIFEXITED(status) && WEXITSTATUS(status) == NODE_EXIT_IDLE) {
+        s->resting = true;
+        log_info("supervisor", "the worker is asleep until somebody connects");
+        if (s->ops.on_rest != NULL)
+            s->ops.on_rest(s->ctx);
+        return;
+    }
     s->backoff_ns = lived > SUPERVISOR_HEALTHY_NS || s->backoff_ns == 0 ? SUPERVISOR_BACKOFF_MIN_NS
                                                                         : s->backoff_ns * 2;
     if (s->backoff_ns > SUPERVISOR_BACKOFF_MAX_NS)

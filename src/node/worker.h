@@ -329,7 +329,8 @@ struct worker {
     int64_t export_start_ns;
     bool twins_wait; // a job waits for what another one reads
     bool freed;      // something has changed since the last look at those that wait
-    bool stop;
+    int64_t alone_ns; // since when no gateway is connected; 0: one is
+    bool stop, idle;  // idle: it stops because nobody needs it
 };
 
 // ---- worker_link.c: handshakes and links; any thread ----

@@ -199,11 +199,36 @@ static int64_t timers_run(struct worker *w, int64_t now)
     return next;
 }
 
+static bool is_linked(const struct worker *w)
+{
+    for (const struct worker_link *l = w->links; l != NULL; l = l->next)
+        if (!l->parent)
+            return true;
+    return false;
+}
+
+// A worker that nobody is connected to ends, if that is wanted; its supervisor wakes another one.
+static int64_t idle_run(struct worker *w, int64_t now)
+{
+    int64_t limit = (int64_t)(w->options.idle_s * 1e9);
+    if (limit == 0 || is_linked(w)) {
+        w->alone_ns = 0;
+        return INT64_MAX;
+    }
+    if (w->alone_ns == 0)
+        w->alone_ns = now;
+    w->idle = now >= w->alone_ns + limit;
+    w->stop = w->stop || w->idle;
+    return w->alone_ns + limit;
+}
+
 static void events_drain(struct worker *w)
 {
     struct worker_event ev;
     int64_t now = clock_now_ns();
-    int64_t next = timers_run(w, now);
+    int64_t next = timers_run(w, now), alone = idle_run(w, now);
+
+    next = alone < next ? alone : next;
     int64_t wait = work_waits(w) || w->freed ? 0 : next - now;
 
     while (!w->stop && chan_recv(w->inbox, &ev, wait) == 0) {

@@ -165,8 +165,9 @@ int node_worker_main(int argc, char **argv)
         return 1;
     }
     worker_run(&w);
-    log_info("worker", "stopping");
+    log_info("worker", w.idle ? "stopping: nobody is connected" : "stopping");
+    rc = w.idle ? NODE_EXIT_IDLE : 0;
     worker_close(&w);
     json_decref(v);
-    return 0;
+    return rc;
 }
