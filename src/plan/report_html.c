@@ -249,6 +249,12 @@ static void why_put(struct buf *out, const json_t *options)
             break;
         html_paragraph(out, "h3", html_string(o, "name"));
         html_list(out, json_object_get(o, "why"));
+        buf_printf(out,
+                   "<p class=\"soft\">Needs %.3g GB of %.0f GiB; the largest model of the "
+                   "catalogue that fits at Q4_K_M is ",
+                   html_number(o, "memory_needed_gb"), html_number(o, "memory_gib"));
+        html_text(out, html_string(o, "largest_model_at_q4_k_m"));
+        buf_puts(out, ".</p>\n");
     }
 }
 

@@ -171,9 +171,18 @@ static struct plan_svg_axis axis_around(const char *title, struct extent e)
     return (struct plan_svg_axis){title, middle / factor, middle * factor, true, false};
 }
 
-static void frontier_table(struct buf *out, const json_t *points)
+// What a point's height is: an answer, or an hour's work where that is more than answers.
+static const char *height_member(const json_t *document)
 {
-    static const char *const titles[] = {"on the line", "#", "$ a year", "an answer, s", NULL};
+    const json_t *q = json_object_get(document, "question");
+    bool tasks = html_number(q, "train_share") > 0 || html_number(q, "images_per_hour") > 0;
+    return tasks ? "work_s_per_hour" : "answer_s";
+}
+
+static void frontier_table(struct buf *out, const json_t *points, const char *height)
+{
+    const char *titles[] = {"on the line", "#", "$ a year",
+                            height[0] == 'a' ? "an answer, s" : "an hour's work, s", NULL};
     size_t i;
     const json_t *p;
     figure_table(out, titles);
@@ -185,7 +194,7 @@ static void frontier_table(struct buf *out, const json_t *points)
         name_cell(out, html_string(p, "name"));
         buf_printf(out, "<td>%.0f</td>", html_number(p, "rank"));
         number_cell(out, html_number(p, "usd_per_year"));
-        number_cell(out, html_number(p, "answer_s"));
+        number_cell(out, html_number(p, height));
         buf_puts(out, "</tr>\n");
     }
     figure_end(out);
@@ -194,6 +203,7 @@ static void frontier_table(struct buf *out, const json_t *points)
 void html_frontier_put(struct buf *out, const json_t *document)
 {
     const json_t *points = json_object_get(document, "points"), *p;
+    const char *height = height_member(document);
     size_t i, n = 0, all = json_array_size(points);
     struct plan_svg_dot *dots = mem_alloc((all + 1) * sizeof *dots);
     char(*labels)[16] = mem_alloc((all + 1) * sizeof *labels);
@@ -201,7 +211,7 @@ void html_frontier_put(struct buf *out, const json_t *document)
     json_array_foreach(points, i, p)
     {
         bool full = json_is_true(json_object_get(p, "frontier"));
-        double usd = html_number(p, "usd_per_year"), s = html_number(p, "answer_s");
+        double usd = html_number(p, "usd_per_year"), s = html_number(p, height);
         if (!(usd > 0) || !(s > 0))
             continue;
         extent_add(&x, usd);
@@ -218,17 +228,18 @@ void html_frontier_put(struct buf *out, const json_t *document)
     }
     if (n > 0) {
         struct plan_svg_dots d = {
-            .head = {"frontier", "Time of an answer against the cost of a year",
+            .head = {"frontier", "Time against the cost of a year",
                      "Dots, one for each machine or pair; a line joins those that nothing cheaper "
                      "outdoes, which the table lists."},
             .x = axis_around("dollars a year, electricity included", x),
-            .y = axis_around("seconds of an answer", y),
+            .y = axis_around(
+                height[0] == 'a' ? "seconds of an answer" : "seconds of an hour's work", y),
             .dots = dots,
             .n = n};
         figure_begin(out, "Everything within the limits: down is faster, left is cheaper. The "
                           "numbers are those of the table above.");
         plan_svg_dots(&d, out);
-        frontier_table(out, points);
+        frontier_table(out, points, height);
     }
     free(labels);
     free(dots);

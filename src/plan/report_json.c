@@ -247,7 +247,19 @@ static void times_put(json_t *o, const struct plan_option *p)
     json_put(o, "image_s", plan_report_figure(p->image.value, p->image.range));
 }
 
-static json_t *option_json(const struct plan_question *q, const struct plan_advice *a, size_t i)
+// What it needs, what there is, and what else would fit into the larger of a pair.
+static void memory_put(json_t *o, const struct plan_catalogue *c, const struct plan_question *q,
+                       const struct plan_option *p)
+{
+    size_t larger = p->n == 2 && p->solo[1].have_bytes > p->solo[0].have_bytes;
+    const char *largest = plan_largest_model(c, p->names[larger], q->work.prompt + q->work.gen);
+    json_put(o, "memory_gib", json_real(p->memory_gb));
+    json_put(o, "memory_needed_gb", json_real(p->solo[larger].need_bytes / 1e9));
+    json_put(o, "largest_model_at_q4_k_m", largest != NULL ? json_string(largest) : json_null());
+}
+
+static json_t *option_json(const struct plan_catalogue *c, const struct plan_question *q,
+                           const struct plan_advice *a, size_t i)
 {
     const struct plan_option *p = &a->options[i];
     struct plan_words why;
@@ -268,7 +280,7 @@ static json_t *option_json(const struct plan_question *q, const struct plan_advi
     json_put(o, "kwh_per_year", json_real(p->kwh_per_year));
     json_put(o, "joules_per_answer", p->joules > 0 ? json_real(p->joules) : json_null());
     json_put(o, "load_w", json_real(p->load_w));
-    json_put(o, "memory_gib", json_real(p->memory_gb));
+    memory_put(o, c, q, p);
     json_put(o, "noise", json_string(plan_noise_names[p->noise]));
     json_put(o, "shares_answers", json_boolean(p->n == 2 && p->shares));
     json_put(o, "gain_over_better_alone", p->n == 2 ? plan_report_number(p->gain) : json_null());
@@ -430,7 +442,7 @@ int plan_report_advice(const struct plan_catalogue *c, const struct plan_questio
     json_put(json_object_get(o, "question"), "model", json_string(m.name));
     json_put(json_object_get(o, "question"), "quant", json_string(m.quant));
     for (size_t i = 0; i < a->n_good && (show == 0 || i < show); i++)
-        json_array_append_new(list, option_json(q, a, i));
+        json_array_append_new(list, option_json(c, q, a, i));
     plan_advice_words(q, a, &words);
     json_put(o, "advice", words_json(&words));
     json_put(o, "options", list);

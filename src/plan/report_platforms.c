@@ -280,6 +280,32 @@ static void cost_claims(const struct plan_catalogue *c, json_t *list)
               peak, member(c, SPARK, "achieved_tflops"));
 }
 
+// What a machine cost when it came, and now.
+static void price_claim(const struct plan_catalogue *c, const char *machine, const char *said,
+                        const double within[2], json_t *list)
+{
+    const json_t *m = plan_catalogue_find(c, PLAN_MACHINE, machine, NULL);
+    const json_t *old = json_array_get(json_object_get(m, "older_prices"), 0);
+    const char *date = json_string_value(json_object_get(m, "price_date"));
+    const char *before = json_string_value(json_object_get(old, "date"));
+    double now = member(c, machine, "price_usd");
+    const char *verdict = verdict_of(now, within[0], within[1]);
+    if (old != NULL && before != NULL)
+        claim_put(list, said, verdict, "$%.0f in %s, $%.0f in %s",
+                  json_number_value(json_object_get(old, "usd")), before, now,
+                  date != NULL ? date : "?");
+    else
+        claim_put(list, said, verdict, "$%.0f in %s", now, date != NULL ? date : "?");
+}
+
+static void price_claims(const struct plan_catalogue *c, json_t *list)
+{
+    price_claim(c, SPARK, "A DGX Spark costs about 3,999 dollars", (double[2]){3800, 4200}, list);
+    price_claim(c, MAC, "A Mac Studio M3 Ultra of 512 GB costs 5,000 to 10,000 dollars",
+                (double[2]){5000, 10000}, list);
+    price_claim(c, STRIX, "Strix Halo costs about 2,100 dollars", (double[2]){1900, 2300}, list);
+}
+
 static void rig_claim(const struct plan_catalogue *c, json_t *list)
 {
     const char *best = NULL;
@@ -367,6 +393,7 @@ int plan_report_platforms(const struct plan_catalogue *c, const char *const *mac
             belonging_put(c, &belongings[i], claims);
         speed_claims(c, claims);
         cost_claims(c, claims);
+        price_claims(c, claims);
         rig_claim(c, claims);
         rc = pair_claim(c, claims, e);
     }

@@ -317,6 +317,18 @@ static void list_print(const struct pen *p, const char *first, const json_t *lis
     json_array_foreach(list, i, line) wrapped(p, first, json_string_value(line));
 }
 
+static void fits_print(const struct pen *p, const json_t *o)
+{
+    char line[300];
+    const char *largest = text(o, "largest_model_at_q4_k_m");
+    int n = snprintf(line, sizeof line, "needs %.3g GB of %.0f GiB", number(o, "memory_needed_gb"),
+                     number(o, "memory_gib"));
+    if (largest[0] != '\0')
+        snprintf(line + n, sizeof line - (size_t)n,
+                 "; the largest model of the catalogue that fits at Q4_K_M is %s", largest);
+    wrapped(p, "    - ", line);
+}
+
 static void why_print(const struct pen *p, const json_t *options)
 {
     size_t i;
@@ -329,6 +341,7 @@ static void why_print(const struct pen *p, const json_t *options)
             break;
         wrapped(p, "  ", text(o, "name"));
         list_print(p, "    - ", json_object_get(o, "why"));
+        fits_print(p, o);
     }
 }
 

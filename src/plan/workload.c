@@ -198,3 +198,29 @@ int plan_task_train(const struct plan_catalogue *c, const char *machine, const c
     out->fits = out->need_bytes <= a.have_bytes;
     return 0;
 }
+
+// ---- what fits -----------------------------------------------------------------------------------------
+
+const char *plan_largest_model(const struct plan_catalogue *c, const char *machine, double tokens)
+{
+    const char *name, *best = NULL;
+    json_t *entry;
+    double most = 0;
+    json_object_foreach((json_t *)plan_catalogue_all(c, PLAN_MODEL), name, entry)
+    {
+        struct plan_model m;
+        struct plan_answer a;
+        struct plan_query q;
+        plan_query_defaults(&q);
+        q.machine = machine;
+        q.read = &m;
+        q.depth = tokens;
+        // Those whose size nobody published cannot be judged.
+        if (plan_model_get(c, name, "Q4_K_M", 0, &m, NULL) != 0 || m.params <= most ||
+            plan_predict(c, &q, &a, NULL) != 0 || !a.fits)
+            continue;
+        most = m.params;
+        best = plan_catalogue_id(PLAN_MODEL, entry);
+    }
+    return best;
+}

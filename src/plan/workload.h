@@ -51,6 +51,8 @@ struct plan_task {
 // LoRA of `model` in BF16: tokens per second. The memory is a line through published peaks.
 int plan_task_train(const struct plan_catalogue *c, const char *machine, const char *model,
                     struct plan_task *out, struct err *e);
+// The id of the largest model of the catalogue that fits into a machine at Q4_K_M with so many tokens, or NULL.
+const char *plan_largest_model(const struct plan_catalogue *c, const char *machine, double tokens);
 // Seconds per image of PLAN_IMAGE_PFLOP, as many at once as there are GPUs.
 int plan_task_image(const struct plan_catalogue *c, const char *machine, struct plan_task *out,
                     struct err *e);
