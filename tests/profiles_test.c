@@ -201,15 +201,15 @@ static void test_newer(void **state)
 static void test_bad_rows(void **state)
 {
     static const char *const same[] = {""};
-    static const char *const bad[] = {
-        "",
-        "[]",
-        "{}",
-        "{\"profile\":{\"read_token_s\":-1}}",
-        "{\"profile\":{\"step_s\":\"x\"}}",
-        ("{\"profile\":{},\"read\":{\"costs\":[1,1,1,1],\"covariance\":[1,1,1,1,1,1,1,1,1,1e99],"
-         "\"noise\":0.01,\"samples\":3}}"),
-        "{\"profile\":{},\"read\":{\"costs\":[1,1,1]}}"};
+    static const char *const bad[] = {"",
+                                      "[]",
+                                      "{}",
+                                      "{\"profile\":{\"read_token_s\":-1}}",
+                                      "{\"profile\":{\"step_s\":\"x\"}}",
+                                      ("{\"profile\":{},\"read\":{\"costs\":[1,1,1,1,1],"
+                                       "\"covariance\":[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1e99],"
+                                       "\"noise\":0.01,\"samples\":3}}"),
+                                      "{\"profile\":{},\"read\":{\"costs\":[1,1,1]}}"};
     const struct db_options o = {.path = path, .migrations = same, .n_migrations = 1};
     struct profiles *p = profiles_open(path);
 

@@ -2,6 +2,8 @@
 
 #include <math.h>
 
+#define PIECE_TOKENS 64.0 // that no chunk is shorter than
+#define CUTS_MOST 4
 #define PACE_LEAST 1.01 // a tighter bound would leave reading no time at all
 
 // ---- one node --------------------------------------------------------------------------------------------
@@ -92,6 +94,8 @@ static struct cost_handoff handoff_of(const struct place_case *c)
     // P must read what D holds as well, where it does not hold it itself.
     double before_s =
         fresh > 0 && c->held_p < from ? read_s - profile_read_s(p, c->upto - from, from) : 0;
+    // A last chunk that leaves layer by layer does so from its first layer on: alone it is its own first piece.
+    double tiles = fresh <= p->chunk_tokens ? fmax(PIECE_TOKENS / fmax(p->last_tokens, 1), 1) : 1;
     double first = fmin(p->chunk_tokens, fresh);
     double export_s = bytes * p->export_byte_s;
     double wall_s = read_wall_s(c->p, read_s + export_s);
@@ -101,10 +105,10 @@ static struct cost_handoff handoff_of(const struct place_case *c)
     return (struct cost_handoff){
         .tokens = fresh,
         .chunk_tokens = p->chunk_tokens,
-        .last_tokens = p->last_tokens,
+        .last_tokens = fmax(p->last_tokens, tiles > 1 ? fresh / tiles : 0),
         .before_s = before_s,
         .prefill_s = fmax(wall_s - before_s, 0),
-        .first_s = first > 0 ? stretch * profile_read_s(p, first, from) : 0,
+        .first_s = first > 0 ? stretch * profile_read_s(p, first, from) / tiles : 0,
         .kv_bytes = bytes,
         .ready_bytes = ready,
         .link = {.bytes_per_s = place_rate(c), .latency_s = c->link.rtt_s / 2},
@@ -127,10 +131,42 @@ static double read_rest(const struct place_case *c, double ready_s, struct bill 
     return fmax(ready_s, queue_s(c->d)) + read_wall_s(c->d, read_s);
 }
 
+// A chunk of so many tokens takes more than their share of a full one by what each chunk costs.
+static double piece_s(const struct place_case *c, double tokens, double depth)
+{
+    return profile_read_s(c->p->profile, tokens, depth) - c->p->profile->read_request_s;
+}
+
+// The worker cuts its first chunk so that the link starts early, in pieces that double (kv/schedule.c): n more
+// chunks, of which the first one has the 2^n-th part. More chunks cost time, so the best number is taken.
+static struct cost_handoff_time handoff_time(const struct place_case *c,
+                                             const struct cost_handoff *h)
+{
+    const struct profile *p = c->p->profile;
+    struct cost_handoff_time best = cost_handoff(h);
+    double from = fmax(c->held_d, c->held_p), piece = fmin(p->chunk_tokens, h->tokens) / 2;
+
+    for (int n = 1; n <= CUTS_MOST && piece >= PIECE_TOKENS && !c->serial; n++, piece /= 2) {
+        struct cost_handoff cut = *h;
+        struct cost_handoff_time t;
+        double more_s = n * fmax(piece_s(c, piece, from) - piece * p->read_token_s, 0);
+        if (best.tail_s <= more_s)
+            break;
+        cut.chunk_tokens = piece;
+        cut.first_s = p->read_request_s + piece_s(c, piece, from);
+        cut.prefill_s += more_s;
+        t = cost_handoff(&cut);
+        if (t.overlapped_s < best.overlapped_s)
+            best = (struct cost_handoff_time){t.transfer_s, best.serial_s, t.overlapped_s,
+                                              t.overlapped_s - h->before_s - h->prefill_s};
+    }
+    return best;
+}
+
 static double read_handoff(const struct place_case *c, struct bill *b, struct place_plan *out)
 {
     const struct cost_handoff h = handoff_of(c);
-    const struct cost_handoff_time t = cost_handoff(&h);
+    const struct cost_handoff_time t = handoff_time(c, &h);
     double slot_s = slot_wait_s(c->d, c->prompt + c->room - c->held_d);
     double state_s = c->p->profile->state_bytes / h.link.bytes_per_s;
     double setup_s = fmax(c->link.setup_s, 0) + t.transfer_s + h.link.latency_s;

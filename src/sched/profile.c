@@ -6,6 +6,7 @@
 #include <string.h>
 
 #define GRID_CHUNK_TOKENS 512.0
+#define FLOOR_GUESS_TOKENS 16.0
 #define LOAD_GUESS_S 10.0
 #define RTT_GUESS_S 1e-3
 #define SETUP_GUESS_S 2e-3
@@ -47,7 +48,8 @@ bool profile_sane(const struct profile *p)
 {
     const double times[] = {p->read_request_s, p->read_chunk_s, p->read_token_s,  p->read_pair_s,
                             p->step_s,         p->row_s,        p->row_depth_s,   p->load_s,
-                            p->read_error,     p->step_error,   p->export_byte_s, p->import_byte_s};
+                            p->read_error,     p->step_error,   p->export_byte_s, p->import_byte_s,
+                            p->read_floor_s};
     const double sizes[] = {p->kv_token_bytes,    p->kv_window_bytes, p->kv_window_tokens,
                             p->state_bytes,       p->n_ctx,           p->n_seq,
                             p->memory_left_bytes, p->watts_idle,      p->watts_prefill,
@@ -63,10 +65,21 @@ bool profile_sane(const struct profile *p)
 
 double profile_read_s(const struct profile *p, double tokens, double depth)
 {
+    double full, rest, ignored, seconds;
+
     if (!(tokens > 0))
         return 0;
-    return p->read_request_s + ceil(tokens / p->chunk_tokens) * p->read_chunk_s +
-           tokens * (p->read_token_s + (depth + tokens / 2) * p->read_pair_s);
+    full = floor(tokens / p->chunk_tokens);
+    rest = tokens - full * p->chunk_tokens;
+    seconds = p->read_request_s + tokens * (depth + tokens / 2) * p->read_pair_s;
+    if (full > 0)
+        seconds +=
+            full * profile_chunk_s(p->read_floor_s,
+                                   p->read_chunk_s + p->chunk_tokens * p->read_token_s, &ignored);
+    if (rest > 0)
+        seconds +=
+            profile_chunk_s(p->read_floor_s, p->read_chunk_s + rest * p->read_token_s, &ignored);
+    return seconds;
 }
 
 double profile_step_s(const struct profile *p, double rows, double depth_sum)
@@ -92,8 +105,14 @@ double profile_kv_bytes(const struct profile *p, double from, double to)
 static struct profile_sample read_sample(const struct profile *p, const struct profile_read *r)
 {
     double chunk = r->chunk_tokens > 0 ? r->chunk_tokens : p->chunk_tokens;
+    double full = floor(r->tokens / chunk), rest = r->tokens - full * chunk;
     struct profile_sample s = {
-        .amounts = {1, ceil(r->tokens / chunk), r->tokens, r->tokens * (r->depth + r->tokens / 2)},
+        .amounts = {[READ_REQUEST] = 1,
+                    [READ_CHUNK] = full + (rest > 0),
+                    [READ_TOKEN] = r->tokens,
+                    [READ_PAIR] = r->tokens * (r->depth + r->tokens / 2)},
+        .chunks = {full, rest > 0},
+        .tokens = {chunk, rest},
         .seconds = r->tokens > 0 && r->depth >= 0 ? r->seconds : NAN,
     };
 
@@ -115,10 +134,11 @@ static void book_publish(struct profile_book *b)
 {
     struct profile *p = &b->p;
 
-    p->read_request_s = profile_fit_cost(&b->read, 0);
-    p->read_chunk_s = profile_fit_cost(&b->read, 1);
-    p->read_token_s = profile_fit_cost(&b->read, 2);
-    p->read_pair_s = profile_fit_cost(&b->read, 3);
+    p->read_request_s = profile_fit_cost(&b->read, READ_REQUEST);
+    p->read_chunk_s = profile_fit_cost(&b->read, READ_CHUNK);
+    p->read_token_s = profile_fit_cost(&b->read, READ_TOKEN);
+    p->read_pair_s = profile_fit_cost(&b->read, READ_PAIR);
+    p->read_floor_s = profile_fit_cost(&b->read, READ_FLOOR);
     p->step_s = profile_fit_cost(&b->step, 0);
     p->row_s = profile_fit_cost(&b->step, 1);
     p->row_depth_s = profile_fit_cost(&b->step, 2);
@@ -131,14 +151,18 @@ static void book_publish(struct profile_book *b)
 
 void profile_book_init(struct profile_book *b, const struct profile *p, double trust)
 {
-    const double read[] = {p->read_request_s, p->read_chunk_s, p->read_token_s, p->read_pair_s};
+    // Where there is no floor yet, small chunks shall tell whether there is one.
+    double floor_s = p->read_floor_s > 0 ? p->read_floor_s
+                                         : p->read_chunk_s + FLOOR_GUESS_TOKENS * p->read_token_s;
+    const double read[] = {p->read_request_s, p->read_chunk_s, p->read_token_s, p->read_pair_s,
+                           floor_s};
     const double step[] = {p->step_s, p->row_s, p->row_depth_s};
     const double load_s = p->load_s > 0 ? p->load_s : LOAD_GUESS_S;
 
     memset(b, 0, sizeof(*b));
     b->p = *p;
-    profile_fit_init(&b->read, read, 4, trust);
-    profile_fit_init(&b->step, step, 3, trust);
+    profile_fit_init(&b->read, read, READ_TERMS, trust);
+    profile_fit_init(&b->step, step, PROFILE_STEP_TERMS, trust);
     profile_fit_init(&b->export, &p->export_byte_s, 1, PROFILE_TRUST_NONE);
     profile_fit_init(&b->import, &p->import_byte_s, 1, PROFILE_TRUST_NONE);
     profile_fit_init(&b->load, &load_s, 1, PROFILE_TRUST_NONE);
@@ -284,6 +308,7 @@ void profile_from_cost(struct profile *p, const struct cost_model *m, const stru
     p->read_chunk_s = cost_weights_touched(m, chunk) * r->floor_s + launch;
     p->read_token_s = fmax(m->token_flops - m->head_flops, 0.5 * m->token_flops) * r->flop_s;
     p->read_pair_s = (m->full_pair_flops + 1e-3 * m->window_pair_flops) * r->pair_s;
+    p->read_floor_s = cost_weights_touched(m, FLOOR_GUESS_TOKENS) * r->weight_s + launch;
     p->step_s = cost_weights_touched(m, 1) * r->weight_s + launch;
     p->row_s = m->token_flops * r->flop_s;
     p->row_depth_s = (m->full_kv_bytes + 1e-3 * m->window_kv_bytes) * r->kv_s;

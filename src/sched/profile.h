@@ -3,8 +3,9 @@
 // `struct profile` is plain numbers, the only thing that placement and the simulator read. Predictions
 // are sums of terms that are never negative, the terms of sched/cost.h with all rates of a model folded in:
 //
-//     reading n tokens after depth d, in chunks of u:
-//         read_request + ceil(n / u) x read_chunk + n x read_token + n (d + n / 2) x read_pair
+//     reading n tokens after depth d, in chunks of u (the last one of m):
+//         read_request + n (d + n / 2) x read_pair + floor(n / u) x chunk(u) + chunk(m)
+//         chunk(x) = the larger one of read_floor and read_chunk + x x read_token, rounded off between them
 //     a step of b answers whose depths sum to D:
 //         step + b x row + D x row_depth
 //
@@ -34,6 +35,7 @@
 // One model on one node. 0 is unknown where it says so.
 struct profile {
     double read_request_s, read_chunk_s, read_token_s, read_pair_s;
+    double read_floor_s; // that no chunk is faster than: weights are read once; 0: there is none
     double step_s, row_s, row_depth_s;
     double export_byte_s, import_byte_s;            // of KV, out of the engine and into it
     double load_s;                                  // until the model is ready; 0: unknown
@@ -67,7 +69,7 @@ double profile_kv_bytes(const struct profile *p, double from, double to);
 
 // ---- learning ------------------------------------------------------------------------------------------
 
-#define PROFILE_TERMS 4
+#define PROFILE_TERMS 5
 #define PROFILE_SUSPECTS 3
 #define PROFILE_RUN 4
 #define PROFILE_GATE 4.0
@@ -75,6 +77,7 @@ double profile_kv_bytes(const struct profile *p, double from, double to);
 
 struct profile_sample {
     double amounts[PROFILE_TERMS]; // of each term
+    double chunks[2], tokens[2];   // of a prompt: so many chunks of so many tokens
     double seconds;
 };
 

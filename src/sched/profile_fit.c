@@ -47,14 +47,49 @@ double profile_fit_cost(const struct profile_fit *f, size_t term)
     return exp(f->log_cost[term]);
 }
 
+// Below a tenth of it the floor is no more felt than rounding.
+double profile_chunk_s(double floor_s, double linear_s, double *weight)
+{
+    double ratio = floor_s / linear_s, power = ratio * ratio * ratio * ratio;
+
+    *weight = 1;
+    if (!(ratio > 0.1))
+        return linear_s;
+    *weight = isfinite(power) ? 1 / (1 + power) : 0;
+    return isfinite(power) ? linear_s * sqrt(sqrt(1 + power)) : floor_s;
+}
+
+// Chunks of a prompt: the derivative of the fourth root divides a chunk's time between floor and line.
+static double predict_chunks(const struct profile_sample *s, const double costs[PROFILE_TERMS],
+                             double shares[PROFILE_TERMS])
+{
+    double sum = 0;
+
+    shares[READ_CHUNK] = shares[READ_TOKEN] = shares[READ_FLOOR] = 0;
+    for (size_t i = 0; i < 2; i++) {
+        double linear = costs[READ_CHUNK] + s->tokens[i] * costs[READ_TOKEN], weight;
+        double seconds = s->chunks[i] * profile_chunk_s(costs[READ_FLOOR], linear, &weight);
+        shares[READ_CHUNK] += seconds * weight * costs[READ_CHUNK] / linear;
+        shares[READ_TOKEN] += seconds * weight * s->tokens[i] * costs[READ_TOKEN] / linear;
+        shares[READ_FLOOR] += seconds * (1 - weight);
+        sum += seconds;
+    }
+    return sum;
+}
+
 // The logarithm of the predicted time, and each term's share of it.
 static double predict(const struct profile_fit *f, const struct profile_sample *s,
                       double shares[PROFILE_TERMS])
 {
-    double sum = 0;
+    double costs[PROFILE_TERMS], sum = 0;
 
-    for (size_t i = 0; i < f->n_terms; i++)
-        sum += shares[i] = s->amounts[i] * exp(f->log_cost[i]);
+    for (size_t i = 0; i < f->n_terms; i++) {
+        costs[i] = exp(f->log_cost[i]);
+        shares[i] = s->amounts[i] * costs[i];
+        sum += shares[i];
+    }
+    if (f->n_terms == READ_TERMS)
+        sum = shares[READ_REQUEST] + shares[READ_PAIR] + predict_chunks(s, costs, shares);
     for (size_t i = 0; i < f->n_terms; i++)
         shares[i] /= sum;
     return log(sum);

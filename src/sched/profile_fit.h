@@ -9,6 +9,13 @@
 
 #include "sched/profile.h"
 
+// The terms of reading. The floor is no term like the others: a chunk takes (floor^4 + (chunk + token x n)^4)^(1/4).
+enum profile_read_term { READ_REQUEST, READ_CHUNK, READ_TOKEN, READ_PAIR, READ_FLOOR, READ_TERMS };
+#define PROFILE_STEP_TERMS 3
+
+// What a chunk takes. `weight`: that of the linear part in it, from 0 (all is floor) to 1.
+double profile_chunk_s(double floor_s, double linear_s, double *weight);
+
 // `trust`: standard deviation of what is common to all terms; half of it for each on its own.
 void profile_fit_init(struct profile_fit *f, const double *costs, size_t n_terms, double trust);
 enum profile_verdict profile_fit_learn(struct profile_fit *f, const struct profile_sample *s);

@@ -15,31 +15,19 @@ struct field {
     }
 
 static const struct field fields[] = {
-    FIELD(read_request_s),
-    FIELD(read_chunk_s),
-    FIELD(read_token_s),
-    FIELD(read_pair_s),
-    FIELD(step_s),
-    FIELD(row_s),
-    FIELD(row_depth_s),
-    FIELD(export_byte_s),
-    FIELD(import_byte_s),
-    FIELD(load_s),
-    FIELD(kv_token_bytes),
-    FIELD(kv_window_bytes),
-    FIELD(kv_window_tokens),
-    FIELD(state_bytes),
-    FIELD(chunk_tokens),
-    FIELD(last_tokens),
-    FIELD(n_ctx),
-    FIELD(n_seq),
-    FIELD(memory_left_bytes),
-    FIELD(watts_idle),
-    FIELD(watts_prefill),
-    FIELD(watts_decode),
-    FIELD(dollars_per_hour),
-    FIELD(read_error),
-    FIELD(step_error),
+    FIELD(read_request_s),  FIELD(read_chunk_s),
+    FIELD(read_token_s),    FIELD(read_pair_s),
+    FIELD(read_floor_s),    FIELD(step_s),
+    FIELD(row_s),           FIELD(row_depth_s),
+    FIELD(export_byte_s),   FIELD(import_byte_s),
+    FIELD(load_s),          FIELD(kv_token_bytes),
+    FIELD(kv_window_bytes), FIELD(kv_window_tokens),
+    FIELD(state_bytes),     FIELD(chunk_tokens),
+    FIELD(last_tokens),     FIELD(n_ctx),
+    FIELD(n_seq),           FIELD(memory_left_bytes),
+    FIELD(watts_idle),      FIELD(watts_prefill),
+    FIELD(watts_decode),    FIELD(dollars_per_hour),
+    FIELD(read_error),      FIELD(step_error),
     FIELD(samples),
 };
 #define N_FIELDS (sizeof(fields) / sizeof(fields[0]))
@@ -140,8 +128,8 @@ int profile_book_parse(const json_t *object, struct profile_book *b, struct err 
     struct profile_book out = *b;
     int rc = profile_parse(json_object_get(object, "profile"), &out.p, e);
 
-    rc = rc ? rc : fit_parse(object, "read", 4, &out.read, e);
-    rc = rc ? rc : fit_parse(object, "step", 3, &out.step, e);
+    rc = rc ? rc : fit_parse(object, "read", READ_TERMS, &out.read, e);
+    rc = rc ? rc : fit_parse(object, "step", PROFILE_STEP_TERMS, &out.step, e);
     rc = rc ? rc : fit_parse(object, "export", 1, &out.export, e);
     rc = rc ? rc : fit_parse(object, "import", 1, &out.import, e);
     rc = rc ? rc : fit_parse(object, "load", 1, &out.load, e);
