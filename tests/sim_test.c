@@ -228,7 +228,7 @@ static void index_oracle(void **state)
 
 // One node that reads; prompts arrive as a Poisson process. Returns the mean time from arrival to end, in units of the
 // mean service time.
-static double sojourn(double load, bool exponential)
+static double sojourn(double load, bool exponential, uint32_t slots)
 {
     struct sim_fleet f;
     struct trace_row *rows = calloc(QUEUE_ROWS, sizeof *rows);
@@ -242,7 +242,7 @@ static double sojourn(double load, bool exponential)
     sim_fleet_init(&f, NULL, NULL);
     fleet_add(&f, (struct sim_member){.read_tokens_per_s = QUEUE_TOKENS,
                                       .write_tokens_per_s = 1e9,
-                                      .slots = SIM_SLOTS_MAX,
+                                      .slots = slots,
                                       .count = 1});
     struct sim_result r = run_rows(&f, rows, QUEUE_ROWS);
     assert_int_equal(r.completed, QUEUE_ROWS);
@@ -254,14 +254,17 @@ static double sojourn(double load, bool exponential)
     return mean;
 }
 
-// M/M/1: 1 / (1 - load). M/D/1: 1 + load / (2 (1 - load)) (Pollaczek and Khinchine).
+// M/M/1, in turns or one after the other: 1 / (1 - load). M/D/1 in turns: the same, whatever the lengths are
+// distributed like; one after the other: 1 + load / (2 (1 - load)) (Pollaczek and Khinchine).
 static void queue_forms(void **state)
 {
     (void)state;
     for (int i = 3; i <= 8; i += 5) {
         double load = i / 10.0;
-        NEAR(sojourn(load, true), 1 / (1 - load), 0.05);
-        NEAR(sojourn(load, false), 1 + load / (2 * (1 - load)), 0.03);
+        NEAR(sojourn(load, true, SIM_SLOTS_MAX), 1 / (1 - load), 0.05);
+        NEAR(sojourn(load, false, SIM_SLOTS_MAX), 1 / (1 - load), 0.05);
+        NEAR(sojourn(load, true, 1), 1 / (1 - load), 0.05);
+        NEAR(sojourn(load, false, 1), 1 + load / (2 * (1 - load)), 0.03);
     }
 }
 

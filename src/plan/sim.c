@@ -118,12 +118,8 @@ static void nodes_init(struct sim_world *w)
     kinds_init(w);
     for (uint32_t i = 0; i < f->n; i++) {
         const struct sim_kind *k = &f->kinds[f->nodes[i]];
-        w->nodes[i] = (struct sim_node){.kind = k,
-                                        .reading = SIM_NONE,
-                                        .oldest = SIM_NONE,
-                                        .newest = SIM_NONE,
-                                        .up = true,
-                                        .takes = true};
+        w->nodes[i] = (struct sim_node){
+            .kind = k, .oldest = SIM_NONE, .newest = SIM_NONE, .up = true, .takes = true};
         w->views[i] = (struct place_node){.name = k->name,
                                           .id = i,
                                           .profile = &k->profile,

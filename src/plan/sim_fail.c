@@ -25,16 +25,15 @@ static void running_stop(struct sim_world *w, struct sim_request *r, uint32_t re
     n->window_bytes -= r->window_bytes;
     n->joined_steps -= r->join_steps;
     r->done += (uint32_t)fmin(fmax(written, 0), r->answer - r->done - 1.0);
-    if (r->first_s > w->now)
-        r->first_s = -1;
+    if (r->first_s < 0)
+        sim_list_remove(w, &n->firsts, request);
 }
 
 static void reading_stop(struct sim_world *w, struct sim_request *r, uint32_t request)
 {
     struct sim_node *n = &w->nodes[r->reader];
     if (r->stage == SIM_READING) {
-        n->reading = SIM_NONE;
-        n->read_left_s = 0;
+        sim_read_stop(w, request);
     } else if (sim_list_remove(w, &n->wait, request)) {
         n->wait_s = n->wait.n == 0 ? 0 : fmax(n->wait_s - r->solo_s, 0);
         sim_waiting(w, -1);

@@ -1,6 +1,6 @@
 // What the files of the simulator share: the state of one run. Private to plan/sim*.c.
 //
-// sim.c owns the clock and the order of events; sim_node.c the work of one node (queue, batch, joins);
+// sim.c owns the clock and the order of events; sim_node.c the work of one node (queues, reading, batch);
 // sim_link.c what crosses to it; sim_memory.c the prefixes that it keeps; sim_load.c the requests;
 // sim_place.c asks placement; sim_result.c counts. Everything belongs to the run's one thread.
 #ifndef PLAN_SIM_IMPL_H
@@ -24,7 +24,8 @@ struct sim_request {
     double arrival_s, first_s; // first_s < 0: no token yet
     double join_steps;         // of the writer's clock, when it joined
     double window_bytes;       // of windowed layers that each of its steps reads
-    double solo_s;             // reading, alone
+    double solo_s, left_s;     // reading, alone; what is left of it when the current piece began
+    double chunk_s, fine_s;    // a full chunk; the piece that leaves last in a hand-off
     double send_tokens, link_free_s, link_shared_s, link_weight; // of its transfer
     double read_end_s;
     uint32_t prompt, answer; // tokens
@@ -58,7 +59,7 @@ struct sim_list {
     uint32_t first, last, n;
 };
 
-enum sim_next { SIM_NOTHING, SIM_READ_ENDS, SIM_ANSWER_ENDS, SIM_TRANSFER_ENDS };
+enum sim_next { SIM_NOTHING, SIM_TURN_ENDS, SIM_ANSWER_ENDS, SIM_TRANSFER_ENDS };
 
 // Transfers to one node. `free_s` is the time that nobody had to share, `shared_s` what each had of the
 // rest: a sender of weight w can send at full rate for free_s + w x shared_s.
@@ -75,8 +76,12 @@ struct sim_node {
     double depth_tokens, window_bytes, joined_steps; // sums over the batch
     struct sim_queue batch;                          // by the step at which they end
     struct sim_list wait, ready;                     // to be read; to join the batch
-    uint32_t reading, coming;                        // coming: placed here, not yet in the batch
-    double read_left_s, wait_s;                      // of solo reading
+    struct sim_list firsts;                          // of the batch, who have no token yet
+    struct sim_list reads;                           // in turns; the first one is being read
+    double piece_s, piece_left_s;                    // of its turn
+    double read_sum_s;                               // of left_s of all that are read
+    double wait_s;                                   // of solo reading, of those that wait
+    uint32_t coming, sends; // placed here, not yet in the batch; transfers from here
     double used_tokens, held_tokens, coming_tokens;
     uint32_t oldest, newest; // holds
     struct sim_link link;
@@ -137,8 +142,10 @@ void sim_node_schedule(struct sim_world *w, uint32_t node);
 void sim_node_enqueue(struct sim_world *w, uint32_t node, uint32_t request);
 void sim_node_ready(struct sim_world *w, uint32_t request); // all of its KV is with the writer
 void sim_node_event(struct sim_world *w, uint32_t node);
-void sim_node_start(struct sim_world *w, uint32_t node); // reads the next one when idle
-void sim_node_weigh(struct sim_world *w, uint32_t node); // its places in readers and writers
+void sim_node_start(struct sim_world *w, uint32_t node);   // reads those for which there is room
+double sim_node_read_left(const struct sim_node *n);       // seconds of solo reading, promised
+void sim_read_stop(struct sim_world *w, uint32_t request); // it is given up
+void sim_node_weigh(struct sim_world *w, uint32_t node);   // its places in readers and writers
 uint32_t sim_list_pop(struct sim_world *w, struct sim_list *l);
 void sim_list_push(struct sim_world *w, struct sim_list *l, uint32_t request);
 bool sim_list_remove(struct sim_world *w, struct sim_list *l, uint32_t request);

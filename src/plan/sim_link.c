@@ -52,13 +52,15 @@ void sim_link_begin(struct sim_world *w, uint32_t request)
     struct sim_request *r = &w->requests[request];
     struct sim_link *l = &w->nodes[r->writer].link;
     link_advance(w, l);
-    double whole_s = bytes_of(w, r) / rate_of(w, r);
-    r->link_weight = fmin(fmax(whole_s / fmax(r->solo_s, 1e-12), WEIGHT_NONE), 1);
+    // Others that are read in turns with it make it slower.
+    double read_s = fmax(r->solo_s, 1e-12) * w->nodes[r->reader].reads.n;
+    r->link_weight = fmin(fmax(bytes_of(w, r) / rate_of(w, r) / read_s, WEIGHT_NONE), 1);
     if (r->plan == PLACE_SERIAL)
         r->link_weight = WEIGHT_NONE;
     r->link_free_s = l->free_s;
     r->link_shared_s = l->shared_s;
     r->sending = true;
+    w->nodes[r->reader].sends++;
     load_add(l, r->link_weight);
     sim_node_schedule(w, r->writer);
 }
@@ -99,6 +101,7 @@ void sim_link_stop(struct sim_world *w, uint32_t request)
     load_add(l, -r->link_weight);
     sim_queue_remove(&l->drains, request);
     r->sending = false;
+    w->nodes[r->reader].sends--;
     sim_node_schedule(w, r->writer);
 }
 
@@ -120,6 +123,7 @@ uint32_t sim_link_take(struct sim_world *w, uint32_t node)
     struct sim_request *r = &w->requests[done.id];
     load_add(l, -r->link_weight);
     r->sending = false;
+    w->nodes[r->reader].sends--;
     if (l->senders == 0) // so that sums do not lose digits over a long run
         l->free_s = l->shared_s = 0;
     sim_tail(w, w->now - r->read_end_s);

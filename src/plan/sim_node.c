@@ -1,6 +1,10 @@
-// One node: prompts are read one after the other, answers are written together, and while both go on they
-// share its time as the worker's pace does (node/pace.h): a step of running answers may take PLACE_PACE times
-// as long as a quiet one.
+// One node: prompts are read in turns, a chunk each (node/worker_step.c), answers are written together, and while
+// both go on they share its time as the worker's pace does (node/pace.h): a step of running answers may take
+// PLACE_PACE times as long as a quiet one. A sequence is held from the first chunk to the last token; who finds
+// none waits.
+//
+// A turn is a chunk, or the small piece that ends a prompt which is handed over. Who reads alone has one long turn,
+// which is cut when somebody else comes.
 //
 // The batch has a clock of its own, its steps: an answer of n tokens ends n steps after it joined, whoever comes
 // or goes meanwhile. A step takes a + k x (sum of depths), and each step makes the sum larger by the number of
@@ -11,6 +15,8 @@
 
 #define READ_PART ((PLACE_PACE - 1) / PLACE_PACE)
 #define WRITE_PART (1 / PLACE_PACE)
+#define FINE_TOKENS 64.0    // as the schedule cuts what leaves last
+#define PIECE_SURE 1.000001 // so that what rounding leaves is no piece of its own
 
 // ---- lists ---------------------------------------------------------------------------------------------
 
@@ -63,7 +69,7 @@ struct pace {
 static struct pace pace_of(const struct sim_node *n)
 {
     const struct sim_kind *k = n->kind;
-    bool reads = n->reading != SIM_NONE, writes = n->batch.n > 0;
+    bool reads = n->reads.n > 0, writes = n->batch.n > 0;
     double kv = n->window_bytes + k->model.full_kv_bytes * fmax(n->depth_tokens, 0);
     return (struct pace){
         .step_s = k->step_s[n->batch.n] + kv * k->write.kv_s,
@@ -83,19 +89,35 @@ static double steps_in(const struct pace *p, double t)
     return 2 * t / (p->step_s + sqrt(p->step_s * p->step_s + 2 * p->growth_s * t));
 }
 
+// Those whose first step ends within the next `steps`, which begin at `from`.
+static void firsts_note(struct sim_world *w, struct sim_node *n, const struct pace *p, double from,
+                        double steps)
+{
+    while (n->firsts.n > 0) {
+        struct sim_request *r = &w->requests[n->firsts.first];
+        double x = r->join_steps + 1 - n->steps;
+        if (x > steps)
+            return;
+        r->first_s = from + x * (p->step_s + p->growth_s * x / 2) / p->write_part;
+        sim_list_pop(w, &n->firsts);
+    }
+}
+
 void sim_node_advance(struct sim_world *w, uint32_t node)
 {
     struct sim_node *n = &w->nodes[node];
     double passed = w->now - n->at_s, from = n->at_s;
     n->at_s = w->now;
-    if (passed <= 0 || (n->reading == SIM_NONE && n->batch.n == 0))
+    if (passed <= 0 || (n->reads.n == 0 && n->batch.n == 0))
         return;
     struct pace p = pace_of(n);
     sim_account(w, node, from, p.read_part);
-    n->read_left_s = fmax(n->read_left_s - passed * p.read_part, 0);
+    if (n->reads.n > 0)
+        n->piece_left_s = fmax(n->piece_left_s - passed * p.read_part, 0);
     if (n->batch.n == 0)
         return;
     double steps = steps_in(&p, passed * p.write_part);
+    firsts_note(w, n, &p, from, steps);
     n->steps += steps;
     n->depth_tokens += n->batch.n * steps;
     n->written_tokens += n->batch.n * steps;
@@ -108,9 +130,12 @@ void sim_node_schedule(struct sim_world *w, uint32_t node)
     struct pace p = pace_of(n);
     double at = sim_link_next(w, node), own = INFINITY;
     n->next = at < INFINITY ? SIM_TRANSFER_ENDS : SIM_NOTHING;
-    if (n->reading != SIM_NONE && (own = n->at_s + n->read_left_s / p.read_part) < at) {
-        at = own;
-        n->next = SIM_READ_ENDS;
+    if (n->reads.n > 0) {
+        own = n->at_s + n->piece_left_s / p.read_part;
+        if (own < at) {
+            at = own;
+            n->next = SIM_TURN_ENDS;
+        }
     }
     if (n->batch.n > 0) {
         double steps = fmax(n->batch.items[0].key - n->steps, 0);
@@ -123,6 +148,11 @@ void sim_node_schedule(struct sim_world *w, uint32_t node)
     sim_index_set(&w->events, node, fmax(at, w->now));
 }
 
+double sim_node_read_left(const struct sim_node *n)
+{
+    return fmax(n->read_sum_s - (n->piece_s - n->piece_left_s), 0) + n->wait_s;
+}
+
 void sim_node_weigh(struct sim_world *w, uint32_t node)
 {
     struct sim_node *n = &w->nodes[node];
@@ -130,7 +160,7 @@ void sim_node_weigh(struct sim_world *w, uint32_t node)
     uint32_t rank = w->rank[node];
     bool reads = n->takes && (n->kind->roles & PLACE_READS) != 0;
     bool writes = n->takes && (n->kind->roles & PLACE_WRITES) != 0;
-    double wait = (n->read_left_s + n->wait_s) / (n->batch.n > 0 ? READ_PART : 1);
+    double wait = sim_node_read_left(n) / (n->batch.n > 0 ? READ_PART : 1);
     sim_index_set(&w->readers[kind], rank, reads ? n->at_s + wait : INFINITY);
     sim_index_set(&w->writers[kind], rank, writes ? (double)n->batch.n + n->coming : INFINITY);
 }
@@ -167,38 +197,115 @@ void sim_node_enqueue(struct sim_world *w, uint32_t node, uint32_t request)
     sim_node_weigh(w, node);
 }
 
-void sim_node_start(struct sim_world *w, uint32_t node)
+// The next turn of one that has so much left.
+static double piece_of(const struct sim_request *r, double left_s)
+{
+    return left_s > r->fine_s * PIECE_SURE ? fmin(r->chunk_s, left_s - r->fine_s) : left_s;
+}
+
+static void turn_begin(struct sim_world *w, struct sim_node *n)
+{
+    if (n->reads.n == 0) {
+        n->piece_s = n->piece_left_s = n->read_sum_s = 0;
+        return;
+    }
+    const struct sim_request *r = &w->requests[n->reads.first];
+    n->piece_s = n->reads.n == 1 ? r->left_s : piece_of(r, r->left_s);
+    n->piece_left_s = n->piece_s;
+}
+
+// The long turn of one that was alone ends with the chunk that it has begun.
+static void turn_cut(struct sim_world *w, struct sim_node *n)
+{
+    struct sim_request *r = &w->requests[n->reads.first];
+    double done = n->piece_s - n->piece_left_s, piece = piece_of(r, r->left_s);
+    while (piece < done && piece < r->left_s) {
+        done -= piece;
+        r->left_s -= piece;
+        n->read_sum_s -= piece;
+        piece = piece_of(r, r->left_s);
+    }
+    n->piece_s = piece;
+    n->piece_left_s = fmax(piece - done, 0);
+}
+
+// One that comes is next, as it had no turn yet.
+static void reads_add(struct sim_world *w, struct sim_node *n, uint32_t request)
+{
+    struct sim_request *r = &w->requests[request];
+    n->read_sum_s += r->left_s;
+    if (n->reads.n == 0) {
+        sim_list_push(w, &n->reads, request);
+        turn_begin(w, n);
+        return;
+    }
+    if (n->reads.n == 1)
+        turn_cut(w, n);
+    struct sim_request *first = &w->requests[n->reads.first];
+    r->next = n->reads.n == 1 ? SIM_NONE : first->next;
+    first->next = request;
+    if (n->reads.n++ == 1)
+        n->reads.last = request;
+}
+
+void sim_read_stop(struct sim_world *w, uint32_t request)
+{
+    struct sim_request *r = &w->requests[request];
+    struct sim_node *n = &w->nodes[r->reader];
+    bool first = n->reads.first == request;
+    sim_list_remove(w, &n->reads, request);
+    n->read_sum_s -= r->left_s;
+    if (first)
+        turn_begin(w, n);
+}
+
+static void read_begin(struct sim_world *w, uint32_t node)
 {
     struct sim_node *n = &w->nodes[node];
-    if (n->reading != SIM_NONE || n->wait.n == 0 || !n->up)
-        return;
-    uint32_t request = n->reading = sim_list_pop(w, &n->wait);
+    uint32_t request = sim_list_pop(w, &n->wait);
     struct sim_request *r = &w->requests[request];
     n->wait_s = n->wait.n == 0 ? 0 : fmax(n->wait_s - r->solo_s, 0);
     // What it holds may have been evicted since it was asked.
     uint32_t held = r->from > 0 ? r->from : held_of(w, r, node);
+    double tokens = r->upto - held;
     sim_hold_take(w, r->conv, node);
-    r->solo_s = solo_s(n->kind, r->upto - held, held);
+    r->solo_s = r->left_s = solo_s(n->kind, tokens, held);
+    r->chunk_s = r->solo_s * fmin(n->kind->chunk_tokens / tokens, 1);
+    r->fine_s = r->plan == PLACE_HYBRID && r->reader != r->writer
+                    ? r->solo_s * fmin(FINE_TOKENS / tokens, 1)
+                    : 0;
     r->stage = SIM_READING;
-    n->read_left_s = r->solo_s;
-    n->read_tokens += r->upto - held;
+    reads_add(w, n, request);
+    n->read_tokens += tokens;
     if (r->from == 0)
         w->out->held_tokens += held;
     sim_waiting(w, -1);
     if (r->reader != r->writer) {
-        uint32_t there = held_of(w, r, r->writer);
-        r->send_tokens = r->upto - there;
+        r->send_tokens = r->upto - held_of(w, r, r->writer);
         sim_link_begin(w, request);
     }
 }
 
-static void read_ends(struct sim_world *w, uint32_t node)
+void sim_node_start(struct sim_world *w, uint32_t node)
 {
     struct sim_node *n = &w->nodes[node];
-    uint32_t request = n->reading;
+    while (n->up && n->wait.n > 0 && n->reads.n + n->ready.n + n->batch.n < n->kind->slots)
+        read_begin(w, node);
+}
+
+static void turn_ends(struct sim_world *w, uint32_t node)
+{
+    struct sim_node *n = &w->nodes[node];
+    uint32_t request = sim_list_pop(w, &n->reads);
     struct sim_request *r = &w->requests[request];
-    n->reading = SIM_NONE;
-    n->read_left_s = 0;
+    bool over = n->piece_s >= r->left_s;
+    n->read_sum_s -= over ? r->left_s : n->piece_s;
+    r->left_s -= n->piece_s;
+    if (!over)
+        sim_list_push(w, &n->reads, request);
+    turn_begin(w, n);
+    if (!over)
+        return;
     if (r->reader != r->writer) {
         sim_hold_put(w, r->conv, node, r->upto);
         sim_link_read(w, request);
@@ -226,10 +333,8 @@ static void join(struct sim_world *w, uint32_t node, uint32_t request)
     r->join_steps = n->steps;
     r->stage = SIM_RUNNING;
     sim_queue_push(&n->batch, n->steps + (r->answer - r->done), request);
-    if (r->first_s < 0) {
-        struct pace p = pace_of(n);
-        r->first_s = w->now + p.step_s / p.write_part;
-    }
+    if (r->first_s < 0)
+        sim_list_push(w, &n->firsts, request);
 }
 
 static void joins(struct sim_world *w, uint32_t node)
@@ -271,6 +376,10 @@ static void answer_ends(struct sim_world *w, uint32_t node)
     n->steps = n->batch.items[0].key;
     uint32_t request = sim_queue_pop(&n->batch).id;
     struct sim_request *r = &w->requests[request];
+    if (r->first_s < 0) {
+        r->first_s = w->now;
+        sim_list_remove(w, &n->firsts, request);
+    }
     n->depth_tokens -= (double)r->prompt + r->answer;
     n->used_tokens -= (double)r->prompt + r->answer;
     n->window_bytes -= r->window_bytes;
@@ -279,6 +388,7 @@ static void answer_ends(struct sim_world *w, uint32_t node)
         n->depth_tokens = n->used_tokens = n->window_bytes = n->joined_steps = n->steps = 0;
     sim_hold_put(w, r->conv, node, r->prompt + r->answer);
     joins(w, node);
+    sim_node_start(w, node);
     sim_request_done(w, request);
 }
 
@@ -286,8 +396,8 @@ void sim_node_event(struct sim_world *w, uint32_t node)
 {
     sim_node_advance(w, node);
     switch (w->nodes[node].next) {
-    case SIM_READ_ENDS:
-        read_ends(w, node);
+    case SIM_TURN_ENDS:
+        turn_ends(w, node);
         break;
     case SIM_ANSWER_ENDS:
         answer_ends(w, node);

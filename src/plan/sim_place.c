@@ -28,7 +28,7 @@ static void view_fill(struct sim_world *w, uint32_t node, double expected)
     double slots = n->kind->slots, running = n->batch.n, placed = running + n->coming;
     double begun = running > 0 ? n->steps - n->joined_steps / running : 0;
     v->up = n->takes;
-    v->read_wait_s = n->read_left_s + n->wait_s;
+    v->read_wait_s = sim_node_read_left(n);
     v->answers = fmin(placed, slots);
     v->depth_sum =
         fmax(n->depth_tokens, 0) + n->coming_tokens * (v->answers - running) / fmax(n->coming, 1);
@@ -40,7 +40,7 @@ static void view_fill(struct sim_world *w, uint32_t node, double expected)
         v->next_tokens *= PLACE_PACE;
     v->free_seqs = slots - v->answers;
     v->free_cells = fmax(n->kind->cells - n->used_tokens - n->coming_tokens, 0);
-    v->sending = n->reading != SIM_NONE && w->requests[n->reading].sending;
+    v->sending = n->sends;
     v->receiving = n->link.senders;
 }
 
