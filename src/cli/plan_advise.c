@@ -89,7 +89,7 @@ static size_t limit_options(struct options *o, struct cli_option *out)
     return sizeof options / sizeof *options;
 }
 
-static size_t report_options(struct options *o, struct cli_option *out)
+static void report_options(struct options *o, struct cli_option *out)
 {
     const struct cli_option options[] = {
         {"--electricity", 0, CLI_DOUBLE, &o->q.usd_per_kwh, "USD", "for a kWh (0.18)", 0, 100},
@@ -102,7 +102,6 @@ static size_t report_options(struct options *o, struct cli_option *out)
         {"--json", 0, CLI_FLAG, &o->json, NULL, "print one JSON object", 0, 0},
     };
     memcpy(out, options, sizeof options);
-    return sizeof options / sizeof *options;
 }
 
 // ---- values that are words -----------------------------------------------------------------------------
@@ -171,7 +170,7 @@ static int options_read(int argc, char **argv, struct options *o, bool *done, st
     struct cli_option all[40] = {{0}};
     size_t n = workload_options(&o->q.work, all);
     n += limit_options(o, all + n);
-    n += report_options(o, all + n);
+    report_options(o, all + n);
     o->q.limits.budget_usd = NAN; // not given
     int rc = cli_parse(argc, argv, all, usage, about, NULL, done, e);
     if (rc != 0 || *done)

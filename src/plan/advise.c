@@ -10,7 +10,7 @@
 #include <string.h>
 #include <strings.h>
 
-#define BATCH_MOST 64.0
+#define BATCH_DOUBLINGS 6 // 64 at once are the most
 #define HOUR_S 3600.0
 #define DAYS 365.0
 #define REFERENCE "dgx-spark" // an hour of fine-tuning is one of its hours
@@ -248,12 +248,11 @@ struct tasks {
     double train[2], image[2];
 };
 
-static struct tasks tasks_of(const struct scene *s, const struct plan_option *const ones[2],
-                             size_t n)
+static struct tasks tasks_of(const struct scene *s, const struct plan_option *const ones[2])
 {
     const struct plan_workload *w = &s->q->work;
     struct tasks t = {{0, 0}, {0, 0}};
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < 2; i++) {
         t.train[i] = ones[i]->train.fits  ? w->train_share * s->reference / ones[i]->train.value
                      : w->train_share > 0 ? HUGE_VAL
                                           : 0;
@@ -268,7 +267,7 @@ static void tasks_add(const struct scene *s, const struct plan_option *pair, str
 {
     const struct plan_option *const ones[2] = {pair != NULL ? &pair[0] : o,
                                                pair != NULL ? &pair[1] : o};
-    struct tasks t = tasks_of(s, ones, o->n);
+    struct tasks t = tasks_of(s, ones);
     double least = INFINITY, after[2] = {0, 0}, of_tasks = 0;
     for (size_t k = 0; k < o->n * o->n; k++) {
         size_t trains = k % o->n, draws = k / o->n;
@@ -331,9 +330,9 @@ static int option_fill(const struct scene *s, const struct plan_option ones[2],
                        struct plan_option *o, struct err *e)
 {
     struct plan_option best = *o;
-    for (double batch = 1; batch <= BATCH_MOST; batch *= 2) {
+    for (int doublings = 0; doublings <= BATCH_DOUBLINGS; doublings++) {
         struct plan_option next = *o;
-        next.batch = batch;
+        next.batch = 1 << doublings;
         int rc = batch_fill(s, ones, &next, e);
         if (rc == ERR_NOT_FOUND && s->q->rates == PLAN_RATES_PUBLISHED) {
             o->fails |= PLAN_FAIL_PUBLISHED;
@@ -341,7 +340,7 @@ static int option_fill(const struct scene *s, const struct plan_option ones[2],
         }
         if (rc != 0)
             return rc;
-        if (batch > 1 && ((next.fails & PLAN_FAIL_FIT) || next.busy >= best.busy))
+        if (doublings > 0 && ((next.fails & PLAN_FAIL_FIT) || next.busy >= best.busy))
             break; // more at once do not help
         best = next;
         if (best.busy <= PLAN_BUSY_MOST)

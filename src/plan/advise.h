@@ -66,23 +66,18 @@ enum plan_fail {
     PLAN_FAIL_MAC = 1024,
     PLAN_FAIL_GAIN = 2048, // a pair that is hardly faster than one of its two
 };
-#define PLAN_FAILS 12
 
 struct plan_option {
-    unsigned fails; // bits of enum plan_fail
     const char *names[2], *titles[2];
     size_t n; // machines
     const char *link;
-    bool owned[2];
     double price_usd;
     const char *price_date;
     const char *sold_until[2];        // when it was last sold new; NULL: it is
     double memory_gb, load_w, idle_w; // memory: of the larger
-    enum plan_noise noise;
-    struct plan_solo solo[2];   // each alone, at this batch
-    struct plan_comparison two; // of a pair, without break-evens
-    bool shares;  // of a pair: both work on one answer; else the better one answers alone
-    double batch; // answers at once that it takes to keep up
+    struct plan_solo solo[2];         // each alone, at this batch
+    struct plan_comparison two;       // of a pair, without break-evens
+    double batch;                     // answers at once that it takes to keep up
     double prefill_s, tail_s, decode_s, total_s, ttft_s, tokens_per_s;
     struct plan_range total, ttft, tokens;
     struct plan_task train, image; // of the machine that does it
@@ -90,7 +85,11 @@ struct plan_option {
     double work_s; // of an hour's work: answers one after the other, tasks of a pair side by side
     double joules; // per answer
     double kwh_per_year, usd_per_year;
-    double gain;   // of a pair: the better of its two alone over both, in seconds of work
+    double gain;    // of a pair: the better of its two alone over both, in seconds of work
+    unsigned fails; // bits of enum plan_fail
+    enum plan_noise noise;
+    bool owned[2];
+    bool shares;   // of a pair: both work on one answer; else the better one answers alone
     bool frontier; // nothing that costs less a year is as fast
 };
 

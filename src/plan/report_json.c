@@ -130,15 +130,15 @@ static json_t *points_json(const struct plan_points *p)
 
 static const struct curve {
     const char *name;
-    enum plan_axis axis;
     double low, high;
     size_t points;
+    enum plan_axis axis;
     bool even_steps; // else even factors, so that every other one is a power of two
 } curves[] = {
-    {"answer", PLAN_AXIS_GEN, 8, 8192, 21, false},
-    {"link", PLAN_AXIS_GBPS, 0.5, 128, 17, false},
-    {"warm", PLAN_AXIS_WARM, 0, 0.96, 17, true},
-    {"prompt", PLAN_AXIS_PROMPT, 64, 65536, 21, false},
+    {"answer", 8, 8192, 21, PLAN_AXIS_GEN, false},
+    {"link", 0.5, 128, 17, PLAN_AXIS_GBPS, false},
+    {"warm", 0, 0.96, 17, PLAN_AXIS_WARM, true},
+    {"prompt", 64, 65536, 21, PLAN_AXIS_PROMPT, false},
 };
 
 int plan_report_curves(const struct plan_catalogue *c, const struct plan_report_pair *p,

@@ -78,19 +78,21 @@ static size_t ticks_get(const struct plan_svg_axis *a, double out[32])
     size_t n = 0;
     if (!a->log) {
         double step = nice_step(a->high - a->low, TICKS);
-        for (double v = ceil(a->low / step - 1e-9) * step; v <= a->high + step * 1e-6 && n < 32;
-             v += step)
-            out[n++] = v;
+        double first = ceil(a->low / step - 1e-9) * step;
+        for (int i = 0; i < 32 && first + i * step <= a->high + step * 1e-6; i++)
+            out[n++] = first + i * step;
         return n;
     }
     double decades = log10(a->high / a->low);
     static const double few[] = {1}, some[] = {1, 3}, many[] = {1, 2, 5};
     const double *in = decades > 4 ? few : decades > 2.5 ? some : many;
     size_t k = decades > 4 ? 1 : decades > 2.5 ? 2 : 3;
-    for (double ten = pow(10, floor(log10(a->low))); ten <= a->high * 1.0001; ten *= 10)
+    int from = (int)floor(log10(a->low)), to = (int)floor(log10(a->high * 1.0001));
+    for (int power = from; power <= to; power++)
         for (size_t i = 0; i < k && n < 32; i++)
-            if (ten * in[i] >= a->low * 0.9999 && ten * in[i] <= a->high * 1.0001)
-                out[n++] = ten * in[i];
+            if (pow(10, power) * in[i] >= a->low * 0.9999 &&
+                pow(10, power) * in[i] <= a->high * 1.0001)
+                out[n++] = pow(10, power) * in[i];
     return n;
 }
 

@@ -128,7 +128,7 @@ static int work_rate(const struct plan_catalogue *c, const char *machine, double
 int plan_task_image(const struct plan_catalogue *c, const char *machine, struct plan_task *out,
                     struct err *e)
 {
-    double rate[3];
+    double rate[3] = {0};
     int rc = work_rate(c, machine, rate, e);
     if (rc != 0)
         return rc;
@@ -178,7 +178,7 @@ int plan_task_train(const struct plan_catalogue *c, const char *machine, const c
     struct plan_model m;
     struct plan_answer a;
     struct plan_query q;
-    double rate[3], base_gb = 0, slope_gb = 0;
+    double rate[3] = {0}, base_gb = 0, slope_gb = 0;
     plan_query_defaults(&q);
     q.machine = machine;
     q.read = &m;
