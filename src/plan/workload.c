@@ -112,7 +112,7 @@ int plan_utilisation_get(const struct plan_catalogue *c, struct plan_utilisation
 static int work_rate(const struct plan_catalogue *c, const char *machine, double rate[3],
                      struct err *e)
 {
-    struct plan_utilisation u;
+    struct plan_utilisation u = {0};
     double flops = 0, gpus = 0;
     int rc = flops_get(c, machine, &flops, &gpus, e);
     if (rc == 0)
