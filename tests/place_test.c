@@ -401,6 +401,15 @@ static void test_company(void **state)
     // They end after half a token of ours.
     f.nodes[0].rest_tokens = 1;
     near(choose(&f)->token_s, 0.02, 1e-9);
+    // Three answers to the one prompt are three rows, and want three sequences.
+    f.r.answers = 3;
+    near(choose(&f)->token_s, 0.018 + 3 * 0.002, 0.01);
+    f.nodes[0].free_seqs = 2;
+    f.nodes[0].rest_tokens = 500;
+    f.nodes[0].next_tokens = 40;
+    near(choose(&f)->wait_s, 40 * 0.022, 1e-9);
+    f.r.answers = 0;
+    assert_true(choose(&f)->wait_s == 0);
     // No sequence until the one of them ends that has 40 steps to go.
     f.nodes[0].rest_tokens = 500;
     f.nodes[0].next_tokens = 40;
@@ -728,6 +737,7 @@ static struct place_case oracle_case(const struct fleet *f, size_t d, size_t p)
                                .prompt = f->r.prompt_tokens,
                                .answer = f->r.answer_tokens,
                                .room = f->r.answer_tokens,
+                               .rows = fmax(f->r.answers, 1),
                                .held_d = held_by(f, d),
                                .held_p = p == NONE ? 0 : held_by(f, p)};
 }

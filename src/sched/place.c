@@ -206,6 +206,7 @@ int place_choose(const struct place_nodes *nodes, const struct place_request *r,
         .pin_prefill = r->pin_prefill,
         .last = r->prompt_tokens > 0 ? r->prompt_tokens - 1.0 : 0,
         .answer = tokens_sane(r->answer_tokens),
+        .rows = tokens_sane(r->answers),
     };
 
     s.room = r->answer_room > 0 ? tokens_sane(r->answer_room) : s.answer;

@@ -118,6 +118,7 @@ struct place_request {
     uint32_t prompt_tokens;
     double answer_tokens;  // that are expected
     double answer_room;    // tokens to keep free for it; 0: answer_tokens
+    double answers;        // to the one prompt, side by side; 0: one
     uint64_t conversation; // of equal choices each conversation keeps to one; 0 is one, too
     enum place_kind wish;
     size_t pin_decode, pin_prefill; // PLACE_NO_NODE: free

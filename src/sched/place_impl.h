@@ -13,7 +13,8 @@
 // One way to serve one request; `p` is NULL where one node does it all.
 struct place_case {
     const struct place_node *d, *p;
-    double prompt, answer, room; // tokens
+    double prompt, answer, room; // tokens; answer and room of each answer
+    double rows;                 // answers
     double held_d, held_p;       // at most prompt - 1
     double upto;                 // of P's reading
     struct place_link link;      // from P to D
@@ -57,7 +58,7 @@ struct place_search {
     unsigned kinds;
     size_t pin_decode, pin_prefill;
     double last; // tokens that somebody may read elsewhere
-    double answer, room;
+    double answer, room, rows;
 };
 
 size_t place_node_at(const struct place_search *s, size_t position);

@@ -45,12 +45,17 @@ static double delay_s(const struct place_node *n, double seconds)
     return n->answers * fmin(seconds, (pace_of(n) - 1) * answers_s(n));
 }
 
-// Until there is a sequence and room for so many tokens: until the first answer ends, when there is none now.
-static double slot_wait_s(const struct place_node *n, double tokens)
+// Until there are sequences and room for so many tokens: until the first answer ends, when there are not now.
+static double slot_wait_s(const struct place_node *n, double seqs, double tokens)
 {
-    if (n->free_seqs >= 1 && n->free_cells >= tokens)
+    if (n->free_seqs >= seqs && n->free_cells >= tokens)
         return 0;
     return n->answers > 0 ? fmax(n->next_tokens, 0) * quiet_step_s(n) : 0;
+}
+
+static double writer_wait_s(const struct place_case *c)
+{
+    return slot_wait_s(c->d, c->rows, c->prompt + c->rows * c->room - c->held_d);
 }
 
 // ---- reading ---------------------------------------------------------------------------------------------
@@ -66,7 +71,7 @@ struct bill {
 static double read_alone(const struct place_case *c, struct bill *b, struct place_plan *out)
 {
     double read_s = profile_read_s(c->d->profile, c->prompt - 1 - c->held_d, c->held_d);
-    double slot_s = slot_wait_s(c->d, c->prompt + c->room - c->held_d);
+    double slot_s = writer_wait_s(c);
 
     b->d_read_s = read_s;
     out->wait_s = fmax(queue_s(c->d), slot_s);
@@ -167,7 +172,7 @@ static double read_handoff(const struct place_case *c, struct bill *b, struct pl
 {
     const struct cost_handoff h = handoff_of(c);
     const struct cost_handoff_time t = handoff_time(c, &h);
-    double slot_s = slot_wait_s(c->d, c->prompt + c->room - c->held_d);
+    double slot_s = writer_wait_s(c);
     double state_s = c->p->profile->state_bytes / h.link.bytes_per_s;
     double setup_s = fmax(c->link.setup_s, 0) + t.transfer_s + h.link.latency_s;
     double arrived_s = fmax(c->serial ? t.serial_s : t.overlapped_s, setup_s) + state_s, wait_s = 0;
@@ -177,7 +182,7 @@ static double read_handoff(const struct place_case *c, struct bill *b, struct pl
     b->d_import_s = h.kv_bytes * c->d->profile->import_byte_s;
     // What it holds it can send whatever else it reads.
     if (c->upto > c->held_p)
-        wait_s = fmax(queue_s(c->p), slot_wait_s(c->p, c->upto - c->held_p));
+        wait_s = fmax(queue_s(c->p), slot_wait_s(c->p, 1, c->upto - c->held_p));
     out->read_s = h.before_s + h.prefill_s;
     out->transfer_s = t.transfer_s + state_s;
     out->tail_s = arrived_s - out->read_s;
@@ -213,8 +218,9 @@ static void answer(const struct place_case *c, double ready_s, struct bill *b,
     double depth = c->prompt + c->answer / 2;
     double alone_s = profile_step_s(p, others.rows, others.depth);
 
-    out->token_s = profile_step_s(p, 1 + others.rows, depth + others.depth);
-    out->ttft_s = ready_s + profile_step_s(p, 1 + others.rows, c->prompt + others.depth);
+    out->token_s = profile_step_s(p, c->rows + others.rows, c->rows * depth + others.depth);
+    out->ttft_s =
+        ready_s + profile_step_s(p, c->rows + others.rows, c->rows * c->prompt + others.depth);
     out->total_s = out->ttft_s + (c->answer - 1) * out->token_s;
     b->d_answer_s = c->answer * (out->token_s - fmin(others.rows, 1) * alone_s);
     out->slowdown_s += c->answer * others.rows * (out->token_s - alone_s);
@@ -319,7 +325,7 @@ static double part_score(const struct profile *p, enum place_policy policy, doub
 double place_reader_s(const struct place_case *c)
 {
     double read_s = profile_read_s(c->p->profile, c->upto - c->held_p, c->held_p);
-    double wait_s = fmax(queue_s(c->p), slot_wait_s(c->p, c->upto - c->held_p));
+    double wait_s = fmax(queue_s(c->p), slot_wait_s(c->p, 1, c->upto - c->held_p));
 
     return wait_s + read_wall_s(c->p, read_s);
 }
@@ -338,10 +344,11 @@ double place_reader_score(const struct place_case *c, enum place_policy policy)
 double place_writer_score(const struct place_case *c, enum place_policy policy)
 {
     const struct profile *p = c->d->profile;
-    double slot_s = slot_wait_s(c->d, c->prompt + c->room - c->held_d);
+    double slot_s = writer_wait_s(c);
     struct company others = company_of(c->d, 0, c->answer);
     double alone_s = profile_step_s(p, others.rows, others.depth);
-    double token_s = profile_step_s(p, 1 + others.rows, c->prompt + c->answer / 2 + others.depth);
+    double token_s = profile_step_s(p, c->rows + others.rows,
+                                    c->rows * (c->prompt + c->answer / 2) + others.depth);
     double work_s = c->answer * (token_s - fmin(others.rows, 1) * alone_s);
 
     if (policy == PLACE_THROUGHPUT || policy == PLACE_SLO)

@@ -140,6 +140,7 @@ static struct place_case case_of(const struct place_search *s, size_t d, size_t 
         .prompt = s->last + 1,
         .answer = s->answer,
         .room = s->room,
+        .rows = s->rows,
         .held_d = s->scratch[d].held,
         .held_p = p == PLACE_NO_NODE ? 0 : s->scratch[p].held,
         .upto = s->last,
