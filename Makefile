@@ -112,7 +112,11 @@ bench-train: all
 golden-peft: all
 	@$(or $(TORCH_PYTHON),python3) scripts/peft_golden.py $${TANDEM_CACHE:-$$HOME/.cache/tandem}/llama-v0.5.0-src
 
-.PHONY: test-programs
+# A job whose runner, trainer and command are killed twenty times must end like an undisturbed one.
+train-long: test-programs
+	@TANDEM_BIN=$(abspath $(BUILD)) TANDEM_TRAIN_KILLS=20 scripts/with-model.sh tests/e2e_train.sh
+
+.PHONY: test-programs train-long
 test-programs: $(STAMP)
 	cmake --build $(BUILD)
 
