@@ -261,7 +261,7 @@ static struct tasks tasks_of(const struct scene *s, const struct plan_option *co
     return t;
 }
 
-// Fine-tuning and images go where the busier machine is least busy.
+// Fine-tuning and images go where they are soonest done, of the ways in which both machines keep up.
 static void tasks_add(const struct scene *s, const struct plan_option *pair, struct plan_option *o,
                       double busy[2])
 {
@@ -275,10 +275,12 @@ static void tasks_add(const struct scene *s, const struct plan_option *pair, str
         load[trains] += t.train[trains];
         load[draws] += t.image[draws];
         double most = fmax(busy[0] + load[0], busy[1] + load[1]);
-        if (k > 0 && most >= least)
+        double longest = fmax(load[0], load[1]);
+        double penalty = most > PLAN_BUSY_MOST ? most * HOUR_S : 0;
+        if (k > 0 && longest + penalty >= least)
             continue;
-        least = most;
-        of_tasks = fmax(load[0], load[1]);
+        least = longest + penalty;
+        of_tasks = longest;
         after[0] = busy[0] + load[0];
         after[1] = busy[1] + load[1];
         o->train = ones[trains]->train;

@@ -4,7 +4,7 @@
 // Every machine of the catalogue with a price (or that the user owns) is a candidate, alone and in pairs of two
 // different ones. What an hour of the workload keeps busy decides: requests, one after the other or as many at once
 // as it takes, the reader of a pair and its writer at the same time; fine-tuning and images of a pair where
-// its busier machine is then least busy. A candidate that is busy for more than PLAN_BUSY_MOST of the time does
+// they are soonest done. A candidate that is busy for more than PLAN_BUSY_MOST of the time does
 // not keep up.
 //
 // Money: the price in equal parts over the years, nothing got back, and electricity: load_w while busy, idle_w

@@ -111,7 +111,9 @@ static void limit_words(const struct plan_question *q, const struct plan_option 
         plan_words_add(out, "it is not at home; --cloud allows that");
         break;
     case PLAN_FAIL_KEEPS_UP:
-        plan_words_add(out, "it does not keep up: an hour's work takes %.3g hours", o->busy);
+        plan_words_add(
+            out, "it does not keep up: the work takes %.0f %% of the time, at most %.0f is sound",
+            100 * o->busy, 100 * PLAN_BUSY_MOST);
         break;
     case PLAN_FAIL_BUDGET:
         plan_words_add(out, "it costs %s, the budget is %s", usd(o->price_usd, price),

@@ -42,7 +42,7 @@ static const char style[] =
     ".k{stroke:var(--soft);stroke-width:1;stroke-dasharray:2 3}"
     ".w{stroke:var(--ink);stroke-width:1.4}.u{stroke:var(--bg);stroke-width:4;opacity:.75}\n"
     ".work td:first-child{min-width:15em}.work td:not(:first-child) "
-    ".soft{display:block}.day{white-space:nowrap}a{color:var(--c0)}\n"
+    ".soft{display:block}.tight td .soft{display:block}.day{white-space:nowrap}a{color:var(--c0)}\n"
     ".l{fill:none;stroke-width:2.2}.thin{stroke-width:1.5}.c0{stroke:var(--c0)}"
     ".c1{stroke:var(--c1);stroke-dasharray:7 4}.c2{stroke:var(--c2);stroke-dasharray:2 4}"
     ".c3{stroke:var(--c3);stroke-dasharray:9 3 2 3}\n"
@@ -192,14 +192,16 @@ static void options_put(struct buf *out, const json_t *d)
     bool tasks = html_number(q, "train_share") > 0 || html_number(q, "images_per_hour") > 0;
     bool published = strcmp(html_string(d, "engine"), "published") == 0;
     buf_printf(out,
-               "<div class=\"wide\"><table><caption>%s; %s. Price in dollars and when it was "
-               "seen; for a year also electricity.</caption>\n<tr><th scope=\"col\">#</th>"
+               "<div class=\"wide%s\"><table><caption>%s; %s. Price in dollars and when it was "
+               "seen; for a year also electricity.%s</caption>\n<tr><th scope=\"col\">#</th>"
                "<th scope=\"col\" class=\"left\">machines</th><th scope=\"col\">price</th>"
                "<th scope=\"col\">seen</th><th scope=\"col\">an answer, s</th>"
                "<th scope=\"col\">first token, s</th><th scope=\"col\">tokens/s</th>",
-               published ? "Published rates" : "Predicted for llama.cpp",
+               tasks ? " tight" : "", published ? "Published rates" : "Predicted for llama.cpp",
                published ? "whoever measured them gave no range"
-                         : "four measurements in five lie in the range in brackets");
+                         : "four measurements in five lie in the range in brackets",
+               tasks ? " Of fine-tuning and images the range is that of published utilisations."
+                     : "");
     if (tasks)
         buf_puts(out, "<th scope=\"col\">fine-tuning, tokens/s</th><th scope=\"col\">an image, "
                       "s</th>");

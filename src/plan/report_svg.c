@@ -84,9 +84,10 @@ static size_t ticks_get(const struct plan_svg_axis *a, double out[32])
         return n;
     }
     double decades = log10(a->high / a->low);
-    static const double few[] = {1}, some[] = {1, 3}, many[] = {1, 2, 5};
-    const double *in = decades > 4 ? few : decades > 2.5 ? some : many;
-    size_t k = decades > 4 ? 1 : decades > 2.5 ? 2 : 3;
+    static const double few[] = {1}, some[] = {1, 3}, more[] = {1, 2, 5};
+    static const double many[] = {1, 1.5, 2, 3, 4, 5, 7};
+    const double *in = decades > 4 ? few : decades > 2.5 ? some : decades > 1 ? more : many;
+    size_t k = decades > 4 ? 1 : decades > 2.5 ? 2 : decades > 1 ? 3 : 7;
     int from = (int)floor(log10(a->low)), to = (int)floor(log10(a->high * 1.0001));
     for (int power = from; power <= to; power++)
         for (size_t i = 0; i < k && n < 32; i++)
