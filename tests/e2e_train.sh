@@ -9,7 +9,7 @@ BIN = os.environ.get("TANDEM_BIN", "build")
 TANDEM = os.path.join(BIN, "tandem")
 MODEL = os.environ["TANDEM_MODEL"]
 KILLS = int(os.environ.get("TANDEM_TRAIN_KILLS", "6"))
-EPOCHS = 2 if KILLS <= 6 else KILLS  # long enough for the last kill
+EPOCHS = max(2, KILLS // 2)  # long enough for the last kill
 DIR = tempfile.mkdtemp(prefix="tandem-train-")
 ENV = dict(os.environ, TANDEM_STATE=DIR + "/state", TANDEM_DATA=DIR + "/data")
 ENV.pop("TANDEM_MODEL")
