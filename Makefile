@@ -92,6 +92,8 @@ fuzz:
 
 acceptance: test-programs
 	@TANDEM_BIN=$(abspath $(BUILD)) scripts/with-model.sh bench/acceptance.sh
+	@TANDEM_BIN=$(abspath $(BUILD)) bench/image_overhead.sh
+	@$(MAKE) image-train
 
 bench-long: test-programs
 	@TANDEM_BIN=$(abspath $(BUILD)) scripts/with-model.sh bench/long.sh

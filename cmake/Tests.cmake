@@ -50,6 +50,10 @@ foreach(file ${units})
     endif()
 endforeach()
 
+# The trainer of the image tests' model: its gradients against differences.
+add_test(NAME image_model_gradients COMMAND image_model check)
+test_register(image_model_gradients)
+
 file(GLOB fuzzers CONFIGURE_DEPENDS ${test_dir}/fuzz_*.c)
 foreach(file ${fuzzers})
     get_filename_component(target ${file} NAME_WE)

@@ -164,7 +164,7 @@ class Worker:
             try:
                 self.draw(r, data)
             except Exception as e:
-                code = "cancelled" if self.gone() else "engine"
+                code = "cancelled" if self.gone() else "invalid" if isinstance(e, ValueError) else "engine"
                 self.stream.send(op="failed", id=r["id"], code=code, message=str(e)[:300])
             self.request = None
 
