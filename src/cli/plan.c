@@ -23,15 +23,6 @@ static const struct {
 };
 #define N_PARTS (sizeof parts / sizeof *parts)
 
-void plan_too_large(const char *machine, double need_bytes, double have_bytes, char *out,
-                    size_t out_bytes)
-{
-    snprintf(out, out_bytes,
-             "it does not fit: weights, cache and buffers need %.1f GB, %s has %.1f GB for them; "
-             "take a smaller quantisation, less depth or batch, or a larger machine",
-             need_bytes / 1e9, machine, have_bytes / 1e9);
-}
-
 void plan_bar(FILE *f, double share, int full)
 {
     int n = (int)lround(fmin(fmax(share, 0), 1) * full);

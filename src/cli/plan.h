@@ -16,9 +16,6 @@ int plan_predict_run(int argc, char **argv);
 int plan_compare_run(int argc, char **argv);
 int plan_simulate_run(int argc, char **argv);
 
-// "needs 141.2 GB of memory, machine X has 23.9 GB ..."
-void plan_too_large(const char *machine, double need_bytes, double have_bytes, char *out,
-                    size_t out_bytes);
 // Names of an option that was given more than once, or with commas, into out[max], which ends with NULL.
 struct plan_names {
     const char *option;

@@ -341,3 +341,12 @@ int plan_predict(const struct plan_catalogue *c, const struct plan_query *q, str
     interval_fill(&s, a);
     return 0;
 }
+
+void plan_too_large(const char *machine, double need_bytes, double have_bytes, char *out,
+                    size_t out_bytes)
+{
+    snprintf(out, out_bytes,
+             "it does not fit: weights, cache and buffers need %.1f GB, %s has %.1f GB for them; "
+             "take a smaller quantisation, less depth or batch, or a larger machine",
+             need_bytes / 1e9, machine, have_bytes / 1e9);
+}

@@ -52,4 +52,8 @@ struct plan_answer {
 int plan_predict(const struct plan_catalogue *c, const struct plan_query *q, struct plan_answer *a,
                  struct err *e);
 
+// "needs 141.2 GB of memory, machine X has 23.9 GB ..."
+void plan_too_large(const char *machine, double need_bytes, double have_bytes, char *out,
+                    size_t out_bytes);
+
 #endif

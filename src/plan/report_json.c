@@ -3,6 +3,7 @@
 
 #include "base/json.h"
 #include "plan/model.h"
+#include "plan/predict.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -39,10 +40,7 @@ static json_t *solo_json(const struct plan_solo *s)
     json_put(o, "fits", json_boolean(s->fits));
     if (!s->fits) {
         char text[320];
-        snprintf(text, sizeof text,
-                 "it does not fit: weights, cache and buffers need %.1f GB, %s has %.1f GB for "
-                 "them; take a smaller quantisation, less depth or batch, or a larger machine",
-                 s->need_bytes / 1e9, s->name, s->have_bytes / 1e9);
+        plan_too_large(s->name, s->need_bytes, s->have_bytes, text, sizeof text);
         json_put(o, "error", json_string(text));
     }
     json_put(o, "prefill_s", s->fits ? json_real(s->prefill_s) : json_null());
