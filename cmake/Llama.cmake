@@ -48,4 +48,9 @@ room(tandem_llama SOURCES ${llama_sources} LINKS tandem_base llama_libs)
 
 # The native trainer's room: ggml under it, and the engine for templates and tokens.
 sources(train train/*.c)
+# Vectors as wide as this machine's, as ggml itself is built for it.
+include(CheckCCompilerFlag)
+check_c_compiler_flag(-march=native HAS_MARCH_NATIVE)
+set_source_files_properties(${CMAKE_SOURCE_DIR}/src/train/product.c PROPERTIES
+    COMPILE_OPTIONS "-O3;$<IF:$<BOOL:${HAS_MARCH_NATIVE}>,-march=native,-mcpu=native>")
 room(tandem_train SOURCES ${train} LINKS tandem_llama)

@@ -94,7 +94,9 @@ static struct ggml_tensor *linear(struct build *b, uint32_t layer, enum base_lin
         return y;
     struct ggml_tensor *low = ggml_mul_mat(b->c, p->a, x);
     b->tapes[layer].low[which] = low;
-    return ggml_add(b->c, y, ggml_scale(b->c, ggml_mul_mat(b->c, p->b, low), lora_scale(b)));
+    struct ggml_tensor *z = b->g->own_products ? product_make(b->c, turned(b, p->b), low)
+                                               : ggml_mul_mat(b->c, p->b, low);
+    return ggml_add(b->c, y, ggml_scale(b->c, z, lora_scale(b)));
 }
 
 // W dy: through the transposed copy, or where there is none the slow way.
@@ -126,6 +128,11 @@ static struct ggml_tensor *linear_back(struct build *b, uint32_t layer, enum bas
     struct ggml_tensor *dz = ggml_scale(b->c, dy, lora_scale(b));
     struct ggml_tensor *low = b->tapes[layer].low[which];
     struct ggml_tensor *dlow = ggml_mul_mat(b->c, turned(b, p->b), dz);
+    if (b->g->own_products) { // the long dimension first, which needs no transposed copies of x and dz
+        gradient_add(b, p->grad_b, turned(b, product_make(b->c, dz, turned(b, low))));
+        gradient_add(b, p->grad_a, product_make(b->c, x, turned(b, dlow)));
+        return ggml_add(b->c, dx, product_make(b->c, p->a, dlow));
+    }
     gradient_add(b, p->grad_b, ggml_mul_mat(b->c, turned(b, low), turned(b, dz)));
     gradient_add(b, p->grad_a, ggml_mul_mat(b->c, turned(b, x), turned(b, dlow)));
     return ggml_add(b->c, dx, ggml_mul_mat(b->c, turned(b, p->a), dlow));
