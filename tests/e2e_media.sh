@@ -24,7 +24,7 @@ COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 def png(colour, side=32, rows=None):
     def chunk(name, data):
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-    data = zlib.compress(rows if rows is not None else (b"\0" + bytes(colour) * side) * side)
+    data = zlib.compress(rows if rows is not None else (b"\0" + bytes(colour) * side) * side, 1)
     head = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
@@ -135,8 +135,8 @@ def refusals(s):
         a = chat(s, [says({"type": "image_url", "image_url": {"url": address}})], 400)
         check(words in a["error"]["message"], words, a)
     check("messages[0].content" in a["error"]["message"] and a["error"]["param"] == "messages", a)
-    # A megabyte that unpacks to a gigabyte.
-    a = chat(s, [says(part(png(None, 64, bytes(1 << 30))))], 400)
+    # Two megabytes that unpack to half a gigabyte.
+    a = chat(s, [says(part(png(None, 64, bytes(1 << 29))))], 400)
     check("cannot be decoded" in a["error"]["message"], a)
     # Files that were damaged on the way.
     chance = random.Random(5)
@@ -187,8 +187,9 @@ def wrong_projectors():
 
 s = start("--mmproj", PROJECTOR)
 for test in [every_api_sees, memory_knows_images, several_answers_and_streams, refusals, plans, a_new_worker_sees_too]:
+    begun = time.monotonic()
     test(s)
-    print(test.__name__)
+    print("%s: %.1f s" % (test.__name__, time.monotonic() - begun))
 s.stop()
 without_a_projector()
 wrong_projectors()

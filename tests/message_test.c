@@ -58,6 +58,7 @@ static void generate_round_trips(void **state)
     m.biases = (struct engine_bias[]){{5, 1.5f}, {7, -INFINITY}};
     m.sampling.biases = m.biases;
     m.sampling.n_biases = 2;
+    m.media = json_pack("[{s:i,s:i,s:s}]", "at", 3, "tokens", 16, "key", "00");
     m.logprobs = 3;
     snprintf(m.owner, sizeof m.owner, "me");
     json_t *o = message_generate_json(&m);
@@ -65,6 +66,7 @@ static void generate_round_trips(void **state)
     json_t *again = message_generate_json(&back);
     assert_true(json_equal(o, again));
     assert_true(json_equal(back.sampling.syntax, m.syntax));
+    assert_true(json_equal(back.media, m.media));
     assert_true(back.sampling.n_biases == 2 && back.sampling.biases[0].bias == 1.5f);
     assert_true(isinf(back.sampling.biases[1].bias) && back.sampling.biases[1].token == 7);
     assert_true(back.logprobs == 3 && !back.keep && !back.reuse && !back.parse);
@@ -75,6 +77,7 @@ static void generate_round_trips(void **state)
     assert_false(back.handoff.same_weights);
     message_generate_fini(&back);
     json_decref(m.syntax);
+    json_decref(m.media);
     json_decref(o);
     json_decref(again);
 }
@@ -223,6 +226,8 @@ static void what_is_wrong_is_named(void **state)
         {GENERATE, "{\"max_tokens\":1,\"sampling\":{\"logit_bias\":[[1,null]]}}", NULL},
         {GENERATE, "{\"max_tokens\":1,\"logprobs\":21}", "logprobs"},
         {GENERATE, "{\"max_tokens\":1,\"stop\":\"x\"}", "stop"},
+        {GENERATE, "{\"max_tokens\":1,\"media\":7}", "media"},
+        {GENERATE, "{\"max_tokens\":1,\"media\":{}}", "media"},
         {GENERATE, "{\"max_tokens\":1,\"stop\":[\"a\",\"\"]}", "\"stop\"[1]"},
         {GENERATE, "{\"max_tokens\":1,\"stop\":[\"a\",7]}", "\"stop\"[1]"},
         {GENERATE, "{\"max_tokens\":1,\"stop\":[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1]}", "17 texts"},

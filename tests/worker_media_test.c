@@ -174,6 +174,8 @@ static struct rendered render(struct rig_node *d, const char *images)
     return r;
 }
 
+static bool whole; // the prompt's last token goes along with its last chunk
+
 static void generate(struct rig_node *d, uint64_t id, const struct rendered *r, json_t *media)
 {
     struct message_generate m = {.epoch = 1,
@@ -182,6 +184,7 @@ static void generate(struct rig_node *d, uint64_t id, const struct rendered *r, 
                                  .keep = true,
                                  .reuse = true,
                                  .logprobs = -1,
+                                 .whole = whole,
                                  .media = media};
     engine_sampling_default(&m.sampling);
     m.sampling.temperature = 0;
@@ -208,12 +211,12 @@ static void forget(struct rig_node *d)
 // ---- tests -------------------------------------------------------------------------------------------
 
 // Each image is encoded once and computed once; the same prompt again computes neither.
-static void test_once(void **state)
+static void once_run(uint32_t n_batch)
 {
+    rig_options.n_batch = n_batch;
     struct rig_node *d = start();
     struct rendered r = render(d, "xy"), again;
     struct rig_answer first, second;
-    (void)state;
     answer_get(d, &r, &first);
     assert_int_equal(first.cached, 0);
     assert_int_equal(eyes.encodes, 2);
@@ -227,6 +230,18 @@ static void test_once(void **state)
     rendered_fini(&again);
     rendered_fini(&r);
     stop(d);
+}
+
+static void test_once(void **state)
+{
+    uint32_t n_batch = rig_options.n_batch;
+    (void)state;
+    once_run(n_batch);
+    whole = true;
+    once_run(n_batch);
+    once_run(1024); // as large as the prompt
+    whole = false;
+    rig_options.n_batch = n_batch;
 }
 
 // What prefix memory knows ends where the images begin to differ, never inside one.

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #ifndef TANDEM_BACKEND // the build tells what computes; where it does not, nothing lies elsewhere
@@ -343,6 +344,16 @@ static bool is_host_memory(const struct engine_options *o)
     return shared || o->n_gpu_layers == 0;
 }
 
+// The projector is loaded beside the model. What is not there will be complained of by its engine.
+static void projector_add(const char *path, struct models_memory *need)
+{
+    struct stat st;
+    if (!path || stat(path, &st) != 0 || st.st_size < 0)
+        return;
+    need->weights_bytes += (uint64_t)st.st_size;
+    need->total_bytes += (uint64_t)st.st_size;
+}
+
 // False: its head does not read, which its engine will complain of, or other memory counts.
 static bool need_get(const struct engine_options *o, struct models_memory *need)
 {
@@ -358,6 +369,8 @@ static bool need_get(const struct engine_options *o, struct models_memory *need)
     options.type_k = o->type_k;
     options.type_v = o->type_v;
     bool known = read && models_memory_need(g, &options, need, &ignored) == 0;
+    if (known)
+        projector_add(o->projector, need);
     if (read)
         models_gguf_fini(g);
     free(g);

@@ -26,6 +26,9 @@ static int add_given(struct gateway_options *o, const char *name, bool any_memor
     int rc = models_find(name, &found, e);
 
     engine.model = found.path;
+    // What the command line says is the first one's.
+    if (rc == 0 && (o->n_models > 0 || !engine.projector))
+        engine.projector = found.projector[0] ? found.projector : NULL;
     if (rc == 0 && !any_memory)
         rc = cli_model_room(&engine, models_base_name(name), e);
     if (rc != 0)
@@ -77,6 +80,7 @@ static void add_stored(struct gateway_options *o, const char *full, const char *
     m->name = mem_strdup(brief);
     m->on_demand = true;
     engine.model = m->path;
+    engine.projector = m->projector;
     m->need_bytes = cli_model_need(&engine);
     aliases_add(m, full, aliases);
 }

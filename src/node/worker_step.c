@@ -127,8 +127,8 @@ static bool reads_whole(const struct worker *w, const struct worker_job *j)
     uint32_t left = j->n_tokens - j->computed;
 
     return j->kind == WORKER_JOB_GENERATE && j->generate.whole && w->engine->limits.cuts &&
-           !worker_media_next(j) && left <= w->engine->limits.n_batch &&
-           j->ends[j->next_end] == j->n_tokens - 1;
+           !worker_media_next(j) && worker_media_border(j, j->n_tokens) == j->n_tokens &&
+           left <= w->engine->limits.n_batch && j->ends[j->next_end] == j->n_tokens - 1;
 }
 
 static void token_take(struct worker *w, struct worker_job *j, size_t row);
