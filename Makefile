@@ -47,7 +47,8 @@ image-library:
 	@scripts/deps.sh build >&2
 	@scripts/image-library.sh
 
-image-model: $(STAMP)
+image-model:
+	@$(MAKE) $(STAMP) >&2
 	@cmake --build $(BUILD) --target image_model >&2
 	@TANDEM_BIN=$(abspath $(BUILD)) scripts/image-model.sh
 
@@ -104,6 +105,11 @@ bench-place: $(STAMP)
 	@cmake --build $(BUILD) --target bench_place >&2
 	@$(BUILD)/bench/place
 
+# Time and memory of the fleet simulator: a thousand nodes, a million requests.
+.PHONY: bench-simulate
+bench-simulate: all
+	@TANDEM_BIN=$(abspath $(BUILD)) bench/simulate.sh
+
 # A training step against PyTorch's; TORCH_PYTHON: a Python with torch, transformers, peft and gguf.
 .PHONY: bench-train golden-peft
 bench-train: all
@@ -118,7 +124,11 @@ golden-peft: all
 train-long: test-programs
 	@TANDEM_BIN=$(abspath $(BUILD)) TANDEM_TRAIN_KILLS=20 scripts/with-model.sh tests/e2e_train.sh
 
-.PHONY: test-programs train-long
+# torchrun between two machines that are this one, over ssh; TORCH_PYTHON as for bench-train.
+train-torch: test-programs
+	@TANDEM_BIN=$(abspath $(BUILD)) TANDEM_SOURCE=$(CURDIR) scripts/with-model.sh tests/e2e_ssh.sh
+
+.PHONY: test-programs train-long train-torch
 test-programs: $(STAMP)
 	cmake --build $(BUILD)
 

@@ -68,9 +68,16 @@ static void kind_add(const struct sim_world *w, size_t kind, struct among *a)
     if (w->kind_n[kind] == 0)
         return;
     uint32_t reader = sim_index_first(readers), writer = sim_index_first(writers);
-    if (readers->keys[reader] < INFINITY)
+    bool reads = readers->keys[reader] < INFINITY, writes = writers->keys[writer] < INFINITY;
+    // One may be as good as the other at both: who would read first has no more answers either, or who has
+    // the fewest answers reads nothing just now.
+    if (reads && writes && writers->keys[reader] <= writers->keys[writer])
+        writer = reader;
+    else if (reads && writes && readers->keys[writer] <= w->now)
+        reader = writer;
+    if (reads)
         among_add(a, nodes[reader], true);
-    if (writers->keys[writer] < INFINITY)
+    if (writes)
         among_add(a, nodes[writer], false);
 }
 
