@@ -12,7 +12,7 @@
 #              only when asked for
 #   long       7168 tokens in, 28 out, one run; only when asked for
 #
-# Writes bench/results/acceptance.json with date and machine and prints a table. Exit code 3 when a
+# Writes bench/results/acceptance.json with date and machine (what of it is not measured now stays) and prints a table. Exit code 3 when a
 # bound is missed. About fifteen minutes; the machine should have nothing else to do.
 # TANDEM_BIN: the build folder. TANDEM_MODEL: the model.
 . "$(dirname -- "$0")/../scripts/lib.sh"
@@ -22,6 +22,7 @@ model=${TANDEM_MODEL:?}
 export TANDEM_BIN="$bin"
 results=$root/bench/results
 parts=$results/tmp
+rm -rf "$parts"
 mkdir -p "$parts"
 
 measure_emulated() {

@@ -1,6 +1,7 @@
 """bounds.py PARTS-FOLDER OUT.json: the measured parts of acceptance.sh against what they must reach.
 
-Prints one line per bound and writes everything with date and machine. Exit code 3 when one is missed.
+Prints one line per bound and writes everything with date and machine. What OUT.json holds of parts that were not
+measured now stays, with the date of its own. Exit code 3 when a bound of what was measured now is missed.
 """
 import datetime
 import json
@@ -78,14 +79,26 @@ def check(parts):
     return rows
 
 
+def earlier(out):
+    """The parts of the last results, each with its date."""
+    try:
+        last = json.loads(pathlib.Path(out).read_text())
+    except (OSError, ValueError):
+        return {}
+    return {name: dict(part, date=part.get("date", last["date"])) for name, part in last["parts"].items()}
+
+
 def main(folder, out):
-    parts = {f.stem: json.loads(f.read_text()) for f in sorted(pathlib.Path(folder).glob("*.json"))
-             if not f.stem.endswith(".new")}
-    rows = check(parts)
-    for part in parts.values():
+    now = {f.stem: json.loads(f.read_text()) for f in sorted(pathlib.Path(folder).glob("*.json"))
+           if not f.stem.endswith(".new")}
+    today = datetime.date.today().isoformat()
+    for part in now.values():
         part.pop("timeline", None)
+        part["date"] = today
+    parts = {**earlier(out), **now}
+    rows = check(parts)
     result = {
-        "date": datetime.date.today().isoformat(),
+        "date": today,
         "machine": {"cpu": cpu_name(), "cores": len(os.sched_getaffinity(0))
                     if hasattr(os, "sched_getaffinity") else os.cpu_count(),
                     "system": f"{platform.system()} {platform.machine()}"},
@@ -93,10 +106,11 @@ def main(folder, out):
         "parts": parts,
     }
     pathlib.Path(out).write_text(json.dumps(result, indent=1) + "\n")
-    for row in rows:
-        print(f"{'ok    ' if row['ok'] else 'MISSED'} {row['part']:10} {row['what']:32} "
+    measured = [row for row in rows if row["part"] in now]
+    for row in measured:
+        print(f"{'ok    ' if row['ok'] else 'MISSED'} {row['part']:12} {row['what']:34} "
               f"{row['value']:10.4f}   {row['bound']}")
-    return 0 if all(row["ok"] for row in rows) else 3
+    return 0 if all(row["ok"] for row in measured) else 3
 
 
 if __name__ == "__main__":
