@@ -924,6 +924,16 @@ static void test_nonsense(void **state)
     }
 }
 
+static void plans_equal(const struct place_plan *a, const struct place_plan *b)
+{
+    assert_int_equal(a->kind, b->kind);
+    assert_int_equal(a->decode, b->decode);
+    assert_int_equal(a->prefill, b->prefill);
+    assert_int_equal(a->upto, b->upto);
+    near(a->score, b->score, 0);
+    near(a->total_s, b->total_s, 0);
+}
+
 // A list of candidates gives what a fleet of them would; twice the same gives the same.
 static void test_among(void **state)
 {
@@ -954,7 +964,7 @@ static void test_among(void **state)
             continue;
         chosen = f.table.plans[0];
         assert_int_equal(place_choose(&f.view, &f.r, f.scratch, &f.table), 0);
-        assert_memory_equal(&chosen, &f.table.plans[0], sizeof(chosen));
+        plans_equal(&chosen, &f.table.plans[0]);
         assert_int_equal(place_choose(&g.view, &g.r, g.scratch, &g.table), 0);
         near(g.table.plans[0].score, chosen.score, PLACE_NEAR);
     }
@@ -978,7 +988,7 @@ static void test_one_row(void **state)
         f.table.max = 1;
         assert_int_equal(place_choose(&f.view, &f.r, f.scratch, &f.table), 0);
         assert_int_equal(f.table.n, 1);
-        assert_memory_equal(&one, &many, sizeof(one));
+        plans_equal(&one, &many);
     }
 }
 

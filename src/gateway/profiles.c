@@ -96,7 +96,7 @@ static struct entry *entry_add(struct profiles *p, enum kind kind, const char *n
     t = mem_alloc(sizeof(*t));
     snprintf(t->node, sizeof(t->node), "%s", node);
     snprintf(t->model, sizeof(t->model), "%s", model);
-    p->entries[kind] = mem_resize(p->entries[kind], (p->n[kind] + 1) * sizeof(t));
+    p->entries[kind] = mem_resize(p->entries[kind], (p->n[kind] + 1) * sizeof(struct entry *));
     p->entries[kind][p->n[kind]++] = t;
     return t;
 }

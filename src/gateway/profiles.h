@@ -21,7 +21,7 @@
 #define PROFILES_EVERY_NS (5 * NS_PER_S)
 #define PROFILES_MOST 4096      // books, and as many links; what was used longest ago is not loaded
 #define PROFILES_NAME_BYTES 128 // of a node's id, of a model's identity
-#define PROFILES_KEEP_S (365 * 86400) // what was not seen for so long is deleted
+#define PROFILES_KEEP_S (365LL * 86400) // what was not seen for so long is deleted
 
 struct profiles;
 

@@ -134,6 +134,7 @@ void place_request_defaults(struct place_request *r);
 // A plan and what it would take. Unknown joules and dollars are negative; nothing is ever NaN.
 struct place_plan {
     enum place_kind kind;
+    bool meets;                         // the SLO
     size_t decode, prefill;             // prefill is PLACE_NO_NODE without a hand-off
     uint32_t upto;                      // P reads up to here; prompt_tokens - 1 unless split
     uint32_t held_decode, held_prefill; // of the prompt, as used
@@ -144,7 +145,6 @@ struct place_plan {
     double busy_s;          // of all machines, work that it adds
     double slowdown_s;      // that answers now running will take longer, summed
     double joules, dollars; // more than without it
-    bool meets;             // the SLO
     double score;           // by the policy; smaller is better
 };
 

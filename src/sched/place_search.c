@@ -5,8 +5,8 @@
 
 #define TIME_MOST 1e9 // seconds; a plan beyond it is none
 #define GROUPS 64     // that are told apart when readers are bounded from below
-#define WRITERS (3 * PLACE_NODES)
-#define READERS (2 * PLACE_READERS)
+#define WRITERS ((size_t)3 * PLACE_NODES)
+#define READERS ((size_t)2 * PLACE_READERS)
 #define REFINED 4 // plans whose split is looked for
 #define SPLIT_PARTS 6
 #define SPLIT_ROUNDS 3
@@ -317,7 +317,7 @@ static void held_find(struct place_search *s)
     for (size_t i = 0; i < s->n; i++)
         s->scratch[i].held = 0;
     for (size_t h = 0; h < s->r->n_held; h++) {
-        size_t node = s->r->held[h].node, i = node;
+        size_t node = s->r->held[h].node, i;
         for (i = s->nodes->among ? 0 : node; i < s->n && place_node_at(s, i) != node; i++)
             ;
         if (i < s->n)
