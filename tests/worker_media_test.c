@@ -21,6 +21,7 @@ static struct {
     _Atomic int encodes, steps; // of rows
     _Atomic int in_a_row;       // encodes without a token of an answer between them
     _Atomic int in_a_row_most;
+    size_t piece_bytes; // that a piece says it takes
 } eyes;
 
 static int eyes_render(struct engine *g, const struct engine_source *source,
@@ -46,7 +47,7 @@ static int eyes_render(struct engine *g, const struct engine_source *source,
                                                        .image = (uint32_t)piece,
                                                        .whole = true,
                                                        .layout = 7,
-                                                       .bytes = 1000,
+                                                       .bytes = eyes.piece_bytes,
                                                        .media = m};
             for (uint32_t k = 0; k < PIECE_ROWS; k++)
                 out->tokens[out->n_tokens++] = ENGINE_TOKEN_MEDIA;
@@ -110,6 +111,7 @@ static void eyes_give(struct engine *g)
     eyes.ops.media_step = eyes_media_step;
     g->ops = &eyes.ops;
     g->limits.media = true;
+    eyes.piece_bytes = 1000;
     eyes.encodes = eyes.steps = eyes.in_a_row = eyes.in_a_row_most = 0;
 }
 
@@ -444,6 +446,27 @@ static void test_gone(void **state)
     stop(d);
 }
 
+// What was only prepared makes room for what comes later; what a job needs stays.
+static void test_room(void **state)
+{
+    struct rig_node *d = start();
+    struct rig_answer a;
+    (void)state;
+    eyes.piece_bytes = 200u << 20;
+    struct rendered first = render(d, "a"), last = {0};
+    for (const char *images = "b\0c\0d\0e\0"; *images != 0; images += 2) {
+        rendered_fini(&last);
+        last = render(d, images);
+    }
+    answer_get(d, &last, &a);
+    assert_true(eyes.live <= 3);
+    generate(d, 8, &first, first.media);
+    failed(d, "no longer here");
+    rendered_fini(&first);
+    rendered_fini(&last);
+    stop(d);
+}
+
 static void test_without_eyes(void **state)
 {
     struct rig_node *d = rig_start("fake", ENGINE_HANDOFF_RANGES, false, false);
@@ -463,6 +486,7 @@ int main(void)
         cmocka_unit_test(test_lists_refused),
         cmocka_unit_test(test_frames_refused),
         cmocka_unit_test(test_gone),
+        cmocka_unit_test(test_room),
         cmocka_unit_test(test_without_eyes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -179,9 +179,33 @@ static void item_free(struct worker *w, struct worker_media_item *item)
     free(item);
 }
 
+// The piece that has waited longest and that no job needs, out of the list; NULL: there is none.
+static struct worker_media_item *oldest_take(struct worker *w)
+{
+    struct worker_media_item **oldest = NULL;
+    for (struct worker_media_item **p = &w->media; *p != NULL; p = &(*p)->next)
+        if ((*p)->refs == 0 && (oldest == NULL || (*p)->since_ns < (*oldest)->since_ns))
+            oldest = p;
+    if (oldest == NULL)
+        return NULL;
+    struct worker_media_item *item = *oldest;
+    *oldest = item->next;
+    return item;
+}
+
+// What was prepared and never asked for must not keep later requests out.
+static void room_make(struct worker *w)
+{
+    struct worker_media_item *item = NULL;
+    while (atomic_load_explicit(&w->media_bytes, memory_order_relaxed) > ITEMS_BYTES_MAX / 2 &&
+           (item = oldest_take(w)) != NULL)
+        item_free(w, item);
+}
+
 void worker_media_take(struct worker *w, struct worker_media_item *list)
 {
     struct worker_media_item *next = NULL;
+    room_make(w); // before these come, so that they stay
     for (struct worker_media_item *item = list; item != NULL; item = next) {
         struct worker_media_item *have = item_find(w, item->key);
         next = item->next;
