@@ -128,6 +128,9 @@ def captions():
     check(pictures[:2] == [a, c], "picture i of a batch is that of seed + i")
     steps = [h for h in heads if h["op"] == "progress"]
     check([h["step"] for h in steps] == list(range(1, 9)) * 3, steps)
+    worker.begin("a red circle", previews=2)
+    pictures, heads = worker.end()
+    check([h["step"] for h in heads if h["op"] == "preview"] == [3, 6] and pictures == [a], heads)
     check(look(worker.draw("an unheard-of zyzzyva \u732b \U0001f408"))[1] >= 0, "rare words end nothing")
     worker.stop()
     random = Worker(UNTRAINED)

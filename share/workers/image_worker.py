@@ -108,8 +108,8 @@ class Worker:
 
     def step(self, step, steps, seconds):
         r = self.request
-        if not r or steps != r["steps"] or step < 1:
-            return  # the weights' progress comes the same way
+        if not r or step < 1 or (steps != r["steps"] and not (r.get("initial") and steps < r["steps"])):
+            return  # the weights' progress comes the same way; from a picture it takes fewer steps
         self.stream.send(op="progress", id=r["id"], index=r["index"], step=step, steps=steps, step_s=seconds)
         while not self.may_go.wait(0.05) and not self.gone():
             pass
@@ -118,7 +118,8 @@ class Worker:
 
     def preview(self, step, frames, noisy):
         r = self.request
-        if r and frames and 0 < step < r["steps"] and step % r["every"] == 0:
+        parts, steps = r.get("previews", 0) + 1 if r else 0, r["steps"] if r else 1
+        if frames and 0 < step < steps and step * parts // steps > (step - 1) * parts // steps:
             f = frames[0]
             self.stream.send(pixels(f), op="preview", id=r["id"], index=r["index"], step=step, width=f.width,
                              height=f.height)
@@ -143,7 +144,6 @@ class Worker:
     def draw(self, r, data):
         begun, self.request, r["index"] = time.monotonic(), r, 0
         p = self.params(r, data)
-        r["every"] = max(1, r["steps"] // (r.get("previews", 0) + 1))
         sd.set_preview_callback(self.preview if r.get("previews") else None, sd.PreviewMode.PROJ)
         for i in range(r["count"]):
             r["index"], p.seed = i, r["seed"] + i

@@ -36,6 +36,13 @@ struct draw_engine {
     void (*cancel)(void *engine);
 };
 
+// Is an unfinished picture to be told of after this step? As many times as `previews`, evenly.
+static inline bool draw_preview_due(uint32_t step, uint32_t steps, uint32_t previews)
+{
+    uint32_t parts = previews + 1;
+    return step > 0 && step < steps && step * parts / steps > (step - 1) * parts / steps;
+}
+
 extern const struct draw_engine
     draw_fake; // model "fake:...": no library, pictures that follow from the request
 extern const struct draw_engine draw_library; // stable-diffusion.cpp

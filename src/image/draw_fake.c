@@ -98,7 +98,7 @@ static int fake_draw(void *engine, const struct draw_task *t, struct image_pictu
     picture_fill(t, out);
     for (uint32_t i = 1; i <= steps; i++) {
         clock_sleep_until(clock_now_ns() + f->step_ns);
-        if (previews > 0 && i < steps && i % (steps / (previews + 1) + 1) == 0)
+        if (draw_preview_due(i, steps, previews))
             t->hooks->preview(t->hooks->ctx, i, out);
         bool go = t->hooks->step(t->hooks->ctx, i, steps, ns_to_s(f->step_ns));
         if (!go || atomic_load_explicit(&f->cancelled, memory_order_relaxed))

@@ -26,7 +26,8 @@ struct sd {
     sd_ctx_t *context;
     bool tiling;
     const struct draw_hooks *hooks; // NULL: nothing is being drawn
-    uint32_t steps, every;          // of the picture; a preview every so many
+    uint32_t steps, previews;       // of the picture
+    bool initial;                   // begins with a picture, and takes fewer steps
     atomic_bool cancelled;          // a flag alone: no ordering needed
 };
 
@@ -53,9 +54,10 @@ static void on_log(enum sd_log_level_t level, const char *text, void *data)
 static void on_progress(int step, int steps, float seconds, void *data)
 {
     struct sd *s = data;
-    if (s->hooks == NULL || step < 1 || steps != (int)s->steps)
+    bool ours = steps == (int)s->steps || (s->initial && steps < (int)s->steps);
+    if (s->hooks == NULL || step < 1 || !ours)
         return;
-    bool go = s->hooks->step(s->hooks->ctx, (uint32_t)step, s->steps, (double)seconds);
+    bool go = s->hooks->step(s->hooks->ctx, (uint32_t)step, (uint32_t)steps, (double)seconds);
     // Once more if it was cancelled before it began: the library forgets that.
     if (!go || atomic_load_explicit(&s->cancelled, memory_order_relaxed))
         cancel_now(s);
@@ -66,7 +68,7 @@ static void on_preview(int step, int frames, sd_image_t *images, bool noisy, voi
     struct sd *s = data;
     (void)noisy;
     if (s->hooks == NULL || frames < 1 || images[0].channel != 3 || step < 1 ||
-        step >= (int)s->steps || step % (int)s->every != 0)
+        !draw_preview_due((uint32_t)step, s->steps, s->previews))
         return;
     const struct image_picture p = {images[0].width, images[0].height, images[0].data};
     s->hooks->preview(s->hooks->ctx, (uint32_t)step, &p);
@@ -281,7 +283,8 @@ static int sd_draw(void *engine, const struct draw_task *t, struct image_picture
     if (t->mask != NULL)
         p.mask_image = mask_of(t->mask, &grey);
     s->steps = (uint32_t)p.sample_params.sample_steps;
-    s->every = s->steps / (previews + 1) > 0 ? s->steps / (previews + 1) : 1;
+    s->previews = previews;
+    s->initial = t->initial != NULL;
     s->hooks = t->hooks;
     atomic_store_explicit(&s->cancelled, false, memory_order_relaxed);
     sd_set_preview_callback(previews > 0 ? on_preview : NULL,
