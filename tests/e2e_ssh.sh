@@ -170,6 +170,24 @@ for rank in ("0", "1"):
 pid = int(open(folder + "/remote.run.1").read().split()[0])
 wait_for(lambda: not os.path.isdir("/proc/%d" % pid), 20)
 
+# torchrun between the two, where there is a PyTorch: gloo on the CPU, one process on each.
+PYTORCH = os.environ.get("TORCH_PYTHON")
+if PYTORCH:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        meet = s.getsockname()[1]
+    recipe = os.path.join(os.environ["TANDEM_SOURCE"], "share/recipes/train_peft.py")
+    trainer = [PYTORCH, "-m", "torch.distributed.run", "--nnodes={nodes}", "--node-rank={rank}",
+               "--nproc-per-node=1", "--master-addr={master}", "--master-port={port}", recipe, "--tandem",
+               os.path.abspath(BIN)]
+    run(*DATA, "--rank", "2", "--targets", "q,v", "--batch", "2", "--epochs", "1", "--threads", "1", "--name", "torch",
+        "--executor-option", "hosts=spark1,spark2", "--executor-option", "master=127.0.0.1",
+        "--executor-option", "rendezvous_port=%d" % meet, *["--trainer=" + word for word in trainer], limit=900)
+    torch = show("torch")
+    assert torch["state"] == "succeeded" and torch["step"] == 3 and torch["attempts"] == 1, torch
+    assert os.path.exists(DIR + "/data/adapters/torch/adapter.gguf")
+    print("torchrun: two ranks met and trained one adapter")
+
 # What cannot be is told.
 p = run(*DATA, *TUNING, "--name", "four", code=2)
 assert "hosts=" in p.stderr, p.stderr

@@ -239,6 +239,15 @@ p = run("shwo", code=2)
 assert "did you mean show" in p.stderr, p.stderr
 assert not [r for r in json.loads(run("ls", "--json").stdout) if r["name"] == "bad"]
 
+# What the file of settings says of new jobs is no matter of the other parts, the runner among them.
+os.mkdir(DIR + "/config")
+with open(DIR + "/config/tandem.ini", "w") as f:
+    f.write("[train]\nrank = 2\nlearning-rate = 0.5\n")
+ENV["TANDEM_CONFIG"] = DIR + "/config"
+assert "calm" in run("ls").stdout
+p = run("-m", MODEL, "--data", DATA, "--name", "bad", "--rank", "1000", code=2)
+assert "--rank is 1000" in p.stderr, p.stderr
+
 # Too long for max_tokens: only the tokenizer can tell.
 p = run(*BASE, "--data", write("tokens.jsonl", [chat("a", "word " * 300)]), "--max-tokens", "64", code=1)
 assert "line 1" in p.stderr and "at most 64" in p.stderr, p.stderr

@@ -59,7 +59,7 @@ enum { UNSET = -1 };
 struct tuning {
     int64_t rank, epochs, max_steps, batch, max_tokens, seed, checkpoint_steps, eval_steps, threads;
     double alpha, learning_rate, warmup_share, eval_share, weight_decay, clip;
-    const char *targets, *weights;
+    const char *targets, *weights, *merge;
     bool gpu;
 };
 
@@ -198,6 +198,11 @@ static size_t options_tuning(struct submit *s, struct cli_option *out)
          .kind = CLI_FLAG,
          .value = &s->tuning.gpu,
          .help = "compute on the best device there is"},
+        {.name = "--merge",
+         .kind = CLI_STRING,
+         .value = (void *)&s->tuning.merge,
+         .arg = "TYPE",
+         .help = "also write base and adapter as one model, quantised to TYPE (q8_0, f16, ...)"},
         {.name = "--weights",
          .kind = CLI_STRING,
          .value = (void *)&s->tuning.weights,
@@ -242,6 +247,8 @@ static json_t *tuning_json(const struct tuning *t)
         json_put(o, "targets", json_string(t->targets));
     if (t->weights)
         json_put(o, "weights", json_string(t->weights));
+    if (t->merge)
+        json_put(o, "merge", json_string(t->merge));
     if (t->gpu)
         json_put(o, "gpu", json_true());
     return o;
@@ -336,8 +343,9 @@ int train_submit_run(int argc, char **argv)
     bool done = false;
     int code = 0;
     jobs_spec_default(&s->spec);
-    s->tuning = (struct tuning){UNSET, UNSET, UNSET, UNSET, UNSET, UNSET, UNSET, UNSET, UNSET,
-                                UNSET, UNSET, UNSET, UNSET, UNSET, UNSET, NULL,  NULL,  false};
+    s->tuning =
+        (struct tuning){UNSET, UNSET, UNSET, UNSET, UNSET, UNSET, UNSET, UNSET, UNSET, UNSET,
+                        UNSET, UNSET, UNSET, UNSET, UNSET, NULL,  NULL,  NULL,  false};
     options_tuning(s, options + options_job(s, options));
     int rc = cli_parse(argc, argv, options, usage, about, NULL, &done, &e);
     if (rc == 0 && !done)
@@ -357,6 +365,7 @@ int train_submit_run(int argc, char **argv)
 
 static int train_run(int argc, char **argv)
 {
+    static char section[] = "train-jobs";
     const char *names[N_PARTS + 1] = {NULL};
     struct err e = {0};
     if (argc < 2 || argv[1][0] == '-')
@@ -364,7 +373,8 @@ static int train_run(int argc, char **argv)
     for (size_t i = 0; i < N_PARTS; i++) {
         names[i] = parts[i].name;
         if (strcmp(argv[1], parts[i].name) == 0) {
-            argv[1] = argv[0]; // options of all parts are those of "train" in the file
+            // What the file says under [train] is for new jobs, and unknown to the parts.
+            argv[1] = section;
             return parts[i].run(argc - 1, argv + 1);
         }
     }

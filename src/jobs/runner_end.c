@@ -15,7 +15,7 @@
 
 #define STUCK_MAX 10 // killed so often without getting further
 #define ENDED_MAX 3  // ended by itself so often, without a word
-#define LOG_TAIL 600
+#define LOG_TAIL 2000
 #define PARITY_S 1800.0  // the model is loaded, and eight examples are computed
 #define PARITY_LOSS 0.02 // what eight-bit activations and a quantised base make of a loss
 #define PARITY_SHARE 0.05
@@ -116,24 +116,43 @@ static int failed(struct runner *r, json_t *result, struct err *e)
     return state_write(r, JOBS_FAILED, &why, result, e);
 }
 
-// The last line of the log, which is where a program that ends without a result says why.
+// The last line of a log that is not a runner's own; false where there is none.
+static bool log_line(char *text, size_t n, char *out, size_t out_bytes)
+{
+    while (n > 0) {
+        while (n > 0 && text[n - 1] == '\n')
+            n--;
+        text[n] = '\0';
+        size_t begin = n;
+        while (begin > 0 && text[begin - 1] != '\n')
+            begin--;
+        if (n > begin && !strstr(text + begin, " runner job: ")) {
+            snprintf(out, out_bytes, "%.200s", text + begin);
+            return true;
+        }
+        n = begin;
+    }
+    return false;
+}
+
+// Where a program that ends without a result says why: the log, or what came of it from another machine.
 static void log_tail(const struct runner *r, char *out, size_t out_bytes)
 {
-    char text[LOG_TAIL + 1], *path = jobs_path(r->jobs, r->job.id, "log");
-    FILE *f = fopen(path, "re");
-    size_t n = 0;
-    free(path);
-    if (f) {
+    static const char *const names[] = {"log.remote", "log"};
+    char text[LOG_TAIL + 1];
+    bool found = false;
+    snprintf(out, out_bytes, "(nothing)");
+    for (size_t i = 0; i < 2 && !found; i++) {
+        char *path = jobs_path(r->jobs, r->job.id, names[i]);
+        FILE *f = fopen(path, "re");
+        free(path);
+        if (!f)
+            continue;
         if (fseeko(f, -(off_t)LOG_TAIL, SEEK_END) != 0)
             rewind(f);
-        n = fread(text, 1, LOG_TAIL, f);
+        found = log_line(text, fread(text, 1, LOG_TAIL, f), out, out_bytes);
         fclose(f);
     }
-    while (n > 0 && text[n - 1] == '\n')
-        n--;
-    text[n] = '\0';
-    const char *line = strrchr(text, '\n');
-    snprintf(out, out_bytes, "%.200s", line ? line + 1 : text);
 }
 
 // Killed from outside, or by a signal of its own making: it goes on from the newest checkpoint, unless it
