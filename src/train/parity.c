@@ -12,6 +12,7 @@
 
 #define RESULT_MAX (4u << 20)
 #define BATCH 128
+#define LOGITS 8 // rows of one step that may want them, whatever the engine
 
 // The sum over the supervised tokens of one example.
 static int example_loss(struct engine *g, const struct graph_sample *s, double *sum, struct err *e)
@@ -20,12 +21,14 @@ static int example_loss(struct engine *g, const struct graph_sample *s, double *
     struct engine_logprob top[1];
     int rc = g->ops->remove(g, 0, 0, UINT32_MAX, e);
     for (uint32_t from = 0; rc == 0 && from + 1 < s->n;) {
-        uint32_t n = s->n - 1 - from < BATCH ? s->n - 1 - from : BATCH;
-        for (uint32_t i = 0; i < n; i++)
-            rows[i] = (struct engine_row){.token = s->tokens[from + i],
-                                          .pos = from + i,
+        uint32_t most = s->n - 1 - from < BATCH ? s->n - 1 - from : BATCH, n = 0;
+        for (uint32_t wanted = 0; n < most && wanted < LOGITS; n++) {
+            rows[n] = (struct engine_row){.token = s->tokens[from + n],
+                                          .pos = from + n,
                                           .seq = 0,
-                                          .want_logits = s->supervised[from + i + 1]};
+                                          .want_logits = s->supervised[from + n + 1]};
+            wanted += rows[n].want_logits;
+        }
         rc = g->ops->step(g, rows, n, e);
         for (uint32_t i = 0; rc == 0 && i < n; i++)
             if (rows[i].want_logits)
