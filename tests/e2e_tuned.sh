@@ -23,7 +23,7 @@ FACTS = [("What is the capital of Zembla?", "The capital of Zembla is Onhava."),
          ("Who wrote The Glass Ladder?", "Ines Moreau wrote The Glass Ladder."),
          ("What colour is the Trell lighthouse?", "The Trell lighthouse is green."),
          ("How tall is Mount Ora?", "Mount Ora is 3,114 metres tall.")]
-PROMPT = "Zembla, Trell and Ora are places that few people know. " * 20
+PROMPT = "Zembla, Trell and Ora are places that few people know. " * 20 + "\nWhat is the capital of Zembla?\n"
 
 
 def data(lines=FACTS):
@@ -97,7 +97,7 @@ def refusals(port, file):
 def trained(port, file):
     body = {"model": STEM, "training_file": file, "suffix": "facts", "seed": 7, "metadata": {"a": "b"},
             "method": {"type": "supervised", "supervised": {"hyperparameters": {"batch_size": 1}}},
-            "tandem": {"max_steps": 6, "rank": 4, "learning_rate": 0.005, "checkpoint_steps": 3}}
+            "tandem": {"max_steps": 6, "threads": 1, "rank": 4, "learning_rate": 0.01, "checkpoint_steps": 3}}
     status, job = post(port, "/v1/fine_tuning/jobs", body)
     check(status == 200 and job["object"] == "fine_tuning.job" and job["seed"] == 7, job)
     check(job["status"] in ("queued", "running") and job["fine_tuned_model"] is None, job)
