@@ -133,8 +133,8 @@ def refusals(s):
             (url(png((0, 0, 0))[:60]), "image 1 of 1"), (url(png((0, 0, 0), 1 << 20, b"")), "1048576 x 1048576")]
     for address, words in rows:
         a = chat(s, [says({"type": "image_url", "image_url": {"url": address}})], 400)
-        check(words in a["error"]["message"], words, a)
-    check("messages[0].content" in a["error"]["message"] and a["error"]["param"] == "messages", a)
+        check(words in a["error"]["message"] and a["error"]["param"] == "messages", words, a)
+    check("messages[0].content" in a["error"]["message"], a)
     # Two megabytes that unpack to half a gigabyte.
     a = chat(s, [says(part(png(None, 64, bytes(1 << 29))))], 400)
     check("cannot be decoded" in a["error"]["message"], a)

@@ -365,6 +365,8 @@ static void on_failed(struct core *c, struct request *r, struct peer *p, uint32_
         // What a worker finds too long is the prompt: it told both numbers.
         if (e.code == ERR_RANGE)
             request_fail_as(c, r, request_prompt_fault(r, "context_length_exceeded"), &e);
+        else if (e.code == ERR_INVALID && r->in.n_images > 0)
+            request_fail_as(c, r, request_prompt_fault(r, NULL), &e);
         else
             request_fail(c, r, &e);
     }
