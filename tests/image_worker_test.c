@@ -333,6 +333,23 @@ static void a_program_that_is_not_there_is_named(void **state)
     assert_non_null(strstr(e.message, "/no/such/model.gguf"));
 }
 
+static void a_program_that_goes_away_ends_what_waits(void **state)
+{
+    char *path = script_make("exit 0");
+    const struct image_worker_options o = {.model = "fake:", .program = path};
+    struct image_worker *w = NULL;
+    struct err e = {0};
+    (void)state;
+    assert_int_equal(image_worker_start(&o, &w, &e), 0);
+    struct image_event ev = wait_for(w, IMAGE_DOWN); // it has been read, and ended
+    assert_true(ev.retry_ns > 0);
+    unlink(path);
+    assert_int_equal(outcome(w, submit(w, "a cat", 1, 1), &e), ERR_NOT_FOUND);
+    assert_non_null(strstr(e.message, "cannot be started"));
+    image_worker_free(w);
+    free(path);
+}
+
 // ---- limits and leaks ----------------------------------------------------------------------------
 
 static void the_queue_has_an_end(void **state)
@@ -411,6 +428,7 @@ int main(void)
         cmocka_unit_test(a_model_that_cannot_be_loaded_is_not_tried_again),
         cmocka_unit_test(programs_that_are_no_workers_are_given_up),
         cmocka_unit_test(a_program_that_is_not_there_is_named),
+        cmocka_unit_test(a_program_that_goes_away_ends_what_waits),
         cmocka_unit_test(the_queue_has_an_end),
         cmocka_unit_test(a_hundred_cancelled_requests_leave_nothing),
     };

@@ -338,10 +338,8 @@ static void worker_tend(struct image_worker *w)
     struct err e = {0};
     struct image_job *j = w->drawing;
     int64_t now = clock_now_ns();
-    if (w->fd < 0 && w->dead.code == 0 && now >= w->restart_ns && worker_spawn(w, &e) != 0) {
-        w->restart_ns = now + w->backoff_ns;
-        w->told = e;
-    }
+    if (w->fd < 0 && w->dead.code == 0 && now >= w->restart_ns && worker_spawn(w, &e) != 0)
+        worker_unstarted(w, &e);
     if (j != NULL && j->cancelled && w->fd >= 0 &&
         (!w->can_cancel || now - j->cancelled_ns > CANCEL_PATIENCE_NS)) {
         worker_fail(w, j, ERR_CANCELLED, "cancelled");

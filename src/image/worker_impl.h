@@ -39,7 +39,8 @@ struct image_worker {
 
 // worker_process.c
 int worker_spawn(struct image_worker *w, struct err *e);
-void worker_kill(struct image_worker *w);  // and waits
+void worker_unstarted(struct image_worker *w, const struct err *e); // worker_spawn failed: and now?
+void worker_kill(struct image_worker *w);                           // and waits
 void worker_ended(struct image_worker *w); // the stream broke: why, and what now
 // worker_events.c
 struct image_event *worker_event(struct image_worker *w, enum image_event_kind kind, uint64_t id);

@@ -156,6 +156,29 @@ static void all_fail(struct image_worker *w)
     }
 }
 
+static void down_tell(struct image_worker *w, const char *how)
+{
+    struct image_event *ev = worker_event(w, IMAGE_DOWN, 0);
+    ev->retry_ns = w->dead.code ? -1 : w->backoff_ns;
+    if (w->dead.code)
+        ev->error = w->dead;
+    else
+        err_set(&ev->error, ERR_ENGINE, "the image worker ended (%s)", how);
+    if (w->dead.code)
+        all_fail(w);
+}
+
+void worker_unstarted(struct image_worker *w, const struct err *e)
+{
+    w->started_ns = clock_now_ns();
+    w->load_deaths++;
+    backoff_next(w);
+    log_error("image", "the image worker cannot be started: %s", e->message);
+    if (w->load_deaths >= LOAD_DEATHS_MAX)
+        err_set(&w->dead, e->code, "the image worker cannot be started: %s", e->message);
+    down_tell(w, "it could not be started");
+}
+
 void worker_ended(struct image_worker *w)
 {
     char how[96];
@@ -186,12 +209,5 @@ void worker_ended(struct image_worker *w)
         w->drawing = NULL;
         free(why);
     }
-    struct image_event *ev = worker_event(w, IMAGE_DOWN, 0);
-    ev->retry_ns = w->dead.code ? -1 : w->backoff_ns;
-    if (w->dead.code)
-        ev->error = w->dead;
-    else
-        err_set(&ev->error, ERR_ENGINE, "the image worker ended (%s)", how);
-    if (w->dead.code)
-        all_fail(w);
+    down_tell(w, how);
 }
