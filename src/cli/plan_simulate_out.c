@@ -13,6 +13,7 @@
 
 #define BAR_CELLS 24
 #define CHART_CELLS 60
+#define SHARE_SHOWN 0.001 // of a kind's time
 
 // ---- JSON ----------------------------------------------------------------------------------------------
 
@@ -187,41 +188,57 @@ void simulate_timeline_json(const struct simulate_run *run, json_t *to)
     json_put(to, "timeline", o);
 }
 
-static void series_fill(const struct simulate_run *run, enum series s, size_t kind, double *out)
+// One series of the page with its values; a kind that hardly does a thing has none.
+struct page_series {
+    char name[2 * PLAN_NAME_BYTES];
+    double values[SIM_BUCKETS];
+};
+
+static void page_add(const struct simulate_run *run, enum series s, size_t kind,
+                     struct page_series *at, struct plan_report_series *out)
 {
+    static const char *const does[] = {"reads", "writes"};
     for (size_t i = 0; i < run->result->n_buckets; i++)
-        out[i] = bucket_value(run, s, kind, i);
+        at->values[i] = bucket_value(run, s, kind, i);
+    if (s == SERIES_WAITING)
+        snprintf(at->name, sizeof at->name, "requests that wait");
+    else
+        snprintf(at->name, sizeof at->name, "%s %s", run->result->kinds[kind].name, does[s]);
+    *out = (struct plan_report_series){.name = at->name,
+                                       .unit = s == SERIES_WAITING ? "requests" : "share",
+                                       .values = at->values,
+                                       .n = run->result->n_buckets,
+                                       .step_s = run->result->bucket_s};
 }
 
 json_t *simulate_document(const struct simulate_run *run)
 {
     const struct sim_result *r = run->result;
-    size_t n = 2 * r->n_kinds + 1;
-    double *values = mem_alloc(n * SIM_BUCKETS * sizeof *values);
-    struct plan_report_series *series = mem_alloc(n * sizeof *series);
-    char(*names)[2 * PLAN_NAME_BYTES] = mem_alloc(n * sizeof *names);
+    size_t n = 0, most = 2 * r->n_kinds + 1;
+    struct page_series *pages = mem_alloc(most * sizeof *pages);
+    struct plan_report_series *series = mem_alloc(most * sizeof *series);
     json_t *document = simulate_json(run);
-    for (size_t i = 0; i < n; i++) {
-        size_t kind = i / 2 < r->n_kinds ? i / 2 : 0;
-        enum series s = i == n - 1 ? SERIES_WAITING : i % 2 == 0 ? SERIES_READ : SERIES_WRITE;
-        series_fill(run, s, kind, values + i * SIM_BUCKETS);
-        if (s == SERIES_WAITING)
-            snprintf(names[i], sizeof names[i], "requests that wait");
-        else
-            snprintf(names[i], sizeof names[i], "%s %s", r->kinds[kind].name,
-                     s == SERIES_READ ? "reads" : "writes");
-        series[i] = (struct plan_report_series){.name = names[i],
-                                                .unit = s == SERIES_WAITING ? "requests" : "share",
-                                                .values = values + i * SIM_BUCKETS,
-                                                .n = r->n_buckets,
-                                                .step_s = r->bucket_s};
-    }
+    char title[512], chart[512];
+    for (size_t k = 0; k < r->n_kinds; k++)
+        for (enum series s = SERIES_READ; s <= SERIES_WRITE; s++)
+            if ((s == SERIES_READ ? r->kinds[k].read_share : r->kinds[k].write_share) >=
+                SHARE_SHOWN) {
+                page_add(run, s, k, &pages[n], &series[n]);
+                n++;
+            }
+    page_add(run, SERIES_WAITING, 0, &pages[n], &series[n]);
+    snprintf(title, sizeof title, "%.100s %.40s: %.4g requests per second on %u machines",
+             run->fleet->model, run->fleet->quant, (double)r->arrived / fmax(r->arrivals_s, 1e-9),
+             run->fleet->n);
+    snprintf(chart, sizeof chart,
+             "Simulated: half of the first tokens come within %.3g s, 95 %% within %.3g s; %.1f %% "
+             "of the answers are good. What the machines do over time:",
+             r->ttft.p50, r->ttft.p95, 100 * (double)r->good / fmax((double)r->arrived, 1));
     json_put(document, "kind", json_string("simulation"));
-    json_put(document, "title", json_string("A simulated fleet"));
-    plan_report_timeline(document, "What the machines do over time", series, n);
-    free(names);
+    json_put(document, "title", json_string(title));
+    plan_report_timeline(document, chart, series, n + 1);
     free(series);
-    free(values);
+    free(pages);
     return document;
 }
 
@@ -301,7 +318,7 @@ static void timeline_print(const struct simulate_run *run)
         for (int write = 0; write < 2; write++) {
             double share = write ? r->kinds[k].write_share : r->kinds[k].read_share;
             snprintf(name, sizeof name, "%.20s %s", r->kinds[k].name, write ? "writes" : "reads");
-            if (share >= 0.001)
+            if (share >= SHARE_SHOWN)
                 chart_print(run, name, write ? SERIES_WRITE : SERIES_READ, k);
         }
     }
