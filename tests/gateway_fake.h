@@ -36,6 +36,7 @@ struct fake {
     uint32_t gen_tokens; // of an answer it makes by itself, at most
     uint32_t n_embd;     // of an embedding: each number is a count of tokens or 0
     bool ranks;
+    bool adapters; // takes them: ADAPTER frames are noted, the test answers
     struct net_key key;
 
     pthread_mutex_t lock;
@@ -84,6 +85,7 @@ static json_t *fake_welcome(const struct fake *f)
                                 .prefill_tokens_per_s = 100,
                                 .decode_tokens_per_s = 10,
                                 .cores = 2,
+                                .adapters = f->adapters,
                                 .pid = 1};
 
     snprintf(w.name, sizeof(w.name), "%s", f->name);
