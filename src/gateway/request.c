@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "gateway/admit.h"
 #include "gateway/core.h"
+#include "gateway/parse_media.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -219,6 +220,7 @@ static void on_token(struct core *c, struct request *r, uint32_t at, const json_
     if (r->phase != REQUEST_GENERATE)
         return;
     r->begun = true;
+    media_fini(&r->in); // nobody will be asked to read them again
     if (r->first_token_ns == 0)
         r->first_token_ns = at_ns;
     metrics_token(&c->metrics, &r->runs[at].last_token_ns, at_ns);
