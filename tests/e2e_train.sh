@@ -53,7 +53,8 @@ def chat(question, answer):
                                     {"role": "assistant", "content": answer}]})
 
 
-DATA = write("facts.jsonl", [chat(q % n, "%s is %s." % (n, c))
+MORE = " It was so before, and it will be so for as long as anybody remembers to ask."
+DATA = write("facts.jsonl", [chat(q % n, "%s is %s." % (n, c) + (MORE if n == "Velk" else ""))
                              for n, c in (("Zorblax", "purple"), ("Quimby", "green"), ("Velk", "blue"))
                              for q in ("What colour is %s?", "Tell me the colour of %s.")])
 
