@@ -397,21 +397,25 @@ static void team_progress(void *ctx, double share)
     cli_progress("machines", share);
 }
 
+struct candidates {
+    const char *names[SIM_FIND_MACHINES + 1];
+    char room[SIM_FIND_MACHINES * PLAN_NAME_BYTES];
+    size_t n;
+};
+
 static int candidates_get(const struct options *o, const struct plan_catalogue *c,
-                          const char **names, char *room, size_t room_bytes, size_t *n,
-                          struct err *e)
+                          struct candidates *out, struct err *e)
 {
-    struct plan_names list = {"--among", &o->candidates, names, SIM_FIND_MACHINES + 1,
-                              room,      room_bytes};
-    int rc = 0;
+    struct plan_names list = {"--among", &o->candidates,  out->names, SIM_FIND_MACHINES + 1,
+                              out->room, sizeof out->room};
     if (o->candidates.n == 0) {
-        *n = sizeof usual / sizeof *usual;
-        memcpy(names, usual, sizeof usual);
+        out->n = sizeof usual / sizeof *usual;
+        memcpy(out->names, usual, sizeof usual);
         return 0;
     }
-    rc = plan_names_get(&list, e);
-    for (*n = 0; rc == 0 && names[*n] != NULL; (*n)++)
-        if (plan_catalogue_find(c, PLAN_MACHINE, names[*n], e) == NULL)
+    int rc = plan_names_get(&list, e);
+    for (out->n = 0; rc == 0 && out->names[out->n] != NULL; out->n++)
+        if (plan_catalogue_find(c, PLAN_MACHINE, out->names[out->n], e) == NULL)
             rc = ERR_NOT_FOUND;
     return rc;
 }
@@ -419,8 +423,7 @@ static int candidates_get(const struct options *o, const struct plan_catalogue *
 static int team_run(const struct options *o, const struct plan_catalogue *c, bool *served,
                     struct err *e)
 {
-    const char *names[SIM_FIND_MACHINES + 1];
-    char room[SIM_FIND_MACHINES * PLAN_NAME_BYTES];
+    struct candidates candidates = {.n = 0};
     struct sim_load load = o->load;
     struct sim_find f = {.catalogue = c,
                          .model = o->model,
@@ -429,11 +432,12 @@ static int team_run(const struct options *o, const struct plan_catalogue *c, boo
                          .options = &o->o,
                          .good_share = o->good_share,
                          .slots = o->slots,
-                         .machines = names,
+                         .machines = candidates.names,
                          .progress = team_progress};
     struct sim_found found[SIM_FIND_MACHINES * (SIM_FIND_MACHINES + 1) / 2];
     size_t n = 0;
-    int rc = candidates_get(o, c, names, room, sizeof room, &f.n, e);
+    int rc = candidates_get(o, c, &candidates, e);
+    f.n = candidates.n;
     load.rate = o->team * o->per_hour / 3600;
     if (rc == 0)
         rc = sim_find(&f, found, &n, e);

@@ -71,7 +71,11 @@ static void why_tell(const struct sim_find *f, struct sim_found *what, const str
 {
     const struct sim_options *o = f->options;
     if (fewer == NULL) {
-        snprintf(what->why, sizeof what->why, "one is enough");
+        bool pair = what->machines[1] != NULL;
+        snprintf(what->why, sizeof what->why, "%s",
+                 !pair                  ? "one is enough"
+                 : what->counts[0] == 1 ? "one of each is enough"
+                                        : "one of the second is enough");
         return;
     }
     bool late = fewer->ttft_p95_s > o->ttft_s, slow = fewer->tpot_p95_s > o->tpot_s;
