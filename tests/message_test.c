@@ -1,4 +1,5 @@
 // Control messages: what is built is read back equal, and what is wrong is refused by name.
+#include "base/buf.h"
 #include "base/json.h"
 #include "node/message.h"
 
@@ -61,6 +62,8 @@ static void generate_round_trips(void **state)
     m.media = json_pack("[{s:i,s:i,s:s}]", "at", 3, "tokens", 16, "key", "00");
     m.logprobs = 3;
     snprintf(m.owner, sizeof m.owner, "me");
+    snprintf(m.adapter.name, sizeof m.adapter.name, "facts");
+    memset(m.adapter.sha256, 'a', sizeof m.adapter.sha256 - 1);
     json_t *o = message_generate_json(&m);
     assert_int_equal(message_generate_parse(o, &back, &e), 0);
     json_t *again = message_generate_json(&back);
@@ -71,6 +74,8 @@ static void generate_round_trips(void **state)
     assert_true(isinf(back.sampling.biases[1].bias) && back.sampling.biases[1].token == 7);
     assert_true(back.logprobs == 3 && !back.keep && !back.reuse && !back.parse);
     assert_string_equal(back.owner, "me");
+    assert_string_equal(back.adapter.name, "facts");
+    assert_string_equal(back.adapter.sha256, m.adapter.sha256);
     assert_string_equal(back.stops[1], "END");
     assert_int_equal(back.handoff.transfer, 99);
     assert_true(back.handoff.serial && back.ignore_eos && back.timeline);
@@ -99,6 +104,30 @@ static void weights_are_the_same_unless_told(void **state)
         assert_int_equal(m.handoff.same_weights, cases[i].same);
         message_generate_fini(&m);
         json_decref(o);
+    }
+}
+
+// A hash becomes a file's name.
+static void an_adapter_is_named_by_a_hash(void **state)
+{
+    static const char *const bad[] = {
+        "{}",
+        "{\"sha256\":5}",
+        "{\"sha256\":\"\"}",
+        "{\"sha256\":\"00\"}",
+        "[]",
+        "{\"sha256\":\"../../../../../../../../../../../../../../../../../../../../etc/a\"}"};
+    (void)state;
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        struct message_generate m;
+        struct err e = {0};
+        char *text = mem_format("{\"max_tokens\":1,\"adapter\":%s}", bad[i]);
+        json_t *o = json_loads(text, 0, NULL);
+        int rc = message_generate_parse(o, &m, &e);
+        if (rc != ERR_INVALID && rc != ERR_RANGE)
+            fail_msg("%s: %d", bad[i], rc);
+        json_decref(o);
+        free(text);
     }
 }
 
@@ -300,6 +329,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(generate_round_trips),
         cmocka_unit_test(weights_are_the_same_unless_told),
+        cmocka_unit_test(an_adapter_is_named_by_a_hash),
         cmocka_unit_test(prefill_round_trips),
         cmocka_unit_test(hello_and_welcome_round_trip),
         cmocka_unit_test(what_is_wrong_is_named),

@@ -26,7 +26,8 @@
 //
 // limits.handoff is what the options ask for; limits.cuts is false with state=1. Text: a token is a byte;
 // render joins messages as "role: content\n" and ends in "assistant: ". Grammars are refused, typical_p
-// and the formats json_object and json_schema change nothing. A fork takes cells of its own.
+// and the formats json_object and json_schema change nothing. A fork takes cells of its own. An adapter
+// (a GGUF head for architecture "fake") is another set of weights, keyed by a hash of its file.
 //
 // The script is a JSON list of rules, of which the first that fits a rendered request decides the answer,
 // byte for byte, whatever the sampling parameters are:
