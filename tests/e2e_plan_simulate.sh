@@ -165,7 +165,8 @@ def bad_input():
                            (["--machines", "dgx-sprak=1"], 1, "dgx-spark"), (["--machines", "dgx-spark=0"], 2, "NAME=COUNT"),
                            (["--machines", "dgx-spark=2:wirte"], 2, "NAME=COUNT"), (["--model", "llama-3.1-8"], 1, "llama-3.1-8b"),
                            (["--model", "llama-3.1-405b"], 2, "smaller quantisation"), (["--fleet", fleet], 2, "cuont"),
-                           (["--fleet", fleet, "--nodes", "3"], 2, "one of"), (["--sweep", "nodes"], 2, "nodes=5,10,20"),
+                           (["--fleet", fleet, "--nodes", "3"], 2, "one of"), (["--fleet", fleet, "--slots", "3"], 2, "in the file"),
+                           (["--trace", fleet, "--rate", "3"], 2, "its own rate"), (["--fleet", fleet, "--sweep", "slots=2"], 2, "in the file"), (["--sweep", "nodes"], 2, "nodes=5,10,20"),
                            (["--sweep", "size=1"], 2, "--sweep is over"), (["--sweep", "nodes=x"], 2, "no number"),
                            (["--team", "0"], 2, "0"), (["--team", "5", "--nodes", "3"], 2, "finds the fleet itself"),
                            (["--team", "5", "--among", "macc"], 1, "mac"), (["--nodse", "3"], 2, "--nodes")):

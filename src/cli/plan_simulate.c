@@ -171,6 +171,10 @@ static int options_complete(struct options *o, struct err *e)
         return err_set(e, ERR_INVALID,
                        "--team finds the fleet itself; leave out --nodes, --machines, --fleet, "
                        "--sweep, --trace and --html");
+    if (o->trace_file != NULL && o->load.rate > 0)
+        return err_set(e, ERR_INVALID, "a trace has its own rate; leave out --rate");
+    if (o->fleet_file != NULL && o->slots > 0)
+        return err_set(e, ERR_INVALID, "with --fleet slots stand in the file; leave out --slots");
     if (o->sweep != NULL && o->html != NULL)
         return err_set(e, ERR_INVALID, "--html shows one run; leave out --sweep");
     if (o->nodes == 0)
@@ -345,6 +349,8 @@ static int sweep_check(const struct options *o, const char *what, struct err *e)
         return err_set(e, ERR_INVALID,
                        "--sweep nodes= is of the mixed fleet; leave out --machines "
                        "and --fleet");
+    if (strcmp(what, "slots") == 0 && o->fleet_file != NULL)
+        return err_set(e, ERR_INVALID, "with --fleet slots stand in the file; use --machines");
     if ((strcmp(what, "rate") == 0 || strcmp(what, "load") == 0) && o->trace_file != NULL)
         return err_set(e, ERR_INVALID, "a trace has its own rate; --sweep something else");
     return 0;
