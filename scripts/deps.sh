@@ -1,5 +1,5 @@
 #!/bin/sh
-# deps.sh [build] [check] [cross] [clients]: installs what is missing from the system's package manager (apt-get
+# deps.sh [build] [check] [cross] [clients] [cluster]: installs what is missing from the system's package manager (apt-get
 # or brew), and nothing else. Default: build. Asks the network nothing when all is there.
 . "$(dirname -- "$0")/lib.sh"
 
@@ -30,11 +30,11 @@ check command clang-format             clang-format             clang-format
 check command clang-tidy               clang-tidy               -
 check command valgrind                 valgrind                 -
 check fuzzer  clang                    libclang-rt-14-dev       -
-check command sbatch                   slurm-wlm                -
-check command munged                   munge                    -
-check command sshd                     openssh-server           -
-check command ssh                      openssh-client           -
-check command flock                    util-linux               -
+cluster command sbatch                   slurm-wlm                -
+cluster command munged                   munge                    -
+cluster command sshd                     openssh-server           -
+cluster command ssh                      openssh-client           -
+cluster command flock                    util-linux               -
 cross command aarch64-linux-gnu-gcc    gcc-aarch64-linux-gnu    -
 cross command qemu-aarch64-static      qemu-user-static         -
 clients venv    python3                python3-venv             -
