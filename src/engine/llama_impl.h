@@ -233,7 +233,7 @@ int llama_media_step(struct engine *g, const struct engine_media *m,
                      const struct engine_media_rows *rows, struct err *e);
 
 // ---- llama_image.c -----------------------------------------------------------------------------
-#define LLAMA_IMAGE_SIDE 16384         // pixels
+#define LLAMA_IMAGE_SIDE 16384       // pixels
 #define LLAMA_IMAGE_PIXELS 50000000u // of one image
 struct llama_image {
     uint32_t width, height;

@@ -35,7 +35,8 @@ enum gateway_event {
 // A model that this machine's own workers can hold.
 struct gateway_model {
     const char *name; // NULL: as its file calls it
-    const char *id;   // of a model of the store (models/names.h): it goes by any part of it; NULL: none
+    const char
+        *id; // of a model of the store (models/names.h): it goes by any part of it; NULL: none
     const char *path;
     const char *projector; // for images; NULL: none
     const char *aliases[GATEWAY_ALIASES_MAX];

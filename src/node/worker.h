@@ -327,8 +327,8 @@ struct worker {
     struct worker_block *export_block;
     struct kv_segment export_segment;
     int64_t export_start_ns;
-    bool twins_wait; // a job waits for what another one reads
-    bool freed;      // something has changed since the last look at those that wait
+    bool twins_wait;  // a job waits for what another one reads
+    bool freed;       // something has changed since the last look at those that wait
     int64_t alone_ns; // since when no gateway is connected; 0: one is
     bool stop, idle;  // idle: it stops because nobody needs it
 };

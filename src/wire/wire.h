@@ -27,10 +27,10 @@
 #define WIRE_VERSION 2
 #define WIRE_MAGIC 0x314d4454u
 #define WIRE_HEADER_BYTES 24
-#define WIRE_HEAD_MAX (8u << 20)   // a rendered conversation, at most
-#define WIRE_TOKENS_MAX (4u << 20) // token ids in one frame
+#define WIRE_HEAD_MAX (8u << 20)    // a rendered conversation, at most
+#define WIRE_TOKENS_MAX (4u << 20)  // token ids in one frame
 #define WIRE_ADAPTER_MAX (1u << 20) // bytes of an adapter in one frame
-#define WIRE_FLOATS_MAX (1u << 20) // numbers of one embedding
+#define WIRE_FLOATS_MAX (1u << 20)  // numbers of one embedding
 #define WIRE_SEGMENT_MAX (1u << 30)
 #define WIRE_IMAGES_MAX (32u << 20) // bytes of a request's images
 
