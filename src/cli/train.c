@@ -130,6 +130,14 @@ static size_t options_job(struct submit *s, struct cli_option *out)
          .kind = CLI_FLAG,
          .value = &s->watch.json,
          .help = "print the job as JSON at the end"},
+    };
+    memcpy(out, table, sizeof table);
+    return sizeof table / sizeof *table;
+}
+
+static size_t options_where(struct submit *s, struct cli_option *out)
+{
+    const struct cli_option table[] = {
         {.name = "--executor",
          .kind = CLI_STRING,
          .value = (void *)&s->executor,
@@ -346,7 +354,9 @@ int train_submit_run(int argc, char **argv)
     s->tuning =
         (struct tuning){UNSET, UNSET, UNSET, UNSET, UNSET, UNSET, UNSET, UNSET, UNSET, UNSET,
                         UNSET, UNSET, UNSET, UNSET, UNSET, NULL,  NULL,  NULL,  false};
-    options_tuning(s, options + options_job(s, options));
+    size_t n = options_job(s, options);
+    n += options_where(s, options + n);
+    options_tuning(s, options + n);
     int rc = cli_parse(argc, argv, options, usage, about, NULL, &done, &e);
     if (rc == 0 && !done)
         rc = needed(s, &e);
