@@ -58,6 +58,9 @@ struct cli_list {
 int cli_parse(int argc, char **argv, const struct cli_option *options, const char *usage,
               const char *about, struct cli_list *rest, bool *done, struct err *e);
 
+// A copy that lives as long as the process: option values point at such texts.
+const char *cli_text_keep(const char *text);
+
 // Prints "tandem COMMAND: message" to stderr and returns 1 (2 for ERR_INVALID).
 int cli_fail(const char *command, const struct err *e);
 

@@ -102,9 +102,9 @@ static int unit_set(struct node *n, size_t i, struct err *e)
         return rc;
     u->node = n;
     u->worker = n->worker;
-    u->worker.engine.model = mem_strdup(found.path); // as long as the process
+    u->worker.engine.model = cli_text_keep(found.path);
     if (i > 0 || (!u->worker.engine.projector && found.projector[0]))
-        u->worker.engine.projector = found.projector[0] ? mem_strdup(found.projector) : NULL;
+        u->worker.engine.projector = found.projector[0] ? cli_text_keep(found.projector) : NULL;
     u->worker.listen = u->listen;
     snprintf(u->listen, sizeof(u->listen), strchr(n->bound.host, ':') ? "[%s]:%u" : "%s:%u",
              n->bound.host, n->bound.port > 0 ? n->bound.port + (unsigned)i : 0);

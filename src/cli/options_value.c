@@ -10,8 +10,7 @@
 #include <string.h>
 #include <strings.h>
 
-// Keeps a text for as long as the process lives: option values point into it. The chain keeps what
-// was handed out reachable, so that leak checkers stay useful.
+// The chain keeps what was handed out reachable, so that leak checkers stay useful.
 static const char *text_keep(const char *text, size_t n)
 {
     static struct kept {
@@ -23,6 +22,11 @@ static const char *text_keep(const char *text, size_t n)
     k->next = kept;
     kept = k;
     return k->text;
+}
+
+const char *cli_text_keep(const char *text)
+{
+    return text_keep(text, strlen(text));
 }
 
 static int flag_set(const struct cli_option *o, const char *text, struct err *e)

@@ -11,10 +11,9 @@ static struct gateway_model *model_add(struct gateway_options *o, const struct m
 {
     struct gateway_model *m = &o->models[o->n_models++];
 
-    // The process keeps these texts as long as it lives.
-    m->path = mem_strdup(f->path);
-    m->id = f->name[0] ? mem_strdup(f->name) : NULL;
-    m->projector = f->projector[0] ? mem_strdup(f->projector) : NULL;
+    m->path = cli_text_keep(f->path);
+    m->id = f->name[0] ? cli_text_keep(f->name) : NULL;
+    m->projector = f->projector[0] ? cli_text_keep(f->projector) : NULL;
     return m;
 }
 
@@ -58,7 +57,7 @@ static void aliases_add(struct gateway_model *m, const char *full, const json_t 
 
         if (of && m->n_aliases < GATEWAY_ALIASES_MAX &&
             (strcmp(of, full) == 0 || strcmp(of, m->path) == 0))
-            m->aliases[m->n_aliases++] = mem_strdup(alias);
+            m->aliases[m->n_aliases++] = cli_text_keep(alias);
     }
 }
 
@@ -77,7 +76,7 @@ static void add_stored(struct gateway_options *o, const char *full, const char *
     if (o->n_models == GATEWAY_MODELS_MAX || has_path(o, found.path))
         return;
     m = model_add(o, &found);
-    m->name = mem_strdup(brief);
+    m->name = cli_text_keep(brief);
     m->on_demand = true;
     engine.model = m->path;
     engine.projector = m->projector;
