@@ -259,6 +259,49 @@ static void test_waiting(void **state)
     models_stop(&s);
 }
 
+// As the queue of training jobs asks for it.
+static int room_ask(struct models *s, struct chan *answer, uint64_t bytes)
+{
+    struct core_message m = {.what = CORE_ROOM, .bytes = bytes, .answer = answer};
+    int word = -1;
+
+    assert_int_equal(core_send(gateway_core(s->gateway), &m, CHAN_FOREVER), 0);
+    assert_int_equal(chan_recv(answer, &word, CHAN_FOREVER), 0);
+    return word;
+}
+
+// For a training job: what nobody uses goes, kept or not, and comes back; what is at work stays.
+static void test_lent(void **state)
+{
+    struct models s;
+    struct chan *answer = chan_new(sizeof(int), 2);
+    struct web busy;
+    json_t *v;
+
+    (void)state;
+    models_init(&s);
+    models_start(&s);
+    assert_int_equal(room_ask(&s, answer, 1), 0); // there is room
+    json_decref(ask(&s, "two", 200));
+    s.fakes[1].hold_generate = true;
+    busy = web_post(s.port, "/v1/chat/completions", "{\"model\":\"two\"," CHAT "}");
+    fake_expect(&s.fakes[1], WIRE_GENERATE, 2);
+    assert_int_equal(room_ask(&s, answer, UINT64_MAX), ERR_BUSY);
+    await(&s, "one", "unloaded");
+    assert_int_equal(room_ask(&s, answer, UINT64_MAX), 0); // there is nothing more to unload
+    assert_string_equal(state_of(&s, "two"), "loaded");
+    v = ask(&s, "one", 503);
+    assert_has(text_at(v, "error.message"), "lent to a training job");
+    json_decref(v);
+    fake_generate(&s.fakes[1], fake_expect(&s.fakes[1], WIRE_GENERATE, 2));
+    json_decref(finish_json(&busy, 200));
+    assert_int_equal(room_ask(&s, answer, 0), 0);
+    await(&s, "one", "loaded");
+    json_decref(ask(&s, "one", 200));
+    models_stop(&s);
+    chan_free(answer);
+}
+
 static void node_await(struct models *s, const char *path, const char *state)
 {
     int64_t limit_ns = clock_now_ns() + WEB_LIMIT_NS;
@@ -324,7 +367,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_names), cmocka_unit_test(test_room),   cmocka_unit_test(test_memory),
         cmocka_unit_test(test_idle),  cmocka_unit_test(test_orders), cmocka_unit_test(test_waiting),
-        cmocka_unit_test(test_node),
+        cmocka_unit_test(test_node),  cmocka_unit_test(test_lent),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

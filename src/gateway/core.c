@@ -24,6 +24,8 @@ static void message_fini(struct core_message *m)
         net_conn_free(m->conn);
     free(m->welcome);
     free(m->error);
+    if (m->answer)
+        chan_send(m->answer, &(int){ERR_BUSY}, 0);
     if (m->what == CORE_FRAME)
         wire_frame_fini(&m->frame);
 }
@@ -98,6 +100,10 @@ static void message_handle(struct core *c, struct core_message *m)
         break;
     case CORE_DOWN:
         peer_on_down(c, m);
+        break;
+    case CORE_ROOM:
+        chan_send(m->answer, &(int){model_room(c, m->bytes)}, 0);
+        m->answer = NULL;
         break;
     case CORE_REST:
         model_on_rest(c, &c->models[m->peer]);

@@ -34,6 +34,7 @@ enum core_what {
     CORE_UP,      // peer, conn: a fresh local worker, from its supervisor
     CORE_DOWN,    // peer, error, retry_ns: a local worker ended, from its supervisor
     CORE_REST,    // peer: a local worker ended as it was told to
+    CORE_ROOM,    // bytes, answer: for a training job (room.h); 0: it needs none any more
     CORE_GREETED, // peer, turn, conn and welcome or error; from a greeter
     CORE_FRAME,   // link, frame, at_ns; from a link's reader
     CORE_CLOSED,  // link, error; a link's last message
@@ -51,6 +52,8 @@ struct core_message {
     struct peer_link *link;
     struct err *error; // owned
     struct wire_frame frame;
+    uint64_t bytes;
+    struct chan *answer; // of int; whoever takes the message sends one word
 };
 
 // Where the local workers, one for each model, come from: supervisors, or a test's stand-ins.

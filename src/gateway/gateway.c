@@ -5,6 +5,7 @@
 #include "gateway/access.h"
 #include "gateway/core.h"
 #include "gateway/http.h"
+#include "gateway/room.h"
 #include "gateway/start.h"
 #include "gateway/tuning.h"
 
@@ -21,6 +22,7 @@ struct gateway {
     struct core *core;
     struct http *http;
     struct tuning *tuning;
+    struct room room;
 };
 
 void gateway_options_default(struct gateway_options *o)
@@ -138,8 +140,10 @@ static int gateway_run(struct gateway *g, const struct core_source *source, uint
     if (rc != 0) {
         core_stop(g->core);
         core_free(g->core);
+        return rc;
     }
-    return rc;
+    atomic_store_explicit(&g->room.core, g->core, memory_order_release);
+    return 0;
 }
 
 int gateway_start_on(const struct gateway_options *o, const struct core_source *source,
@@ -161,12 +165,14 @@ int gateway_start_on(const struct gateway_options *o, const struct core_source *
     // The gateway limits requests; each may ask for several answers, and the worker has room for all.
     g->options.worker.max_requests = o->max_requests * PARSE_CHOICES_MAX;
     own.ctx = g;
-    rc = tuning_start(&g->options, source == NULL, &g->tuning, e);
+    room_init(&g->room);
+    rc = tuning_start(&g->options, source ? NULL : &g->room.hooks, &g->tuning, e);
     if (rc == 0)
         rc = gateway_run(g, source ? source : &own, port, e);
     if (rc != 0) {
         tuning_stop(g->tuning);
         tuning_free(g->tuning);
+        room_fini(&g->room);
         access_free(g->access);
         free(g);
         return rc;
@@ -179,6 +185,11 @@ int gateway_start(const struct gateway_options *o, struct gateway **out, uint16_
                   struct err *e)
 {
     return gateway_start_on(o, NULL, out, port, e);
+}
+
+struct core *gateway_core(struct gateway *g)
+{
+    return g->core;
 }
 
 void gateway_drain(struct gateway *g)
@@ -195,6 +206,7 @@ void gateway_free(struct gateway *g)
     http_stop(g->http);
     core_free(g->core);
     tuning_free(g->tuning);
+    room_fini(&g->room);
     access_free(g->access);
     free(g);
 }

@@ -253,6 +253,54 @@ int model_unload(struct core *c, struct model *m, struct err *e)
     return 0;
 }
 
+static void lent_return(struct core *c)
+{
+    struct err e = {0};
+
+    for (size_t i = 0; i < c->n_models; i++) {
+        struct model *m = &c->models[i];
+
+        if (!m->lent)
+            continue;
+        m->lent = false;
+        if (!m->on_demand && model_wake(c, m, &e) != 0)
+            log_warn("gateway", "not loaded again: %s", e.message);
+    }
+}
+
+// Of those that nobody uses, the one that was used longest ago, kept or not; NULL: there is none.
+static struct model *lender_find(struct core *c)
+{
+    struct model *oldest = NULL;
+
+    for (size_t i = 0; i < c->n_models; i++) {
+        struct model *m = &c->models[i];
+
+        if (is_idle(c, m) && (!oldest || m->used_ns < oldest->used_ns))
+            oldest = m;
+    }
+    return oldest;
+}
+
+int model_room(struct core *c, uint64_t bytes)
+{
+    uint64_t free_bytes = os_memory_available();
+    struct model *m;
+
+    if (bytes == 0) {
+        lent_return(c);
+        return 0;
+    }
+    if (some_rest(c))
+        return ERR_BUSY;
+    m = free_bytes > 0 && free_bytes < bytes ? lender_find(c) : NULL;
+    if (!m)
+        return 0;
+    m->lent = true;
+    rest(c, m, "a training job needs its room");
+    return ERR_BUSY;
+}
+
 void model_used(struct model *m)
 {
     m->used_ns = clock_now_ns();
@@ -266,7 +314,7 @@ void model_on_rest(struct core *c, struct model *m)
             peer_rest(&c->peers[i]);
     // Who came meanwhile wants it back.
     for (struct request *r = c->requests; r; r = r->next)
-        m->waits = m->waits || (!r->over && r->phase == REQUEST_WAIT && r->model == m);
+        m->waits = m->waits || (!m->lent && !r->over && r->phase == REQUEST_WAIT && r->model == m);
 }
 
 // ---- time -------------------------------------------------------------------------------------------

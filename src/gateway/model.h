@@ -30,6 +30,7 @@ struct model {
     bool on_demand;
     bool waits;      // for room
     bool resting;    // its worker was told to end
+    bool lent;       // unloaded for a training job: it comes back after that
     int64_t used_ns; // when its last request ended, or it was loaded
 };
 
@@ -51,6 +52,9 @@ void model_list(struct core *c, char *out, size_t out_bytes);
 int model_wake(struct core *c, struct model *m, struct err *e);
 // ERR_BUSY: requests run on it.
 int model_unload(struct core *c, struct model *m, struct err *e);
+// Unloads what nobody uses until so many bytes are free. 0: they are, or there is nothing more to unload;
+// ERR_BUSY: ask again, a model is on its way out. With 0 bytes, loads again what was unloaded so.
+int model_room(struct core *c, uint64_t bytes);
 void model_used(struct model *m);
 // Its worker has ended because it was told to.
 void model_on_rest(struct core *c, struct model *m);

@@ -82,8 +82,10 @@ static void fail_not_up(struct core *c, struct request *r)
         .status = 503, .code = local->state == PEER_DEAD ? "worker_dead" : "loading"};
     struct err e = {0};
 
-    err_set(&e, ERR_BUSY, "the local worker is not ready: %s", local->why);
-    r->retry_after_s = 2;
+    err_set(&e, ERR_BUSY, "the local worker is not ready: %s",
+            r->model->lent ? "its memory is lent to a training job; it comes back after that"
+                           : local->why);
+    r->retry_after_s = r->model->lent ? 30 : 2;
     request_fail_as(c, r, fault, &e);
 }
 
@@ -139,7 +141,7 @@ static void model_await(struct core *c, struct request *r)
 {
     struct err e = {0};
 
-    if (!r->model->on_demand || r->model->peer->state == PEER_DEAD)
+    if (!r->model->on_demand || r->model->lent || r->model->peer->state == PEER_DEAD)
         fail_not_up(c, r);
     else if (model_wake(c, r->model, &e) != 0)
         fail_no_room(c, r, &e);

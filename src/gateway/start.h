@@ -7,5 +7,6 @@
 // As gateway_start; source NULL is the supervisor.
 int gateway_start_on(const struct gateway_options *o, const struct core_source *source,
                      struct gateway **out, uint16_t *port, struct err *e);
+struct core *gateway_core(struct gateway *g);
 
 #endif

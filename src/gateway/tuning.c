@@ -30,8 +30,8 @@ struct stream {
 
 struct tuning {
     const struct gateway_options *options;
-    bool host;
-    struct chan *inbox; // struct tuning_task *
+    const struct jobs_hooks *hooks; // NULL: not a host
+    struct chan *inbox;             // struct tuning_task *
     pthread_t thread;
     bool started; // the thread
     // Tuning thread only.
@@ -92,6 +92,7 @@ static int queue_open(struct tuning *t, struct err *e)
     if (t->jobs)
         return 0;
     jobs_options_default(&o);
+    o.hooks = t->hooks;
     return jobs_open(&o, &t->jobs, e);
 }
 
@@ -111,7 +112,7 @@ static void queue_tick(struct tuning *t, int64_t now_ns)
     struct err e = {0};
     int rc = 0;
 
-    if (!t->host || now_ns < t->tick_ns)
+    if (!t->hooks || now_ns < t->tick_ns)
         return;
     t->tick_ns = now_ns + TUNING_TICK_NS;
     if (!t->jobs && queue_exists())
@@ -434,7 +435,7 @@ static void *tuning_main(void *ctx)
         streams_run(t);
         rc = chan_recv(t->inbox, &task,
                        t->streams ? TUNING_STREAM_NS
-                       : t->host  ? TUNING_TICK_NS
+                       : t->hooks ? TUNING_TICK_NS
                                   : CHAN_FOREVER);
         if (rc == 0)
             task_run(t, task);
@@ -445,12 +446,13 @@ static void *tuning_main(void *ctx)
     return NULL;
 }
 
-int tuning_start(const struct gateway_options *o, bool host, struct tuning **out, struct err *e)
+int tuning_start(const struct gateway_options *o, const struct jobs_hooks *hooks,
+                 struct tuning **out, struct err *e)
 {
     struct tuning *t = mem_alloc(sizeof(*t));
 
     t->options = o;
-    t->host = host;
+    t->hooks = hooks;
     t->inbox = chan_new(sizeof(struct tuning_task *), TUNING_TASKS);
     if (pthread_create(&t->thread, NULL, tuning_main, t) != 0) {
         tuning_free(t);

@@ -50,8 +50,10 @@ struct tuning_task *tuning_task_new(enum tuning_what what, struct reply *reply);
 void tuning_task_free(struct tuning_task *t);
 
 struct tuning;
-// The options are borrowed: their models may be trained under the names that clients know.
-int tuning_start(const struct gateway_options *o, bool host, struct tuning **out, struct err *e);
+// The options are borrowed: their models may be trained under the names that clients know. hooks NULL: not a
+// host.
+int tuning_start(const struct gateway_options *o, const struct jobs_hooks *hooks,
+                 struct tuning **out, struct err *e);
 void tuning_stop(struct tuning *t); // ends its streams and its thread. NULL is nothing
 void tuning_free(struct tuning *t); // when nobody can send to it any more
 // 0: it takes the task.
