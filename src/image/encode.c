@@ -84,7 +84,7 @@ static void png_flushed(png_structp png)
 
 static bool is_ascii(const char *s)
 {
-    while (*s > 0)
+    while (*s != '\0' && (unsigned char)*s < 0x80)
         s++;
     return *s == '\0';
 }
