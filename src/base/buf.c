@@ -95,6 +95,20 @@ int buf_puts(struct buf *b, const char *s)
     return buf_put(b, s, strlen(s));
 }
 
+int buf_put_le32(struct buf *b, uint32_t v)
+{
+    uint8_t raw[4];
+    le_put32(raw, v);
+    return buf_put(b, raw, sizeof raw);
+}
+
+int buf_put_le64(struct buf *b, uint64_t v)
+{
+    uint8_t raw[8];
+    le_put64(raw, v);
+    return buf_put(b, raw, sizeof raw);
+}
+
 int buf_printf(struct buf *b, const char *format, ...)
 {
     va_list args;

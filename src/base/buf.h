@@ -30,6 +30,8 @@ void buf_fini(struct buf *b);
 void buf_clear(struct buf *b); // keeps the memory
 int buf_put(struct buf *b, const void *data, size_t n);
 int buf_puts(struct buf *b, const char *s);
+int buf_put_le32(struct buf *b, uint32_t v);
+int buf_put_le64(struct buf *b, uint64_t v);
 int buf_printf(struct buf *b, const char *format, ...) __attribute__((format(printf, 2, 3)));
 // Drops the first n bytes (n <= len).
 void buf_consume(struct buf *b, size_t n);

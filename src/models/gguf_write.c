@@ -9,23 +9,9 @@
 enum { KEY_FLOAT = 6, KEY_TEXT = 8, TENSOR_F32 = 0, VERSION = 3, ALIGNMENT = 32 };
 #define HEAD_BYTES 24 // before the keys
 
-static void put32(struct buf *b, uint32_t v)
+void models_gguf_put_text(struct buf *b, const char *text)
 {
-    uint8_t raw[4];
-    le_put32(raw, v);
-    buf_put(b, raw, sizeof raw);
-}
-
-static void put64(struct buf *b, uint64_t v)
-{
-    uint8_t raw[8];
-    le_put64(raw, v);
-    buf_put(b, raw, sizeof raw);
-}
-
-static void put_text(struct buf *b, const char *text)
-{
-    put64(b, strlen(text));
+    buf_put_le64(b, strlen(text));
     buf_puts(b, text);
 }
 
@@ -55,9 +41,9 @@ void models_gguf_writer_fini(struct models_gguf_writer *w)
 
 void models_gguf_write_text(struct models_gguf_writer *w, const char *key, const char *value)
 {
-    put_text(&w->keys, key);
-    put32(&w->keys, KEY_TEXT);
-    put_text(&w->keys, value);
+    models_gguf_put_text(&w->keys, key);
+    buf_put_le32(&w->keys, KEY_TEXT);
+    models_gguf_put_text(&w->keys, value);
     w->n_keys++;
 }
 
@@ -65,21 +51,21 @@ void models_gguf_write_float(struct models_gguf_writer *w, const char *key, floa
 {
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);
-    put_text(&w->keys, key);
-    put32(&w->keys, KEY_FLOAT);
-    put32(&w->keys, bits);
+    models_gguf_put_text(&w->keys, key);
+    buf_put_le32(&w->keys, KEY_FLOAT);
+    buf_put_le32(&w->keys, bits);
     w->n_keys++;
 }
 
 void models_gguf_write_matrix(struct models_gguf_writer *w, const char *name, uint64_t columns,
                               uint64_t rows)
 {
-    put_text(&w->tensors, name);
-    put32(&w->tensors, 2);
-    put64(&w->tensors, columns);
-    put64(&w->tensors, rows);
-    put32(&w->tensors, TENSOR_F32);
-    put64(&w->tensors, w->data_bytes);
+    models_gguf_put_text(&w->tensors, name);
+    buf_put_le32(&w->tensors, 2);
+    buf_put_le64(&w->tensors, columns);
+    buf_put_le64(&w->tensors, rows);
+    buf_put_le32(&w->tensors, TENSOR_F32);
+    buf_put_le64(&w->tensors, w->data_bytes);
     w->data_bytes += aligned(columns * rows * sizeof(float));
     w->n_tensors++;
 }

@@ -22,6 +22,9 @@ struct models_gguf_writer {
     FILE *file;
 };
 
+// A text as GGUF has it: its length, 64 bits, and its bytes.
+void models_gguf_put_text(struct buf *b, const char *text);
+
 void models_gguf_writer_init(struct models_gguf_writer *w);
 // Removes what was not closed.
 void models_gguf_writer_fini(struct models_gguf_writer *w);

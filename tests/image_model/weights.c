@@ -45,15 +45,13 @@ float half_to_float(uint16_t half)
 int weights_write(const struct network *n, const char *path, struct err *e)
 {
     struct buf b;
-    uint8_t raw[4];
+    uint8_t raw[2];
     buf_init(&b, FILE_MAX_BYTES);
     for (int i = 0; i < n->n_tensors; i++) {
         const struct network_tensor *t = &n->tensors[i];
-        le_put32(raw, (uint32_t)strlen(t->name));
-        buf_put(&b, raw, 4);
+        buf_put_le32(&b, (uint32_t)strlen(t->name));
         buf_puts(&b, t->name);
-        le_put32(raw, (uint32_t)t->count);
-        buf_put(&b, raw, 4);
+        buf_put_le32(&b, (uint32_t)t->count);
         for (int j = 0; j < t->count; j++) {
             le_put16(raw, half_from_float(n->values[t->offset + j]));
             buf_put(&b, raw, 2);

@@ -2,6 +2,7 @@
 #include "tests/image_model/write.h"
 
 #include "base/buf.h"
+#include "models/gguf_write.h"
 #include "os/os.h"
 #include "tests/image_model/weights.h"
 
@@ -163,26 +164,6 @@ static uint64_t bytes_of(const struct entry *t)
     return count_of(t) * (type_of(t) == TYPE_F32 ? 4 : 2);
 }
 
-static void put32(struct buf *b, uint32_t v)
-{
-    uint8_t raw[4];
-    le_put32(raw, v);
-    buf_put(b, raw, sizeof raw);
-}
-
-static void put64(struct buf *b, uint64_t v)
-{
-    uint8_t raw[8];
-    le_put64(raw, v);
-    buf_put(b, raw, sizeof raw);
-}
-
-static void put_text(struct buf *b, const char *s)
-{
-    put64(b, strlen(s));
-    buf_puts(b, s);
-}
-
 static void pad(struct buf *b)
 {
     while (b->len % ALIGNMENT != 0)
@@ -193,20 +174,20 @@ static void put_head(struct buf *b, const struct list *l)
 {
     uint64_t offset = 0;
     buf_puts(b, "GGUF");
-    put32(b, GGUF_VERSION);
-    put64(b, l->n);
-    put64(b, 1);
-    put_text(b, "general.architecture");
-    put32(b, GGUF_STRING);
-    put_text(b, "minit2i");
+    buf_put_le32(b, GGUF_VERSION);
+    buf_put_le64(b, l->n);
+    buf_put_le64(b, 1);
+    models_gguf_put_text(b, "general.architecture");
+    buf_put_le32(b, GGUF_STRING);
+    models_gguf_put_text(b, "minit2i");
     for (size_t i = 0; i < l->n; i++) {
         const struct entry *t = &l->entries[i];
-        put_text(b, t->name);
-        put32(b, dims_of(t));
+        models_gguf_put_text(b, t->name);
+        buf_put_le32(b, dims_of(t));
         for (uint32_t d = 0; d < dims_of(t); d++)
-            put64(b, t->ne[d]);
-        put32(b, type_of(t));
-        put64(b, offset);
+            buf_put_le64(b, t->ne[d]);
+        buf_put_le32(b, type_of(t));
+        buf_put_le64(b, offset);
         offset += (bytes_of(t) + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
     }
     pad(b);
@@ -222,7 +203,7 @@ static void put_values(struct buf *b, const struct entry *t, const float *values
     for (uint64_t i = 0; i < n; i++) {
         v.f = values[i];
         if (type_of(t) == TYPE_F32) {
-            put32(b, v.u);
+            buf_put_le32(b, v.u);
             continue;
         }
         le_put16(raw, half_from_float(v.f));
