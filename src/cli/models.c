@@ -383,7 +383,7 @@ uint64_t cli_model_need(const struct engine_options *o)
     return need_get(o, &need) ? need.total_bytes : 0;
 }
 
-int cli_model_room(const struct engine_options *o, const char *name, struct err *e)
+static int room_check(const struct engine_options *o, const char *name, struct err *e)
 {
     struct models_memory need;
     int rc = need_get(o, &need) ? models_memory_check(name, &need, os_memory_available(), e) : 0;
@@ -393,11 +393,15 @@ int cli_model_room(const struct engine_options *o, const char *name, struct err 
     return rc;
 }
 
-int cli_model_find(struct engine_options *o, bool any_memory, struct err *e)
+int cli_model_find(const char *name, const struct engine_options *o, bool any_memory,
+                   struct models_found *out, struct err *e)
 {
-    const char *name = o->model;
-    int rc = cli_model_path(&o->model, e);
-    return rc != 0 || any_memory || !name ? rc : cli_model_room(o, models_base_name(name), e);
+    struct engine_options with = *o;
+    int rc = models_find(name, out, e);
+    with.model = out->path;
+    if (!with.projector && out->projector[0])
+        with.projector = out->projector;
+    return rc != 0 || any_memory ? rc : room_check(&with, models_base_name(name), e);
 }
 
 struct cli_option cli_model_room_option(bool *value)

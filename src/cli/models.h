@@ -15,15 +15,15 @@ void models_json_print(const json_t *v);
 // "3 days", "just now".
 void models_age_format(int64_t unix_s, char out[32]);
 
-// Replaces o->model, what a user gave for -m, by the path that it means; the text lives as long as the
-// process. Then, unless `any_memory`, refuses (ERR_BUSY) a model that needs more memory than the machine has
-// free. What cannot be read here is passed on: the engine says what is wrong with it.
-int cli_model_find(struct engine_options *o, bool any_memory, struct err *e);
-// The same refusal alone; o->model is a path.
-int cli_model_room(const struct engine_options *o, const char *name, struct err *e);
-// Bytes of memory that it needs; 0: not known.
+// What a user gave for -m, for a worker with these options; their projector, where there is one, goes
+// before the model's own. Unless `any_memory`, ERR_BUSY for a model that
+// needs more memory than the machine has free. What cannot be read here is passed on: the engine says
+// what is wrong with it.
+int cli_model_find(const char *name, const struct engine_options *o, bool any_memory,
+                   struct models_found *out, struct err *e);
+// Bytes of memory that o->model, a path, needs; 0: not known.
 uint64_t cli_model_need(const struct engine_options *o);
-// The same without a look at memory, for commands that load a model for themselves.
+// The path alone, without a look at memory, for commands that load a model for themselves.
 int cli_model_path(const char **model, struct err *e);
 // The option --no-memory-check of commands that call cli_model_find.
 struct cli_option cli_model_room_option(bool *value);

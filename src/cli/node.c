@@ -96,21 +96,23 @@ static int unit_set(struct node *n, size_t i, struct err *e)
 {
     struct unit *u = &n->units[i];
     struct models_found found;
-    int rc = models_find(n->models.items[i], &found, e);
+    int rc;
 
-    if (rc != 0)
-        return rc;
     u->node = n;
     u->worker = n->worker;
+    // What the command line says is the first one's.
+    if (i > 0)
+        u->worker.engine.projector = NULL;
+    rc = cli_model_find(n->models.items[i], &u->worker.engine, n->no_memory_check, &found, e);
+    if (rc != 0)
+        return rc;
     u->worker.engine.model = cli_text_keep(found.path);
-    if (i > 0 || (!u->worker.engine.projector && found.projector[0]))
-        u->worker.engine.projector = found.projector[0] ? cli_text_keep(found.projector) : NULL;
+    if (!u->worker.engine.projector && found.projector[0])
+        u->worker.engine.projector = cli_text_keep(found.projector);
     u->worker.listen = u->listen;
     snprintf(u->listen, sizeof(u->listen), strchr(n->bound.host, ':') ? "[%s]:%u" : "%s:%u",
              n->bound.host, n->bound.port > 0 ? n->bound.port + (unsigned)i : 0);
-    return n->no_memory_check
-               ? 0
-               : cli_model_room(&u->worker.engine, models_base_name(n->models.items[i]), e);
+    return 0;
 }
 
 static int options_apply(struct node *n, struct err *e)

@@ -22,14 +22,12 @@ static int add_given(struct gateway_options *o, const char *name, bool any_memor
     struct engine_options engine = o->worker.engine;
     struct models_found found;
     struct gateway_model *m;
-    int rc = models_find(name, &found, e);
+    int rc;
 
-    engine.model = found.path;
     // What the command line says is the first one's.
-    if (rc == 0 && (o->n_models > 0 || !engine.projector))
-        engine.projector = found.projector[0] ? found.projector : NULL;
-    if (rc == 0 && !any_memory)
-        rc = cli_model_room(&engine, models_base_name(name), e);
+    if (o->n_models > 0)
+        engine.projector = NULL;
+    rc = cli_model_find(name, &engine, any_memory, &found, e);
     if (rc != 0)
         return rc;
     m = model_add(o, &found);
