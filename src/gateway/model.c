@@ -145,15 +145,16 @@ static bool is_idle(const struct core *c, const struct model *m)
     return model_is_loaded(m) && request_count(c, m->peer) == 0;
 }
 
-// The one on demand that was used longest ago and has nothing to do; NULL: there is none.
-static struct model *victim_find(struct core *c)
+// Of those that have nothing to do, and `kept` ones too or not, the one that was used longest ago; NULL: there
+// is none.
+static struct model *oldest_idle(struct core *c, bool kept)
 {
     struct model *oldest = NULL;
 
     for (size_t i = 0; i < c->n_models; i++) {
         struct model *m = &c->models[i];
 
-        if (m->on_demand && is_idle(c, m) && (!oldest || m->used_ns < oldest->used_ns))
+        if ((m->on_demand || kept) && is_idle(c, m) && (!oldest || m->used_ns < oldest->used_ns))
             oldest = m;
     }
     return oldest;
@@ -220,7 +221,7 @@ static int load_or_wait(struct core *c, struct model *m, struct err *e)
         load(c, m);
         return 0;
     }
-    victim = some_rest(c) ? NULL : victim_find(c);
+    victim = some_rest(c) ? NULL : oldest_idle(c, false);
     if (victim)
         rest(c, victim, "another model needs its room");
     m->waits = victim || some_rest(c);
@@ -268,20 +269,6 @@ static void lent_return(struct core *c)
     }
 }
 
-// Of those that nobody uses, the one that was used longest ago, kept or not; NULL: there is none.
-static struct model *lender_find(struct core *c)
-{
-    struct model *oldest = NULL;
-
-    for (size_t i = 0; i < c->n_models; i++) {
-        struct model *m = &c->models[i];
-
-        if (is_idle(c, m) && (!oldest || m->used_ns < oldest->used_ns))
-            oldest = m;
-    }
-    return oldest;
-}
-
 int model_room(struct core *c, uint64_t bytes)
 {
     uint64_t free_bytes = os_memory_available();
@@ -293,7 +280,7 @@ int model_room(struct core *c, uint64_t bytes)
     }
     if (some_rest(c))
         return ERR_BUSY;
-    m = free_bytes > 0 && free_bytes < bytes ? lender_find(c) : NULL;
+    m = free_bytes > 0 && free_bytes < bytes ? oldest_idle(c, true) : NULL;
     if (!m)
         return 0;
     m->lent = true;
@@ -337,10 +324,12 @@ static int64_t idle_tick(struct core *c, struct model *m, int64_t now_ns)
 {
     int64_t due = m->used_ns + c->options.models_idle_ns;
 
-    if (!m->on_demand || c->options.models_idle_ns == 0 || !is_idle(c, m))
+    if (!m->on_demand || c->options.models_idle_ns == 0 || !model_is_loaded(m))
         return INT64_MAX;
     if (now_ns < due)
         return due;
+    if (!is_idle(c, m)) // the end of a request sets a new time
+        return INT64_MAX;
     rest(c, m, "not used for a while");
     return INT64_MAX;
 }

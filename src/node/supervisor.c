@@ -167,54 +167,6 @@ static void peer_refuse(struct node_supervisor *s)
     free(r);
 }
 
-static void worker_rest(struct node_supervisor *s);
-
-static void worker_wake(struct node_supervisor *s)
-{
-    s->resting = false;
-    s->backoff_ns = s->restart_ns = 0;
-}
-
-// True to stop.
-static bool order_take(struct node_supervisor *s)
-{
-    char order = ORDER_STOP;
-
-    if (read(s->orders[0], &order, 1) != 1 || order == ORDER_STOP)
-        return true;
-    if (order == ORDER_WAKE && s->resting)
-        worker_wake(s);
-    else if (order == ORDER_REST && !s->resting)
-        worker_rest(s);
-    return false;
-}
-
-// Waits up to SUPERVISOR_TICK_MS for the worker to be ready or to end, a peer, or an order; true to stop.
-static bool wait_events(struct node_supervisor *s)
-{
-    struct pollfd p[3] = {
-        {.fd = s->orders[0], .events = POLLIN},
-        {.fd = s->ready_fd, .events = POLLIN},
-        {.fd = s->ready ? -1 : s->listen_fd, .events = POLLIN},
-    };
-    if (poll(p, 3, SUPERVISOR_TICK_MS) <= 0)
-        return false;
-    if (p[1].revents != 0) {
-        uint8_t byte = 0;
-        s->ready = read(s->ready_fd, &byte, 1) == 1;
-        if (!s->ready) { // closed: it ends, or already has
-            close(s->ready_fd);
-            s->ready_fd = -1;
-        }
-    }
-    // Who connects while it rests waits in the backlog until the worker itself takes the connection.
-    if (p[2].revents != 0 && s->resting)
-        worker_wake(s);
-    else if (p[2].revents != 0)
-        peer_refuse(s);
-    return p[0].revents != 0 && order_take(s);
-}
-
 // ---- the life of a worker --------------------------------------------------------------------------
 
 static void worker_ended(struct node_supervisor *s, int status)
@@ -286,6 +238,52 @@ static void worker_restart(struct node_supervisor *s)
     s->started_ns = clock_now_ns();
     log_error("supervisor", "cannot start a worker: %s", e.message);
     snprintf(s->state, sizeof s->state, "no worker can be started: %.100s", e.message);
+}
+
+static void worker_wake(struct node_supervisor *s)
+{
+    s->resting = false;
+    s->backoff_ns = s->restart_ns = 0;
+}
+
+// True to stop.
+static bool order_take(struct node_supervisor *s)
+{
+    char order = ORDER_STOP;
+
+    if (read(s->orders[0], &order, 1) != 1 || order == ORDER_STOP)
+        return true;
+    if (order == ORDER_WAKE && s->resting)
+        worker_wake(s);
+    else if (order == ORDER_REST && !s->resting)
+        worker_rest(s);
+    return false;
+}
+
+// Waits up to SUPERVISOR_TICK_MS for the worker to be ready or to end, a peer, or an order; true to stop.
+static bool wait_events(struct node_supervisor *s)
+{
+    struct pollfd p[3] = {
+        {.fd = s->orders[0], .events = POLLIN},
+        {.fd = s->ready_fd, .events = POLLIN},
+        {.fd = s->ready ? -1 : s->listen_fd, .events = POLLIN},
+    };
+    if (poll(p, 3, SUPERVISOR_TICK_MS) <= 0)
+        return false;
+    if (p[1].revents != 0) {
+        uint8_t byte = 0;
+        s->ready = read(s->ready_fd, &byte, 1) == 1;
+        if (!s->ready) { // closed: it ends, or already has
+            close(s->ready_fd);
+            s->ready_fd = -1;
+        }
+    }
+    // Who connects while it rests waits in the backlog until the worker itself takes the connection.
+    if (p[2].revents != 0 && s->resting)
+        worker_wake(s);
+    else if (p[2].revents != 0)
+        peer_refuse(s);
+    return p[0].revents != 0 && order_take(s);
 }
 
 static void *supervisor_thread(void *arg)

@@ -119,6 +119,26 @@ int worker_chunk_run(struct worker *w, struct worker_job *j, uint32_t end)
     return 0;
 }
 
+// What the sequence holds is what prefix memory will know: the prompt and the answer's own tokens.
+static void history_put(struct worker_job *j, int32_t token)
+{
+    if (j->pos >= j->tokens_cap) {
+        j->tokens_cap = j->pos + 256 + j->pos / 4;
+        j->tokens = mem_resize(j->tokens, j->tokens_cap * sizeof *j->tokens);
+    }
+    j->tokens[j->pos] = token;
+}
+
+// One row of the step is a job's: its next token, which may end it.
+static void token_take(struct worker *w, struct worker_job *j, size_t row)
+{
+    int32_t token = w->engine->ops->sample(w->engine, j->sampler, row);
+    j->pos++;
+    j->next_token = token;
+    history_put(j, token);
+    worker_answer_token(w, j, token, row);
+}
+
 // May the last chunk take the prompt's last token along? That is a step less until the first token comes,
 // where no prefill worker could have read the prompt in this one's place. Nobody's pace is in the way, since
 // such a chunk is computed in one go.
@@ -130,8 +150,6 @@ static bool reads_whole(const struct worker *w, const struct worker_job *j)
            !worker_media_next(j) && worker_media_border(j, j->n_tokens) == j->n_tokens &&
            left <= w->engine->limits.n_batch && j->ends[j->next_end] == j->n_tokens - 1;
 }
-
-static void token_take(struct worker *w, struct worker_job *j, size_t row);
 
 static void read_whole(struct worker *w, struct worker_job *j)
 {
@@ -202,26 +220,6 @@ static void step_fail(struct worker *w, struct worker_job *reader, int code, con
         j->spoiled = true;
         worker_job_fail(w, j, code, message);
     }
-}
-
-// What the sequence holds is what prefix memory will know: the prompt and the answer's own tokens.
-static void history_put(struct worker_job *j, int32_t token)
-{
-    if (j->pos >= j->tokens_cap) {
-        j->tokens_cap = j->pos + 256 + j->pos / 4;
-        j->tokens = mem_resize(j->tokens, j->tokens_cap * sizeof *j->tokens);
-    }
-    j->tokens[j->pos] = token;
-}
-
-// One row of the step is a job's: its next token, which may end it.
-static void token_take(struct worker *w, struct worker_job *j, size_t row)
-{
-    int32_t token = w->engine->ops->sample(w->engine, j->sampler, row);
-    j->pos++;
-    j->next_token = token;
-    history_put(j, token);
-    worker_answer_token(w, j, token, row);
 }
 
 static void tokens_take(struct worker *w, int64_t t0, int64_t t1)
