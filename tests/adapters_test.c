@@ -2,8 +2,8 @@
 #include "models/adapters.h"
 #include "os/os.h"
 #include "tests/gguf_make.h"
+#include "tests/scratch.h"
 
-#include <ftw.h>
 #include <math.h>
 #include <setjmp.h>
 #include <stdio.h>
@@ -359,18 +359,10 @@ static int setup(void **state)
     return setenv("TANDEM_DATA", folder, 1);
 }
 
-static int drop(const char *path, const struct stat *st, int type, struct FTW *ftw)
-{
-    (void)st;
-    (void)type;
-    (void)ftw;
-    return remove(path);
-}
-
 static int teardown(void **state)
 {
     (void)state;
-    int rc = nftw(folder, drop, 8, FTW_DEPTH | FTW_PHYS);
+    int rc = scratch_remove(folder);
     free(folder);
     return rc;
 }

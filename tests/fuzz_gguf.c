@@ -1,32 +1,7 @@
 // Heads of GGUF files of any bytes. What is accepted must be consistent: tensors within the file, layers
 // within their arrays, and the memory it needs can be told or is refused with words.
-#include "base/buf.h"
 #include "models/memory.h"
-
-#include <stdio.h>
-#include <stdlib.h>
-
-struct bytes {
-    const uint8_t *data;
-    size_t n;
-};
-
-static void need(bool good, const char *what)
-{
-    if (good)
-        return;
-    fprintf(stderr, "fuzz_gguf: %s\n", what);
-    abort();
-}
-
-static int bytes_read(void *ctx, uint64_t at, void *out, size_t n, struct err *e)
-{
-    const struct bytes *b = ctx;
-    (void)e;
-    need(at <= b->n && n <= b->n - at, "read outside of the file");
-    memcpy(out, b->data + at, n);
-    return 0;
-}
+#include "tests/fuzz_bytes.h"
 
 static void memory_tell(const struct models_gguf *g)
 {

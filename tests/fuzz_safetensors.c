@@ -1,32 +1,7 @@
 // Heads of safetensors files of any bytes. What is accepted must be readable without another check: every tensor
 // lies in the file, none shares a byte with another, and its length is that of its shape.
-#include "base/buf.h"
 #include "models/safetensors.h"
-
-#include <stdio.h>
-#include <stdlib.h>
-
-struct bytes {
-    const uint8_t *data;
-    size_t n;
-};
-
-static void need(bool good, const char *what)
-{
-    if (good)
-        return;
-    fprintf(stderr, "fuzz_safetensors: %s\n", what);
-    abort();
-}
-
-static int bytes_read(void *ctx, uint64_t at, void *out, size_t n, struct err *e)
-{
-    const struct bytes *b = ctx;
-    (void)e;
-    need(at <= b->n && n <= b->n - at, "read outside of the file");
-    memcpy(out, b->data + at, n);
-    return 0;
-}
+#include "tests/fuzz_bytes.h"
 
 static void values_read(const struct models_safetensors_tensor *t, const uint8_t *data)
 {

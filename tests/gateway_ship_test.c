@@ -4,8 +4,8 @@
 #include "models/adapters.h"
 #include "os/os.h"
 #include "tests/gguf_make.h"
+#include "tests/scratch.h"
 
-#include <ftw.h>
 #include <sys/stat.h>
 
 #define TEXT "/v1/completions"
@@ -220,14 +220,6 @@ static void test_node_without(void **state)
 
 // ---- running --------------------------------------------------------------------------------------------
 
-static int drop(const char *path, const struct stat *st, int type, struct FTW *ftw)
-{
-    (void)st;
-    (void)type;
-    (void)ftw;
-    return remove(path);
-}
-
 static int setup(void **state)
 {
     (void)state;
@@ -241,7 +233,7 @@ static int setup(void **state)
 static int teardown(void **state)
 {
     (void)state;
-    return nftw(folder, drop, 16, FTW_DEPTH | FTW_PHYS);
+    return scratch_remove(folder);
 }
 
 #define FRESH(t) cmocka_unit_test_setup_teardown(t, setup, teardown)

@@ -2,8 +2,8 @@
 #include "gateway_fake.h"
 
 #include "jobs/jobs.h"
+#include "scratch.h"
 
-#include <ftw.h>
 #include <sys/stat.h>
 
 #define FORM "Content-Type: multipart/form-data; boundary=xx\r\n"
@@ -385,14 +385,6 @@ static void test_scopes(void **state)
 
 // ---- running --------------------------------------------------------------------------------------------
 
-static int drop(const char *path, const struct stat *st, int type, struct FTW *ftw)
-{
-    (void)st;
-    (void)type;
-    (void)ftw;
-    return remove(path);
-}
-
 static int setup(void **state)
 {
     (void)state;
@@ -406,7 +398,7 @@ static int setup(void **state)
 static int teardown(void **state)
 {
     (void)state;
-    return nftw(folder, drop, 16, FTW_DEPTH | FTW_PHYS);
+    return scratch_remove(folder);
 }
 
 #define FRESH(t) cmocka_unit_test_setup_teardown(t, setup, teardown)

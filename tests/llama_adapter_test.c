@@ -5,8 +5,8 @@
 #include "base/clock.h"
 #include "engine/llama_engine.h"
 #include "tests/adapter_make.h"
+#include "tests/scratch.h"
 
-#include <ftw.h>
 #include <stdio.h>
 #include <unistd.h>
 
@@ -78,14 +78,6 @@ static int fixture_make(void **state)
     return 0;
 }
 
-static int drop_file(const char *path, const struct stat *st, int type, struct FTW *ftw)
-{
-    (void)st;
-    (void)type;
-    (void)ftw;
-    return remove(path);
-}
-
 static int fixture_free(void **state)
 {
     (void)state;
@@ -95,7 +87,7 @@ static int fixture_free(void **state)
     free(f.tuned);
     free(f.one);
     free(f.two);
-    return nftw(f.folder, drop_file, 4, FTW_DEPTH | FTW_PHYS);
+    return scratch_remove(f.folder);
 }
 
 static int clear(void **state)

@@ -4,10 +4,10 @@
 
 #include "base/random.h"
 #include "os/os.h"
+#include "scratch.h"
 #include "train/dataset.h"
 #include "train/merge.h"
 
-#include <ftw.h>
 #include <ggml-cpu.h>
 #include <gguf.h>
 #include <math.h>
@@ -54,20 +54,12 @@ static int begin(void **state)
     return 0;
 }
 
-static int entry_remove(const char *path, const struct stat *st, int kind, struct FTW *at)
-{
-    (void)st;
-    (void)kind;
-    (void)at;
-    return remove(path);
-}
-
 static int end(void **state)
 {
     (void)state;
     dataset_free(chats);
     ggml_backend_free(backend);
-    return nftw(dir, entry_remove, 8, FTW_DEPTH | FTW_PHYS);
+    return scratch_remove(dir);
 }
 
 static char *golden(const char *name)

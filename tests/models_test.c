@@ -7,8 +7,8 @@
 #include "models/store.h"
 #include "os/os.h"
 #include "tests/gguf_make.h"
+#include "tests/scratch.h"
 
-#include <ftw.h>
 #include <setjmp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -549,15 +549,9 @@ static int store_set_up(void **state)
     return 0;
 }
 
-static int remove_one(const char *path, const struct stat *st, int kind, struct FTW *at)
-{
-    (void)st, (void)kind, (void)at;
-    return remove(path);
-}
-
 static int store_tear_down(void **state)
 {
-    int rc = nftw(*state, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+    int rc = scratch_remove(*state);
     free(*state);
     return rc;
 }

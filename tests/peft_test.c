@@ -7,8 +7,8 @@
 #include "models/peft.h"
 #include "models/safetensors.h"
 #include "os/os.h"
+#include "scratch.h"
 
-#include <ftw.h>
 #include <math.h>
 #include <setjmp.h>
 #include <stdio.h>
@@ -29,18 +29,10 @@ static int dir_make(void **state)
     return mkdtemp(dir) ? 0 : -1;
 }
 
-static int entry_remove(const char *path, const struct stat *st, int kind, struct FTW *at)
-{
-    (void)st;
-    (void)kind;
-    (void)at;
-    return remove(path);
-}
-
 static int dir_remove(void **state)
 {
     (void)state;
-    return nftw(dir, entry_remove, 8, FTW_DEPTH | FTW_PHYS);
+    return scratch_remove(dir);
 }
 
 static void file_put(const char *name, const void *data, size_t n)

@@ -6,58 +6,13 @@
 #include "os/os.h"
 #include "plan/advise.h"
 #include "plan/report.h"
+#include "tests/plan_rig.h"
 
 #include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
-#include <cmocka.h>
-
-static char config[] = "/tmp/tandem-advise-test-XXXXXX";
-static char own_file[128];
-
-static int setup(void **state)
-{
-    char share[4096], dir[64];
-    const char *source = getenv("TANDEM_SOURCE");
-    (void)state;
-    if (mkdtemp(config) == NULL)
-        return -1;
-    setenv("TANDEM_CONFIG", config, 1);
-    snprintf(dir, sizeof dir, "%s/catalogue", config);
-    snprintf(own_file, sizeof own_file, "%s/own.json", dir);
-    if (source != NULL) {
-        snprintf(share, sizeof share, "%s/share", source);
-        setenv("TANDEM_SHARE", share, 1);
-    }
-    return mkdir(dir, 0700);
-}
-
-static int teardown(void **state)
-{
-    char dir[64];
-    (void)state;
-    unlink(own_file);
-    snprintf(dir, sizeof dir, "%s/catalogue", config);
-    rmdir(dir);
-    return rmdir(config);
-}
-
-static struct plan_catalogue *opened(void)
-{
-    struct plan_catalogue *c = NULL;
-    struct err e = {0};
-    if (plan_catalogue_open(&c, &e) != 0)
-        fail_msg("%s", e.message);
-    return c;
-}
 
 static struct plan_question question(const char *model, const char *quant)
 {
@@ -113,7 +68,7 @@ static void test_order(void **state)
 {
     static const enum plan_order orders[] = {PLAN_BY_TIME, PLAN_BY_MONEY, PLAN_BY_ENERGY,
                                              PLAN_BY_VALUE};
-    struct plan_catalogue *c = opened();
+    struct plan_catalogue *c = rig_catalogue();
     (void)state;
     for (size_t k = 0; k < 4; k++) {
         struct plan_question q = question("gpt-oss-20b", "MXFP4");
@@ -142,7 +97,7 @@ static void test_order(void **state)
 // What an option says of itself is what the parts of the planner say.
 static void test_single_is_alone(void **state)
 {
-    struct plan_catalogue *c = opened();
+    struct plan_catalogue *c = rig_catalogue();
     struct plan_question q = known();
     struct plan_advice a = advised(c, &q);
     const struct plan_option *o = option_of(&a, "dgx-spark");
@@ -163,7 +118,7 @@ static void test_single_is_alone(void **state)
 // Frontier: exactly those that no other one beats in both.
 static void test_frontier(void **state)
 {
-    struct plan_catalogue *c = opened();
+    struct plan_catalogue *c = rig_catalogue();
     struct plan_question q = question("llama-3.3-70b", "Q4_K_M");
     struct plan_advice a = advised(c, &q);
     size_t on = 0;
@@ -186,7 +141,7 @@ static void test_frontier(void **state)
 
 static void test_limits(void **state)
 {
-    struct plan_catalogue *c = opened();
+    struct plan_catalogue *c = rig_catalogue();
     struct plan_question q = question("gpt-oss-20b", "MXFP4");
     (void)state;
     q.limits.only_mac = true;
@@ -213,7 +168,7 @@ static void test_limits(void **state)
 // More work takes more answers at once, then does not fit into the day.
 static void test_keeps_up(void **state)
 {
-    struct plan_catalogue *c = opened();
+    struct plan_catalogue *c = rig_catalogue();
     struct plan_question q = known();
     (void)state;
     q.work.gen = 512;
@@ -234,7 +189,7 @@ static void test_keeps_up(void **state)
 
 static void test_owned(void **state)
 {
-    struct plan_catalogue *c = opened();
+    struct plan_catalogue *c = rig_catalogue();
     struct plan_question q = known();
     (void)state;
     q.owned[0] = "dgx-spark";
@@ -251,7 +206,7 @@ static void test_owned(void **state)
 
 static void test_tasks(void **state)
 {
-    struct plan_catalogue *c = opened();
+    struct plan_catalogue *c = rig_catalogue();
     struct plan_task spark, strix, card, image;
     struct plan_utilisation u;
     struct err e = {0};
@@ -276,7 +231,7 @@ static void test_tasks(void **state)
 // A pair may be bought for two kinds of work: then each machine does its own.
 static void test_divided(void **state)
 {
-    struct plan_catalogue *c = opened();
+    struct plan_catalogue *c = rig_catalogue();
     struct plan_question q = known();
     (void)state;
     q.only[0] = "dgx-spark";
@@ -327,7 +282,7 @@ static void says(const struct plan_words *w, const char *text)
 
 static void test_worth(void **state)
 {
-    struct plan_catalogue *c = opened();
+    struct plan_catalogue *c = rig_catalogue();
     struct plan_question q = known();
     struct plan_words why;
     (void)state;
@@ -380,7 +335,7 @@ static void nothing(const struct plan_catalogue *c, const struct plan_question *
 
 static void test_nothing(void **state)
 {
-    struct plan_catalogue *c = opened();
+    struct plan_catalogue *c = rig_catalogue();
     struct plan_question q = question("gpt-oss-120b", "MXFP4");
     (void)state;
     q.limits.budget_usd = 1000;
@@ -410,7 +365,7 @@ static void refused(const struct plan_catalogue *c, const struct plan_question *
 
 static void test_refusals(void **state)
 {
-    struct plan_catalogue *c = opened();
+    struct plan_catalogue *c = rig_catalogue();
     struct plan_question good = known(), q = good;
     (void)state;
     q.work.model = "llama-3.1-8";
@@ -461,7 +416,7 @@ static void test_refusals(void **state)
 static void own_write(const char *text)
 {
     struct err e = {0};
-    if (os_file_write(own_file, text, strlen(text), 0600, &e) != 0)
+    if (os_file_write(rig_own_file, text, strlen(text), 0600, &e) != 0)
         fail_msg("%s", e.message);
 }
 
@@ -476,7 +431,7 @@ static void test_own(void **state)
     struct err e = {0};
     (void)state;
     own_write("{\"machines\": [{" ATTIC "}]}");
-    struct plan_catalogue *c = opened();
+    struct plan_catalogue *c = rig_catalogue();
     q.only[0] = "attic";
     nothing(c, &q, "a price for attic"); // it has none, and nobody said that it is there already
     q.owned[0] = "ATTIC";
@@ -485,7 +440,7 @@ static void test_own(void **state)
     plan_advice_free(&a);
     plan_catalogue_free(c);
     own_write("{\"machines\": [{" ATTIC ", \"price_usd\": 900, \"cloud\": true}]}");
-    c = opened();
+    c = rig_catalogue();
     q.owned[0] = NULL;
     nothing(c, &q, "--cloud: attic");
     q.limits.cloud = true;
@@ -494,11 +449,11 @@ static void test_own(void **state)
     plan_advice_free(&a);
     plan_catalogue_free(c);
     own_write("{\"machines\": [{" ATTIC ", \"price_usd\": \"cheap\"}]}");
-    c = opened();
+    c = rig_catalogue();
     assert_int_equal(plan_advise(c, &q, &a, &e), ERR_INVALID);
     assert_non_null(strstr(e.message, "attic"));
     plan_catalogue_free(c);
-    unlink(own_file);
+    unlink(rig_own_file);
 }
 
 // ---- documents -----------------------------------------------------------------------------------------
@@ -550,7 +505,7 @@ static double at(const json_t *d, const char *member)
 // The curves fall where they must: longer answers, slower links and warmer prefixes gain less in the end.
 static void test_curves(void **state)
 {
-    struct plan_catalogue *c = opened();
+    struct plan_catalogue *c = rig_catalogue();
     struct plan_question q = known();
     (void)state;
     q.rates = PLAN_RATES_PUBLISHED;
@@ -588,7 +543,7 @@ static void test_page(void **state)
         {"<table", "</table>"}, {"<tr", "</tr>"}, {"<figure>", "</figure>"}, {"<svg", "</svg>"},
         {"<ul", "</ul>"},       {"<li", "</li>"}, {"<div", "</div>"},        {"<td", "</td>"},
         {"<text", "</text>"},   {"<h2", "</h2>"}};
-    struct plan_catalogue *c = opened();
+    struct plan_catalogue *c = rig_catalogue();
     struct plan_question q = known();
     (void)state;
     q.work.train_share = 0.05;
@@ -652,7 +607,7 @@ static size_t longest_line(const char *text)
 // No line is wider than the terminal, no colour where none is wanted.
 static void test_text(void **state)
 {
-    struct plan_catalogue *c = opened();
+    struct plan_catalogue *c = rig_catalogue();
     struct plan_question q = question("gpt-oss-20b", "MXFP4");
     json_t *d = advice_document(c, &q, 10), *platforms = NULL;
     struct err e = {0};
@@ -680,7 +635,7 @@ static void test_text(void **state)
 // Which machine is good for what, and what is said: computed, so that it changes with the catalogue.
 static void test_platforms(void **state)
 {
-    struct plan_catalogue *c = opened();
+    struct plan_catalogue *c = rig_catalogue();
     static const char *const two[] = {"dgx-spark", "mac-studio-m3-ultra"};
     json_t *d = NULL, *w;
     struct err e = {0};
@@ -727,5 +682,5 @@ int main(void)
         cmocka_unit_test(test_escapes),   cmocka_unit_test(test_text),
         cmocka_unit_test(test_platforms),
     };
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, rig_setup, rig_teardown);
 }

@@ -4,64 +4,19 @@
 #include "plan/compare.h"
 #include "plan/nearest.h"
 #include "plan/predict.h"
+#include "tests/plan_rig.h"
 
 #include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
-#include <cmocka.h>
-
-static char config[] = "/tmp/tandem-plan-test-XXXXXX";
-static char own_file[128];
 
 static void own_write(const char *text)
 {
     struct err e = {0};
-    if (os_file_write(own_file, text, strlen(text), 0600, &e) != 0)
+    if (os_file_write(rig_own_file, text, strlen(text), 0600, &e) != 0)
         fail_msg("%s", e.message);
-}
-
-static int setup(void **state)
-{
-    char share[4096], dir[64];
-    const char *source = getenv("TANDEM_SOURCE");
-    (void)state;
-    if (mkdtemp(config) == NULL)
-        return -1;
-    setenv("TANDEM_CONFIG", config, 1);
-    snprintf(dir, sizeof dir, "%s/catalogue", config);
-    snprintf(own_file, sizeof own_file, "%s/own.json", dir);
-    if (source != NULL) {
-        snprintf(share, sizeof share, "%s/share", source);
-        setenv("TANDEM_SHARE", share, 1);
-    }
-    return mkdir(dir, 0700);
-}
-
-static int teardown(void **state)
-{
-    char dir[64];
-    (void)state;
-    unlink(own_file);
-    snprintf(dir, sizeof dir, "%s/catalogue", config);
-    rmdir(dir);
-    return rmdir(config);
-}
-
-static struct plan_catalogue *opened(void)
-{
-    struct plan_catalogue *c = NULL;
-    struct err e = {0};
-    if (plan_catalogue_open(&c, &e) != 0)
-        fail_msg("%s", e.message);
-    return c;
 }
 
 static struct plan_query query(const char *machine, const char *model, const char *quant,
@@ -92,7 +47,7 @@ static struct plan_answer predicted(const struct plan_catalogue *c, const struct
 // Every machine with every model answers, and its figures hang together.
 static void test_all(void **state)
 {
-    struct plan_catalogue *c = opened();
+    struct plan_catalogue *c = rig_catalogue();
     const char *machine, *model;
     json_t *m, *o;
     (void)state;
@@ -131,7 +86,7 @@ static void test_published(void **state)
         {"strix-halo", "gemma-4-31b", "UD-Q8_K_XL", "ROCm", false, 32768, 5.26},
         {"mac-studio-m3-ultra", "llama-3.3-70b", "Q4_K_M", "Metal", false, 0, 14.41},
     };
-    struct plan_catalogue *c = opened();
+    struct plan_catalogue *c = rig_catalogue();
     (void)state;
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         struct plan_query q = query(rows[i].machine, rows[i].model, rows[i].quant, rows[i].prefill);
@@ -148,7 +103,7 @@ static void test_published(void **state)
 
 static void test_bounds_and_memory(void **state)
 {
-    struct plan_catalogue *c = opened();
+    struct plan_catalogue *c = rig_catalogue();
     struct plan_query q = query("dgx-spark", "llama-3.1-70b", "F16", false);
     struct plan_answer a = predicted(c, &q);
     (void)state;
@@ -180,7 +135,7 @@ static void test_engines(void **state)
         {"2x-strix-halo", "glm-4.6", "Q4_K_XL", "ROCm,RPC", "rocm"},
         {"strix-halo", "lfm2-24b-a2b", "Q4_K_M", NULL, "vulkan"}, // nobody ran it with ROCm
     };
-    struct plan_catalogue *c = opened();
+    struct plan_catalogue *c = rig_catalogue();
     (void)state;
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         struct plan_query q = query(rows[i].machine, rows[i].model, rows[i].quant, false);
@@ -203,7 +158,7 @@ static void refused(const struct plan_catalogue *c, struct plan_query q, int cod
 
 static void test_refusals(void **state)
 {
-    struct plan_catalogue *c = opened();
+    struct plan_catalogue *c = rig_catalogue();
     struct plan_query good = query("dgx-spark", "llama-3.1-8b", "F16", true), q = good;
     (void)state;
     refused(c, query("dgx-sparc", "llama-3.1-8b", "F16", false), ERR_NOT_FOUND, "dgx-spark");
@@ -261,7 +216,7 @@ static void test_own(void **state)
     own_write("{\"machines\": [{\"name\": \"My-Box\", \"memory_gib\": 64, \"bandwidth_gbs\": 500, "
               "\"fp16_tflops\": 50, \"backends\": [\"CUDA\"]}], "
               "\"models\": [{\"id\": \"mine\", " SHAPE "}]}");
-    struct plan_catalogue *c = opened();
+    struct plan_catalogue *c = rig_catalogue();
     struct plan_query q = query("my-box", "MINE", "Q8_0", false);
     struct plan_answer a = predicted(c, &q);
     assert_true(a.fits);
@@ -270,7 +225,7 @@ static void test_own(void **state)
     q.machine = "dgx-spark";
     assert_string_equal(predicted(c, &q).basis, "model");
     plan_catalogue_free(c);
-    unlink(own_file);
+    unlink(rig_own_file);
 }
 
 static void test_own_bad(void **state)
@@ -326,7 +281,7 @@ static void test_own_bad(void **state)
             fail_msg("%s: %s", entries[i].text, e.message);
         plan_catalogue_free(c);
     }
-    unlink(own_file);
+    unlink(rig_own_file);
 }
 
 // ---- pairs ---------------------------------------------------------------------------------------------------------
@@ -358,7 +313,7 @@ static void within(double got, double wanted, double share)
 
 static void test_known_table(void **state)
 {
-    struct plan_catalogue *c = opened();
+    struct plan_catalogue *c = rig_catalogue();
     struct plan_pair p = known_pair();
     struct plan_comparison r = compared(c, &p);
     (void)state;
@@ -379,7 +334,7 @@ static void test_known_table(void **state)
 // What a break-even says is so: the gain crosses one there.
 static void test_breakeven(void **state)
 {
-    struct plan_catalogue *c = opened();
+    struct plan_catalogue *c = rig_catalogue();
     struct plan_pair p = known_pair();
     struct plan_comparison r = compared(c, &p);
     (void)state;
@@ -404,7 +359,7 @@ static void test_breakeven(void **state)
 
 static void test_pair_refusals(void **state)
 {
-    struct plan_catalogue *c = opened();
+    struct plan_catalogue *c = rig_catalogue();
     struct plan_comparison r;
     struct plan_pair p = known_pair();
     struct err e = {0};
@@ -445,5 +400,5 @@ int main(void)
         cmocka_unit_test(test_breakeven),
         cmocka_unit_test(test_pair_refusals),
     };
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, rig_setup, rig_teardown);
 }

@@ -4,6 +4,7 @@
 #include "plan/sim_fleet.h"
 #include "plan/sim_heap.h"
 #include "plan/trace.h"
+#include "tests/sim_rig.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -13,31 +14,6 @@
 #include <string.h>
 
 #include <cmocka.h>
-
-static struct plan_catalogue *catalogue;
-
-static int catalogue_setup(void **state)
-{
-    char share[1024];
-    struct err e = {0};
-    (void)state;
-    snprintf(share, sizeof share, "%s/share",
-             getenv("TANDEM_SOURCE") != NULL ? getenv("TANDEM_SOURCE") : "..");
-    setenv("TANDEM_SHARE", share, 1);
-    setenv("TANDEM_CONFIG", "/nonexistent", 1);
-    if (plan_catalogue_open(&catalogue, &e) != 0) {
-        fprintf(stderr, "%s\n", e.message);
-        return -1;
-    }
-    return 0;
-}
-
-static int catalogue_teardown(void **state)
-{
-    (void)state;
-    plan_catalogue_free(catalogue);
-    return 0;
-}
 
 // ---- traces --------------------------------------------------------------------------------------------
 

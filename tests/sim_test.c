@@ -3,6 +3,7 @@
 #include "base/random.h"
 #include "plan/sim.h"
 #include "plan/sim_find.h"
+#include "tests/sim_rig.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -20,31 +21,6 @@ static void near_check(double a, double b, double share, int line)
 {
     if (!(fabs(a - b) <= share * fabs(b) + 1e-9))
         fail_msg("line %d: %.9g is not within %g of %.9g", line, a, share, b);
-}
-
-static struct plan_catalogue *catalogue;
-
-static int catalogue_setup(void **state)
-{
-    char share[1024];
-    struct err e = {0};
-    (void)state;
-    snprintf(share, sizeof share, "%s/share",
-             getenv("TANDEM_SOURCE") != NULL ? getenv("TANDEM_SOURCE") : "..");
-    setenv("TANDEM_SHARE", share, 1);
-    setenv("TANDEM_CONFIG", "/nonexistent", 1);
-    if (plan_catalogue_open(&catalogue, &e) != 0) {
-        fprintf(stderr, "%s\n", e.message);
-        return -1;
-    }
-    return 0;
-}
-
-static int catalogue_teardown(void **state)
-{
-    (void)state;
-    plan_catalogue_free(catalogue);
-    return 0;
 }
 
 // ---- helpers -------------------------------------------------------------------------------------------

@@ -5,8 +5,8 @@
 #include "models/adapters.h"
 #include "os/os.h"
 #include "tests/gguf_make.h"
+#include "tests/scratch.h"
 
-#include <ftw.h>
 #include <sys/stat.h>
 
 #define N_PROMPT 300
@@ -382,20 +382,12 @@ static int setup(void **state)
     return setenv("TANDEM_STATE", folder, 1);
 }
 
-static int drop(const char *path, const struct stat *st, int type, struct FTW *ftw)
-{
-    (void)st;
-    (void)type;
-    (void)ftw;
-    return remove(path);
-}
-
 static int teardown(void **state)
 {
     (void)state;
     buf_fini(&one.bytes);
     buf_fini(&two.bytes);
-    return nftw(folder, drop, 8, FTW_DEPTH | FTW_PHYS);
+    return scratch_remove(folder);
 }
 
 int main(void)
