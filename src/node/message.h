@@ -53,7 +53,8 @@
 //                  "queue_s":from receipt until it had a sequence,
 //                  "prefill_s":from receipt to the start of the first decode step,
 //                  "decode_s":from there to the last token, "handoff_end_s":..|null (end marker seen),
-//                  "kv_bytes":n,"fallback":null|"text","overruns":n,"worst_ratio":x,"timeline":[..]}
+//                  "kv_bytes":n,"fallback":null|"text","overruns":n,"worst_ratio":x,"cost":{..},
+//                  "timeline":[..]}
 //            FAILED {"code":"..","message":".."}
 //   PREFILL  {"epoch":1,"transfer":id,"ticket":"hex32","serial":bool,"upto":n-1,
 //             "owner":"text","keep":bool,"reuse":bool,"adapter":{..} as in GENERATE,
@@ -62,15 +63,25 @@
 //            "tokens_cached":n,"from":first token that was sent,"compute_s":..,
 //            "export_s":..,"wait_s":..,"done_s":when the last token was computed,
 //            "sent_s":when the end marker left,"link_bytes_per_s":measured|0,"kv_bytes":n,
-//            "segments":n,"overruns":n,"worst_ratio":x,"timeline":[..]} or FAILED
+//            "segments":n,"overruns":n,"worst_ratio":x,"cost":{..},"timeline":[..]} or FAILED
 //   ADAPTER  {"name":"..","sha256":"..","bytes":n,"at":offset,"base":{..adapters_base..}} + body: a piece of
 //            the file, at most 1 MiB. Without a body it asks for the file, or begins to send it
 //         -> ADAPTER_IS {"sha256":"..","at":bytes that are here,"ready":bool}: the next piece is wanted from
 //            there; ready: GENERATE and PREFILL may name it
 //   FORGET   {"owner":"text"|null (all)} -> FORGOTTEN {"sequences":n}: erases prefix memory
+//   MEASURE  {"budget_s":15} -> MEASURED {"reads":[{"tokens","depth","chunk_tokens","seconds"}..],
+//            "steps":[{"steps","rows","depth_sum","seconds"}..], "export":{"bytes","seconds"}|null,
+//            "import":{..}|null, "load_s":x, "memory_left_bytes":x, "complete":bool}. The worker measures itself
+//            while it is idle: at the first request it stops, and says what it has with "complete":false. FAILED
+//            (busy) where it measures for somebody already; CANCEL ends it like a request
 //   CANCEL {}, ABANDON {"reason":".."}, STATUS {} -> STATUS_IS {"requests":n,"transfers":n,
 //             "cells_used":n,"cells_kept":n,"sequences_kept":n,"rates":{..},
 //             "memory":{..},"overruns":n,"worst_ratio":x}
+//
+// "cost" of DONE and PREFILLED: what this request took of the engine, alone, as far as it can be told apart:
+//   {"read":[{"tokens","depth","chunk_tokens","seconds"}..] (runs of chunks of one size, 8 at most),
+//    "steps":{"steps","rows","depth_sum","seconds"}|null (this answer's: how many, in each on average the
+//    answers and their tokens, all seconds), "export":{"bytes","seconds"}|null, "import":{..}|null}
 //
 // Timeline entries: {"what":"compute"|"export"|"send"|"import"|"decode","t0":s,"t1":s,"p0":n,"p1":n}
 //
@@ -82,6 +93,7 @@
 
 #include "base/err.h"
 #include "engine/engine.h"
+#include "node/message_cost.h"
 
 #include <jansson.h>
 #include <stdbool.h>

@@ -52,6 +52,8 @@ static const struct type_row type_rows[] = {
     {"forgotten", WIRE_FORGOTTEN, 2, JSON_SMALL, 0},
     {"adapter", WIRE_ADAPTER, 2, JSON_SMALL, WIRE_ADAPTER_MAX},
     {"adapter_is", WIRE_ADAPTER_IS, 2, JSON_SMALL, 0},
+    {"measure", WIRE_MEASURE, 2, JSON_SMALL, 0},
+    {"measured", WIRE_MEASURED, 2, JSON_MEDIUM, 0},
     {"pull", WIRE_PULL, 2, JSON_SMALL, 0},
     {"segment", WIRE_SEGMENT, SEGMENT_HEAD, SEGMENT_HEAD, WIRE_SEGMENT_MAX},
     {"end", WIRE_END, END_HEAD, END_HEAD, 0},

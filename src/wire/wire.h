@@ -51,6 +51,7 @@ enum wire_type {
     WIRE_EMBED = 22,    // empty JSON + tokens -> EMBEDDED or FAILED
     WIRE_FORGET = 23,   // JSON {owner} -> FORGOTTEN: prefix memory is erased
     WIRE_ADAPTER = 24,  // JSON + a piece of a file -> ADAPTER_IS or FAILED
+    WIRE_MEASURE = 25,  // JSON {budget_s} -> MEASURED or FAILED: the worker measures itself
     // worker -> gateway
     WIRE_RENDERED = 32,
     WIRE_ACCEPTED = 33,
@@ -63,6 +64,7 @@ enum wire_type {
     WIRE_EMBEDDED = 40, // JSON {tokens} + f32 LE each
     WIRE_FORGOTTEN = 41,
     WIRE_ADAPTER_IS = 42,
+    WIRE_MEASURED = 43,
     // bulk link: decode worker (dials) <-> prefill worker
     WIRE_PULL = 64,    // D -> P: JSON {ticket, from}; id = transfer
     WIRE_SEGMENT = 65, // P -> D: struct kv_segment + payload
