@@ -43,7 +43,7 @@ static void assert_same(const struct rig_answer *a, const struct rig_answer *b)
 }
 
 struct status {
-    json_int_t cells_used, cells_kept, sequences_kept, requests;
+    json_int_t cells_used, cells_kept, sequences_kept, sequences_apart, requests;
 };
 
 static struct status status_get(struct rig_node *d)
@@ -53,7 +53,8 @@ static struct status status_get(struct rig_node *d)
     json_t *head = rig_recv(d, &type);
     assert_int_equal(type, WIRE_STATUS_IS);
     struct status s = {rig_integer(head, "cells_used"), rig_integer(head, "cells_kept"),
-                       rig_integer(head, "sequences_kept"), rig_integer(head, "requests")};
+                       rig_integer(head, "sequences_kept"), rig_integer(head, "sequences_apart"),
+                       rig_integer(head, "requests")};
     json_decref(head);
     return s;
 }
@@ -135,6 +136,32 @@ static void test_cut_back(void **state)
         cold_get(models[m], tokens, N_FIRST, &cold);
         assert_same(&other, &cold);
     }
+}
+
+// Kept conversations do not stay where prompts are read, but one alone does; each goes on where it is.
+static void test_kept_apart(void **state)
+{
+    (void)state;
+    int32_t tokens[3][N_FIRST + N_ANSWER + N_MORE];
+    struct rig_answer first[3], second, cold;
+    struct rig_node *d = rig_start("fake:apart=1", ENGINE_HANDOFF_RANGES, false, false);
+    struct rig_request r;
+
+    for (int i = 0; i < 3; i++) {
+        rig_tokens(tokens[i], N_FIRST, 50 + (uint32_t)i);
+        r = request(1 + (uint64_t)i, tokens[i], N_FIRST);
+        answer_get(d, &r, &first[i]);
+        assert_int_equal(status_get(d).sequences_apart, i == 0 ? 0 : i + 1);
+    }
+    for (int i = 0; i < 3; i++) {
+        r = request(11 + (uint64_t)i, tokens[i], second_turn(tokens[i], &first[i]));
+        answer_get(d, &r, &second);
+        assert_int_equal(second.cached, N_FIRST + N_ANSWER - 1);
+        cold_get("fake", tokens[i], r.n, &cold);
+        assert_same(&second, &cold);
+    }
+    assert_int_equal(status_get(d).sequences_apart, 3);
+    rig_stop(d);
 }
 
 // Two conversations with one beginning: the second takes it by fork and leaves the first one whole.
@@ -493,17 +520,12 @@ static void test_nothing_to_hand_over(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_second_turn),
-        cmocka_unit_test(test_cut_back),
-        cmocka_unit_test(test_shared_beginning),
-        cmocka_unit_test(test_flags),
-        cmocka_unit_test(test_forget),
-        cmocka_unit_test(test_oldest_goes),
-        cmocka_unit_test(test_room_is_made),
-        cmocka_unit_test(test_twins),
-        cmocka_unit_test(test_warm_sides),
-        cmocka_unit_test(test_hybrid_turns),
-        cmocka_unit_test(test_nothing_to_hand_over),
+        cmocka_unit_test(test_second_turn),  cmocka_unit_test(test_cut_back),
+        cmocka_unit_test(test_kept_apart),   cmocka_unit_test(test_shared_beginning),
+        cmocka_unit_test(test_flags),        cmocka_unit_test(test_forget),
+        cmocka_unit_test(test_oldest_goes),  cmocka_unit_test(test_room_is_made),
+        cmocka_unit_test(test_twins),        cmocka_unit_test(test_warm_sides),
+        cmocka_unit_test(test_hybrid_turns), cmocka_unit_test(test_nothing_to_hand_over),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -481,6 +481,7 @@ int engine_fake_open(const struct engine_options *o, struct engine **out, struct
     f->base.ops = &f->ops;
     identity_fill(f, o, &f->base.identity);
     limits_fill(f, o, &f->base.limits);
+    f->base.limits.n_ctx_stream = f->o.apart != 0 ? f->base.limits.n_ctx : 0;
     const struct engine_limits *l = &f->base.limits;
     f->seqs = mem_alloc(l->n_seq * sizeof *f->seqs);
     f->seq_adapters = mem_alloc(l->n_seq * sizeof *f->seq_adapters);

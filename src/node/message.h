@@ -75,7 +75,8 @@
 //            while it is idle: at the first request it stops, and says what it has with "complete":false. FAILED
 //            (busy) where it measures for somebody already; CANCEL ends it like a request
 //   CANCEL {}, ABANDON {"reason":".."}, STATUS {} -> STATUS_IS {"requests":n,"transfers":n,
-//             "cells_used":n,"cells_kept":n,"sequences_kept":n,"rates":{..},
+//             "cells_used":n,"cells_kept":n,"sequences_kept":n,
+//             "sequences_apart":of these, in caches of their own,"rates":{..},
 //             "memory":{..},"overruns":n,"worst_ratio":x}
 //
 // "cost" of DONE and PREFILLED: what this request took of the engine, alone, as far as it can be told apart:

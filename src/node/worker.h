@@ -380,6 +380,7 @@ void worker_memory_point(struct worker *w, const struct worker_job *j, uint32_t 
 void worker_memory_share(struct worker *w, const struct worker_job *j);
 // The job ends: its sequence is kept or emptied.
 void worker_memory_release(struct worker *w, struct worker_job *j);
+uint32_t worker_memory_apart(const struct worker *w);    // kept in caches of their own
 bool worker_memory_has_sequence(const struct worker *w); // one that is not running
 bool worker_memory_relieve(
     struct worker *w); // forgets the oldest kept sequence; false: none is left

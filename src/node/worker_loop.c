@@ -27,13 +27,14 @@ static void status_send(struct worker *w, struct worker_link *l, uint64_t id)
         prefills += j->kind == WORKER_JOB_PREFILL;
     os_memory_get(getpid(), &m);
     json_t *head = json_pack(
-        "{s:i,s:i,s:i,s:i,s:i,s:{s:f,s:f,s:f},s:{s:I,s:I,s:I},s:I,s:f}", "requests",
+        "{s:i,s:i,s:i,s:i,s:i,s:i,s:{s:f,s:f,s:f},s:{s:I,s:I,s:I},s:I,s:f}", "requests",
         (int)(w->n_jobs - prefills), "transfers", (int)prefills, "cells_used", (int)w->cells_used,
-        "cells_kept", (int)w->memory.cells_kept, "sequences_kept", (int)w->memory.n_kept, "rates",
-        "prefill_tokens_per_s", w->prefill_rate, "decode_tokens_per_s", w->decode_rate,
-        "link_bytes_per_s", w->link_rate, "memory", "resident_bytes", (json_int_t)m.resident_bytes,
-        "peak_bytes", (json_int_t)m.peak_bytes, "anonymous_bytes", (json_int_t)m.anonymous_bytes,
-        "overruns", (json_int_t)pace.overruns, "worst_ratio", pace.worst_ratio);
+        "cells_kept", (int)w->memory.cells_kept, "sequences_kept", (int)w->memory.n_kept,
+        "sequences_apart", (int)worker_memory_apart(w), "rates", "prefill_tokens_per_s",
+        w->prefill_rate, "decode_tokens_per_s", w->decode_rate, "link_bytes_per_s", w->link_rate,
+        "memory", "resident_bytes", (json_int_t)m.resident_bytes, "peak_bytes",
+        (json_int_t)m.peak_bytes, "anonymous_bytes", (json_int_t)m.anonymous_bytes, "overruns",
+        (json_int_t)pace.overruns, "worst_ratio", pace.worst_ratio);
     worker_link_send(l, wire_frame_json(WIRE_STATUS_IS, id, head));
 }
 
