@@ -76,6 +76,7 @@ struct image_model {
     uint32_t steps;
     double cfg;
     uint64_t bytes; // of the file
+    bool edits;     // it can begin with a picture
 };
 // Reads the head of a GGUF or safetensors file: complete, of a known layout, with a table for every token
 // that its tokenizer can give. ERR_CORRUPT, ERR_UNSUPPORTED or ERR_NOT_FOUND with the file's name.
@@ -111,6 +112,9 @@ int image_encode(const struct image_picture *p, const struct image_encode_option
 // A PNG, JPEG or WebP file that a client sent, as RGB (alpha over white). Its size is held against the limits
 // above before anything is allocated.
 int image_decode(const void *data, size_t len, struct image_picture *out, struct err *e);
+// The same for a mask: where it has transparency, what is transparent may change (as OpenAI has it), else
+// what is white.
+int image_decode_mask(const void *data, size_t len, struct image_picture *out, struct err *e);
 // What is written into a picture's file: prompt, seed and parameters, so that it can be drawn again.
 // `seed` is that picture's own. A new object.
 json_t *image_texts(const struct image_request *r, const char *model, int64_t seed);

@@ -127,6 +127,7 @@ int image_model_read(const char *path, struct image_model *m, struct err *e)
     m->side = l->side;
     m->steps = l->steps;
     m->cfg = l->cfg;
+    m->edits = l != &unknown;
     if (l->multiple > 0) {
         m->multiple = l->multiple;
         return 0;

@@ -12,10 +12,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define CANCEL_PATIENCE_NS (60 * NS_PER_S) // a step takes less, or the worker hangs
 #define READ_BYTES (256u << 10)
+#define WORK_SHARE 4 // of the weights' bytes is a usual size of what is computed beside them
 
 // ---- starting ------------------------------------------------------------------------------------
 
@@ -29,6 +31,18 @@ static int parts_check(const struct image_worker_options *o, struct err *e)
             return rc;
     }
     return 0;
+}
+
+uint64_t image_worker_need(const struct image_worker_options *o)
+{
+    const char *const files[] = {o->model,  o->vae,    o->taesd, o->t5xxl,
+                                 o->clip_l, o->clip_g, o->llm};
+    uint64_t bytes = 0;
+    struct stat st;
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++)
+        if (files[i] != NULL && stat(files[i], &st) == 0 && st.st_size > 0)
+            bytes += (uint64_t)st.st_size;
+    return bytes + bytes / WORK_SHARE;
 }
 
 static void text_put(json_t *v, const char *key, const char *s)
@@ -73,8 +87,8 @@ int image_worker_start(const struct image_worker_options *o, struct image_worker
     image_buf_init(&w->in);
     image_buf_init(&w->out);
     if (is_fake(o->model))
-        w->model =
-            (struct image_model){.layout = "fake", .multiple = 8, .side = 64, .steps = 4, .cfg = 1};
+        w->model = (struct image_model){
+            .layout = "fake", .multiple = 8, .side = 64, .steps = 4, .cfg = 1, .edits = true};
     else
         rc = image_model_read(o->model, &w->model, e);
     if (rc == 0)
@@ -415,6 +429,8 @@ int image_worker_poll(struct image_worker *w, int64_t deadline_ns, struct image_
         int64_t left = deadline_ns - clock_now_ns(), due = image_worker_wait_ns(w);
         // Once even when the deadline has passed: what has come is taken.
         worker_wait(w, left <= 0 ? 0 : w->out.len > 0 || due > left ? left : due);
+        if (left <= 0)
+            frames_take(w);
         if (left <= 0 && w->n_events == 0)
             return 0;
     }

@@ -91,6 +91,9 @@ struct image_worker_status {
 };
 void image_worker_status(const struct image_worker *w, struct image_worker_status *s);
 
+// Bytes of memory that its model is likely to need: the files, and room for what is computed.
+uint64_t image_worker_need(const struct image_worker_options *o);
+
 // Which program would be started; ERR_NOT_FOUND says how to get one.
 int image_worker_find(const struct image_worker_options *o, char *out, size_t out_bytes,
                       struct err *e);
