@@ -2,6 +2,7 @@
 #include "cli/serve.h"
 #include "base/log.h"
 #include "cli/cli.h"
+#include "cli/image.h"
 #include "cli/wait.h"
 #include "gateway/gateway.h"
 #include "net/words.h"
@@ -12,12 +13,13 @@
 #include <string.h>
 
 static const char usage[] = "usage: tandem serve [-m MODEL ...] [--listen ADDR:PORT] "
-                            "[--prefill HOST:PORT ...] [OPTIONS]";
+                            "[--prefill HOST:PORT ...] [--image-model FILE] [OPTIONS]";
 static const char about[] =
     "Answers OpenAI's /v1/chat/completions and /v1/completions. The answer is written by a worker "
     "on\n"
     "this machine; long prompts are read by the prefill nodes that are given, and their KV cache\n"
-    "streams over meanwhile. SIGINT and SIGTERM let running requests end, then it stops.";
+    "streams over meanwhile. With --image-model it also draws pictures, at /v1/images. SIGINT and\n"
+    "SIGTERM let running requests end, then it stops.";
 
 struct serve {
     struct gateway_options gateway;
@@ -25,10 +27,12 @@ struct serve {
     struct cli_list prefill, allow_hosts;
     double drain_s;
     struct serve_models models;
+    const char *image_policy;
+    double image_expiry_s;
     bool different_weights, json;
 };
 
-#define ALL_OPTIONS 64
+#define ALL_OPTIONS 96
 #define DRAIN_S 30.0
 
 static size_t access_options(struct serve *s, struct cli_option *out)
@@ -141,6 +145,41 @@ static size_t cluster_options(struct serve *s, struct cli_option *out)
     return sizeof(own) / sizeof(own[0]);
 }
 
+static size_t image_options(struct serve *s, struct cli_option *out)
+{
+    struct gateway_images *o = &s->gateway.images;
+    const struct cli_option own[] = {
+        {.name = "--image-name",
+         .kind = CLI_STRING,
+         .value = (void *)&o->name,
+         .arg = "NAME",
+         .help = "what clients call the image model (its file's name)"},
+        {.name = "--image-policy",
+         .kind = CLI_STRING,
+         .value = (void *)&s->image_policy,
+         .arg = "pause|wait",
+         .help = "while other requests run, pictures pause between two steps (pause), or the "
+                 "others wait for them as they can (wait)"},
+        {.name = "--image-queue",
+         .kind = CLI_UINT32,
+         .value = &o->queue,
+         .arg = "N",
+         .help = "requests for pictures that may wait (8); more get 429 and when to come back",
+         .min = 0,
+         .max = IMAGE_QUEUE_MAX - 1},
+        {.name = "--image-expiry",
+         .kind = CLI_DOUBLE,
+         .value = &s->image_expiry_s,
+         .arg = "SECONDS",
+         .help = "how long a picture can be fetched by url (3600)",
+         .min = 1,
+         .max = 1e9},
+    };
+
+    memcpy(out, own, sizeof(own));
+    return sizeof(own) / sizeof(own[0]);
+}
+
 static void options_fill(struct serve *s, struct cli_option *out)
 {
     size_t n = http_options(s, out);
@@ -148,6 +187,8 @@ static void options_fill(struct serve *s, struct cli_option *out)
     n += serve_models_options(&s->models, &s->gateway, out + n);
     n += access_options(s, out + n);
     n += cluster_options(s, out + n);
+    n += cli_image_options(&s->gateway.images.worker, out + n, CLI_IMAGE_OPTIONS);
+    n += image_options(s, out + n);
     n += cli_worker_options(&s->gateway.worker, out + n, ALL_OPTIONS - n - 1, false);
     memset(&out[n], 0, sizeof(out[n]));
 }
@@ -166,6 +207,18 @@ static int key_load(struct serve *s, struct err *e)
     return rc == ERR_NOT_FOUND && !needed ? 0 : rc;
 }
 
+static int image_apply(struct serve *s, struct err *e)
+{
+    struct gateway_images *o = &s->gateway.images;
+
+    o->wait = strcmp(s->image_policy, "wait") == 0;
+    o->expiry_s = (int64_t)s->image_expiry_s;
+    if (!o->wait && strcmp(s->image_policy, "pause") != 0)
+        return err_set(e, ERR_INVALID, "--image-policy is \"%.40s\", and must be pause or wait",
+                       s->image_policy);
+    return o->worker.model ? serve_models_room(&s->models, &s->gateway, e) : 0;
+}
+
 static int options_apply(struct serve *s, struct err *e)
 {
     struct gateway_options *o = &s->gateway;
@@ -173,6 +226,8 @@ static int options_apply(struct serve *s, struct err *e)
 
     o->models_idle_ns = (int64_t)(s->models.idle_s * 1e9);
     rc = serve_models_find(&s->models, o, e);
+    if (rc == 0)
+        rc = image_apply(s, e);
     if (rc == 0 && s->listen)
         rc = net_addr_parse(s->listen, "127.0.0.1", GATEWAY_PORT, &o->listen, e);
     for (size_t i = 0; rc == 0 && i < s->prefill.n; i++)
@@ -205,7 +260,10 @@ static void drain(struct gateway *g, double seconds)
 
 static int serve_run(int argc, char **argv)
 {
-    struct serve s = {.drain_s = DRAIN_S, .models = {.idle_s = 900}};
+    struct serve s = {.drain_s = DRAIN_S,
+                      .models = {.idle_s = 900},
+                      .image_policy = "pause",
+                      .image_expiry_s = GATEWAY_IMAGE_EXPIRY_S};
     struct cli_option options[ALL_OPTIONS];
     struct err e = {0};
     struct gateway *g = NULL;

@@ -13,6 +13,8 @@ struct serve_models {
 
 // Fills o->models; the worker's other options are set. ERR_NOT_FOUND, ERR_BUSY (no memory), ERR_INVALID.
 int serve_models_find(const struct serve_models *s, struct gateway_options *o, struct err *e);
+// Is there memory for the models that stay loaded and the image model together? ERR_BUSY with the figures.
+int serve_models_room(const struct serve_models *s, const struct gateway_options *o, struct err *e);
 // How many were written.
 size_t serve_models_options(struct serve_models *s, struct gateway_options *o,
                             struct cli_option *out);

@@ -3,6 +3,8 @@
 #include "base/log.h"
 #include "cli/models.h"
 #include "cli/serve.h"
+#include "models/fetch.h"
+#include "os/os.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -116,6 +118,30 @@ int serve_models_find(const struct serve_models *s, struct gateway_options *o, s
         rc = err_set(e, ERR_INVALID,
                      "no model: give -m with a GGUF file, or pull one with \"tandem pull\"");
     return rc;
+}
+
+int serve_models_room(const struct serve_models *s, const struct gateway_options *o, struct err *e)
+{
+    uint64_t image = image_worker_need(&o->images.worker), all = image;
+    uint64_t available = os_memory_available();
+    char need[MODELS_SIZE_TEXT], of_image[MODELS_SIZE_TEXT], room[MODELS_SIZE_TEXT];
+
+    for (size_t i = 0; i < o->n_models; i++) {
+        struct engine_options engine = o->worker.engine;
+
+        engine.model = o->models[i].path;
+        engine.projector = o->models[i].projector;
+        all += o->models[i].on_demand ? 0 : cli_model_need(&engine);
+    }
+    if (s->any_memory || available == 0 || all <= available)
+        return 0;
+    models_size_format(all, need);
+    models_size_format(image, of_image);
+    models_size_format(available, room);
+    return err_set(e, ERR_BUSY,
+                   "the models need about %s together (the image model %s of it) and this machine "
+                   "has %s free; use smaller ones, --image-type q4_0, or say --no-memory-check",
+                   need, of_image, room);
 }
 
 size_t serve_models_options(struct serve_models *s, struct gateway_options *o,

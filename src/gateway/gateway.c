@@ -5,6 +5,7 @@
 #include "gateway/access.h"
 #include "gateway/core.h"
 #include "gateway/http.h"
+#include "gateway/images.h"
 #include "gateway/room.h"
 #include "gateway/start.h"
 #include "gateway/tuning.h"
@@ -22,7 +23,9 @@ struct gateway {
     struct core *core;
     struct http *http;
     struct tuning *tuning;
+    struct images *images; // NULL: this server draws none
     struct room room;
+    atomic_int undrained; // the core, and the images; who comes last tells
 };
 
 void gateway_options_default(struct gateway_options *o)
@@ -36,6 +39,8 @@ void gateway_options_default(struct gateway_options *o)
         .models_idle_ns = 900 * NS_PER_S,
     };
     node_worker_options_default(&o->worker);
+    o->images.queue = GATEWAY_IMAGE_QUEUE;
+    o->images.expiry_s = GATEWAY_IMAGE_EXPIRY_S;
 }
 
 // ---- the real worker ----------------------------------------------------------------------------------
@@ -83,6 +88,32 @@ static void supervisor_wake(void *ctx, size_t model)
 static const struct core_source own_source = {supervisor_start, supervisor_stop, supervisor_pid,
                                               supervisor_rest,  supervisor_wake, NULL};
 
+// ---- draining -------------------------------------------------------------------------------------------
+
+static void drained(struct gateway *g)
+{
+    const struct gateway_options *o = &g->options;
+
+    if (atomic_fetch_sub_explicit(&g->undrained, 1, memory_order_acq_rel) == 1 && o->on_event)
+        o->on_event(o->on_event_ctx, GATEWAY_DRAINED, "");
+}
+
+static void images_on_drained(void *ctx)
+{
+    drained(ctx);
+}
+
+static void core_on_event(void *ctx, enum gateway_event event, const char *text)
+{
+    struct gateway *g = ctx;
+    const struct gateway_options *o = &g->options;
+
+    if (event == GATEWAY_DRAINED)
+        drained(g);
+    else if (o->on_event)
+        o->on_event(o->on_event_ctx, event, text);
+}
+
 // ---- starting and stopping ------------------------------------------------------------------------------
 
 // The address is bound before anything is loaded, so that a second server on a port says so at once.
@@ -120,6 +151,7 @@ static int gateway_run(struct gateway *g, const struct core_source *source, uint
                        struct err *e)
 {
     struct http_parts parts = {.options = &g->options};
+    struct gateway_options core = g->options;
     int fd, rc = access_open(&g->options, &g->access, e);
 
     if (rc != 0)
@@ -128,7 +160,9 @@ static int gateway_run(struct gateway *g, const struct core_source *source, uint
     if (fd < 0)
         return fd;
     *port = g->options.listen.port;
-    rc = core_start(&g->options, source, &g->core, e);
+    core.on_event = core_on_event;
+    core.on_event_ctx = g;
+    rc = core_start(&core, source, &g->core, e);
     if (rc != 0) {
         close(fd);
         return rc;
@@ -136,6 +170,7 @@ static int gateway_run(struct gateway *g, const struct core_source *source, uint
     parts.access = g->access;
     parts.core = g->core;
     parts.tuning = g->tuning;
+    parts.images = g->images;
     rc = http_start(&parts, fd, &g->http, e);
     if (rc != 0) {
         core_stop(g->core);
@@ -144,6 +179,20 @@ static int gateway_run(struct gateway *g, const struct core_source *source, uint
     }
     atomic_store_explicit(&g->room.core, g->core, memory_order_release);
     return 0;
+}
+
+static int images_run(struct gateway *g, struct err *e)
+{
+    const struct images_hooks hooks = {images_on_drained, g};
+    int rc;
+
+    atomic_init(&g->undrained, 1);
+    if (!g->options.images.worker.model)
+        return 0;
+    atomic_init(&g->undrained, 2);
+    rc = images_start(&g->options, &hooks, &g->images, e);
+    g->room.images = g->images;
+    return rc;
 }
 
 int gateway_start_on(const struct gateway_options *o, const struct core_source *source,
@@ -166,12 +215,16 @@ int gateway_start_on(const struct gateway_options *o, const struct core_source *
     g->options.worker.max_requests = o->max_requests * PARSE_CHOICES_MAX;
     own.ctx = g;
     room_init(&g->room);
-    rc = tuning_start(&g->options, source ? NULL : &g->room.hooks, &g->tuning, e);
+    rc = images_run(g, e);
+    if (rc == 0)
+        rc = tuning_start(&g->options, source ? NULL : &g->room.hooks, &g->tuning, e);
     if (rc == 0)
         rc = gateway_run(g, source ? source : &own, port, e);
     if (rc != 0) {
         tuning_stop(g->tuning);
         tuning_free(g->tuning);
+        images_stop(g->images);
+        images_free(g->images);
         room_fini(&g->room);
         access_free(g->access);
         free(g);
@@ -195,6 +248,8 @@ struct core *gateway_core(struct gateway *g)
 void gateway_drain(struct gateway *g)
 {
     core_drain(g->core);
+    if (g->images)
+        images_drain(g->images);
 }
 
 void gateway_free(struct gateway *g)
@@ -202,10 +257,12 @@ void gateway_free(struct gateway *g)
     if (!g)
         return;
     tuning_stop(g->tuning); // its streams end before HTTP does
+    images_stop(g->images);
     core_stop(g->core);
     http_stop(g->http);
     core_free(g->core);
     tuning_free(g->tuning);
+    images_free(g->images);
     room_fini(&g->room);
     access_free(g->access);
     free(g);

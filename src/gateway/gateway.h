@@ -14,6 +14,7 @@
 #define GATEWAY_GATEWAY_H
 
 #include "base/err.h"
+#include "image/worker.h"
 #include "net/net.h"
 #include "node/node.h"
 
@@ -24,6 +25,18 @@
 #define GATEWAY_MODELS_MAX 64
 #define GATEWAY_ALIASES_MAX 8
 #define GATEWAY_HOSTS_MAX 16
+
+#define GATEWAY_IMAGE_QUEUE 8
+#define GATEWAY_IMAGE_EXPIRY_S 3600
+
+// Pictures (gateway/images.h).
+struct gateway_images {
+    struct image_worker_options worker; // model NULL: this server draws none
+    const char *name;                   // of the model; NULL: as its file is called
+    bool wait;        // other requests wait for a step, in place of the picture's pausing for them
+    uint32_t queue;   // requests that may wait (default 8); beyond: 429 with Retry-After
+    int64_t expiry_s; // how long a picture can be fetched by url (default 1 h)
+};
 
 enum gateway_event {
     GATEWAY_UP, // all models that are not on demand are loaded: text is the first one's name. Also after a
@@ -63,6 +76,7 @@ struct gateway_options {
     uint32_t max_per_key; // of one API key; beyond: 429 with Retry-After (0, the default: no limit)
     int64_t heartbeat_ns; // comment lines while a prompt is read (default 5 s)
     double stall_s;       // a prefill node that is silent for this long is given up (default 3)
+    struct gateway_images images;
     // Keys that clients must send, when any is given; needed for a public address (access.h).
     const char *api_key;      // good for everything
     const char *api_key_file; // of lines "NAME SCOPES KEY"

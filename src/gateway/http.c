@@ -5,6 +5,7 @@
 #include "base/metrics.h"
 #include "gateway/access.h"
 #include "gateway/dialect.h"
+#include "gateway/images.h"
 #include "gateway/route.h"
 #include "os/os.h"
 
@@ -100,7 +101,7 @@ enum MHD_Result http_await(struct exchange *x, struct reply *reply, int sent)
     return reply_serve(reply, headers_add, x);
 }
 
-enum MHD_Result http_answer_file(struct exchange *x, int fd, uint64_t bytes)
+enum MHD_Result http_answer_file(struct exchange *x, int fd, uint64_t bytes, const char *type)
 {
     struct MHD_Response *response = MHD_create_response_from_fd64(bytes, fd);
     enum MHD_Result result;
@@ -111,7 +112,7 @@ enum MHD_Result http_answer_file(struct exchange *x, int fd, uint64_t bytes)
     }
     x->answered = 200;
     headers_add(x, response);
-    MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, "application/octet-stream");
+    MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, type);
     result = MHD_queue_response(x->connection, 200, response);
     MHD_destroy_response(response);
     return result;
@@ -248,6 +249,7 @@ static struct exchange *exchange_new(struct http *h, struct MHD_Connection *conn
     x->access = h->parts.access;
     x->core = h->parts.core;
     x->tuning = h->parts.tuning;
+    x->images = h->parts.images;
     x->connection = connection;
     x->url = url;
     x->begun_ns = clock_now_ns();
@@ -347,6 +349,8 @@ static void exchange_end(struct exchange *x)
         status = reply_detach(x->reply);
         reply_drop(x->reply);
     }
+    if (x->chat)
+        images_chats(x->images, -1);
     status_count(x->http, x, status);
     metric_observe(&x->http->seconds, seconds);
     exchange_log(x, status, seconds);

@@ -28,6 +28,7 @@ struct access;
 struct access_key;
 struct http;
 struct http_form;
+struct images;
 struct route;
 struct tuning;
 
@@ -38,6 +39,7 @@ struct exchange {
     const struct access *access;
     struct core *core;
     struct tuning *tuning;
+    struct images *images; // NULL: this server draws none
     struct MHD_Connection *connection;
     const struct route *route;    // NULL: there is none for its path and method
     const char *url;              // its path
@@ -49,6 +51,7 @@ struct exchange {
     int64_t begun_ns;
     char method[8];
     unsigned answered; // the status that was sent without the core
+    bool chat;         // it counts among those that pictures wait for
     struct buf body;
     struct http_form *form; // of a route that takes its body piece by piece; owned
     uint64_t drained_bytes;
@@ -65,6 +68,7 @@ struct http_parts {
     const struct access *access;
     struct core *core;
     struct tuning *tuning;
+    struct images *images;
 };
 
 // Takes the listening socket, also on failure.
@@ -88,8 +92,8 @@ const char *http_body(const struct exchange *x, size_t *n);
 void http_body_drop(struct exchange *x);
 // Answers at once, as application/json. Takes the text.
 enum MHD_Result http_answer(struct exchange *x, unsigned status, char *body);
-// Answers 200 with a file's bytes, as application/octet-stream. Takes the descriptor.
-enum MHD_Result http_answer_file(struct exchange *x, int fd, uint64_t bytes);
+// Answers 200 with a file's bytes. Takes the descriptor.
+enum MHD_Result http_answer_file(struct exchange *x, int fd, uint64_t bytes, const char *type);
 // The end of a route that sent a message to the core with the reply's one reference; `sent` is what
 // core_send said. Sleeps until the core answers, or tells the client that the server is busy.
 enum MHD_Result http_await(struct exchange *x, struct reply *reply, int sent);

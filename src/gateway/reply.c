@@ -18,6 +18,7 @@ struct reply {
     // Set once, before the core knows of the reply.
     int fd;
     const char *type; // NULL: the usual one
+    size_t waiting_max;
     pthread_mutex_t lock;
     // All below is guarded by the lock.
     int refs;
@@ -37,6 +38,12 @@ static int socket_copy(struct MHD_Connection *connection)
     return info ? fcntl(info->connect_fd, F_DUPFD_CLOEXEC, 3) : -1;
 }
 
+void reply_waiting_set(struct reply *r, size_t bytes)
+{
+    r->waiting_max = bytes;
+    r->out.max = bytes;
+}
+
 struct reply *reply_new(struct MHD_Connection *connection)
 {
     struct reply *r = mem_alloc(sizeof(*r));
@@ -45,7 +52,8 @@ struct reply *reply_new(struct MHD_Connection *connection)
     r->refs = 2;
     r->connection = connection;
     r->fd = socket_copy(connection);
-    buf_init(&r->out, REPLY_WAITING_MAX);
+    buf_init(&r->out, 0);
+    reply_waiting_set(r, REPLY_WAITING_MAX);
     return r;
 }
 
@@ -106,7 +114,7 @@ int reply_write(struct reply *r, const void *data, size_t n)
     pthread_mutex_lock(&r->lock);
     if (!r->connection)
         rc = ERR_CLOSED;
-    else if (r->out.len - r->taken + n > REPLY_WAITING_MAX)
+    else if (r->out.len - r->taken + n > r->waiting_max)
         rc = ERR_RANGE;
     if (rc == 0) {
         buf_consume(&r->out, r->taken);

@@ -25,6 +25,9 @@ void reply_drop(struct reply *r);
 // application/json for the one and text/event-stream for the other. Errors sent whole are always JSON.
 void reply_type_set(struct reply *r, const char *type);
 
+// How many bytes of a stream may wait for its client (REPLY_WAITING_MAX), before the core knows of the reply.
+void reply_waiting_set(struct reply *r, size_t bytes);
+
 // ---- the core's side -------------------------------------------------------------------------------
 
 // A copy of the client's socket, for noticing that it left: libmicrohttpd does not watch suspended

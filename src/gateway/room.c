@@ -2,6 +2,7 @@
 
 #include "base/buf.h"
 #include "gateway/core.h"
+#include "gateway/images.h"
 #include "models/gguf.h"
 
 #include <stdlib.h>
@@ -33,6 +34,7 @@ static int ask(struct room *r, uint64_t bytes)
     struct core_message m = {.what = CORE_ROOM, .bytes = bytes, .answer = r->answer};
     int word = ERR_BUSY;
 
+    images_room(r->images, bytes);
     if (!c)
         return word;
     core_send(c, &m, CHAN_FOREVER);

@@ -12,8 +12,10 @@
 #include <stdatomic.h>
 
 struct core;
+struct images;
 
 struct room {
+    struct images *images;       // goes first; NULL: none. Set before the queue runs
     _Atomic(struct core *) core; // NULL: not there yet; release and acquire
     struct chan *answer;         // int: 0, or ERR_BUSY
     struct jobs_hooks hooks;     // for the queue; their context is this struct

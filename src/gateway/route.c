@@ -2,6 +2,7 @@
 
 #include "base/buf.h"
 #include "gateway/answer.h"
+#include "gateway/images.h"
 #include "gateway/messages.h"
 
 #include <stdio.h>
@@ -38,6 +39,8 @@ static enum MHD_Result run_dialect(struct exchange *x)
     memcpy(m.request->key, x->key ? x->key->owner : "", x->key ? sizeof(x->key->owner) : 1);
     memcpy(m.request->request_id, x->request_id, sizeof(x->request_id));
     rc = core_send(x->core, &m, 0);
+    x->chat = rc == 0;
+    images_chats(x->images, rc == 0);
     if (rc != 0)
         request_free(m.request);
     return http_await(x, reply, rc);
@@ -63,6 +66,9 @@ static const struct route routes[] = {
     {"/tokenize", "POST", ACCESS_INFERENCE, run_dialect, false, &dialect_tokenize, NULL},
     {"/detokenize", "POST", ACCESS_INFERENCE, run_dialect, false, &dialect_detokenize, NULL},
     {"/apply-template", "POST", ACCESS_INFERENCE, run_dialect, false, &dialect_template, NULL},
+    {"/images/generations", "POST", ACCESS_INFERENCE, run_images_create, false, NULL, NULL},
+    {"/images/edits", "POST", ACCESS_INFERENCE, run_images_edit, false, NULL, NULL},
+    {"/images/files/", "GET", ACCESS_FREE, run_images_file, false, NULL, NULL},
     {"/models", "GET", ACCESS_ANY, run_models, false, NULL, NULL},
     {"/models/load", "POST", ACCESS_ADMIN, run_load, false, NULL, NULL},
     {"/models/unload", "POST", ACCESS_ADMIN, run_unload, false, NULL, NULL},

@@ -56,6 +56,10 @@ route_function run_models, run_model, run_load, run_unload, run_health, run_live
 route_take run_files_take;
 route_function run_files_create, run_files, run_file, run_file_delete, run_tuning_create,
     run_tuning_jobs, run_tuning_job, run_tuning_act;
+
+// ---- route_images.c ----
+route_function run_images_create, run_images_edit, run_images_file;
+
 void route_form_free(struct http_form *form); // NULL is nothing
 
 #endif

@@ -3,6 +3,7 @@
 
 #include "base/buf.h"
 #include "base/json.h"
+#include "gateway/images.h"
 #include "gateway/ollama.h"
 
 #include <stdio.h>
@@ -26,11 +27,24 @@ static enum MHD_Result run_query(struct exchange *x, enum query_kind kind)
 
 enum MHD_Result run_models(struct exchange *x)
 {
-    return run_query(x, QUERY_MODELS);
+    struct query *q = query_new(QUERY_MODELS, reply_new(x->connection), NULL);
+
+    q->images = x->images ? images_model_json(x->images) : NULL;
+    return query_send(x, q);
+}
+
+static enum MHD_Result answer_json(struct exchange *x, json_t *o)
+{
+    char *text = json_line(o);
+
+    json_decref(o);
+    return http_answer(x, 200, text);
 }
 
 enum MHD_Result run_model(struct exchange *x)
 {
+    if (x->images && images_goes_by(images_known(x->images), x->rest))
+        return answer_json(x, images_model_json(x->images));
     return run_query(x, QUERY_MODEL);
 }
 
@@ -77,7 +91,10 @@ enum MHD_Result run_unload(struct exchange *x)
 
 enum MHD_Result run_status(struct exchange *x)
 {
-    return run_query(x, QUERY_STATUS);
+    struct query *q = query_new(QUERY_STATUS, reply_new(x->connection), NULL);
+
+    q->images = x->images ? images_status_json(x->images) : NULL;
+    return query_send(x, q);
 }
 
 // Anybody may ask how the server is; what it does is for those who may see the status.
@@ -85,7 +102,7 @@ enum MHD_Result run_health(struct exchange *x)
 {
     bool all = x->admin && http_has_argument(x, "verbose");
 
-    return run_query(x, all ? QUERY_STATUS : QUERY_HEALTH);
+    return all ? run_status(x) : run_query(x, QUERY_HEALTH);
 }
 
 // The process answers: nothing more is said, and the core is not asked.
@@ -106,6 +123,8 @@ enum MHD_Result run_metrics(struct exchange *x)
 
     reply_type_set(q->reply, METRICS_TYPE);
     http_metrics_put(x, &q->page);
+    if (x->images)
+        images_metrics_put(x->images, &q->page);
     return query_send(x, q);
 }
 
@@ -143,8 +162,10 @@ enum MHD_Result run_forget(struct exchange *x)
     unsigned status = rc == ERR_NOT_FOUND ? 404 : 400;
 
     http_body_drop(x);
-    if (rc == 0)
+    if (rc == 0) {
+        q->images = json_integer((json_int_t)images_store_forget(q->all ? NULL : q->owner));
         return query_send(x, q);
+    }
     query_free(q);
     reply_drop(reply);
     return http_answer(x, status, route_error(x, status, err_name(rc), "key", e.message));
@@ -154,11 +175,7 @@ enum MHD_Result run_forget(struct exchange *x)
 
 enum MHD_Result run_ollama_version(struct exchange *x)
 {
-    json_t *o = ollama_version_json();
-    char *text = json_line(o);
-
-    json_decref(o);
-    return http_answer(x, 200, text);
+    return answer_json(x, ollama_version_json());
 }
 
 enum MHD_Result run_ollama_tags(struct exchange *x)

@@ -202,7 +202,7 @@ static enum MHD_Result content_answer(struct exchange *x, const char *id)
     fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return refuse(x, 500, NULL, strerror(errno));
-    return http_answer_file(x, fd, f.bytes);
+    return http_answer_file(x, fd, f.bytes, "application/octet-stream");
 }
 
 enum MHD_Result run_file(struct exchange *x)

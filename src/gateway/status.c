@@ -26,6 +26,7 @@ struct query *query_new(enum query_kind kind, struct reply *reply, const char *m
 void query_free(struct query *q)
 {
     reply_drop(q->reply);
+    json_decref(q->images);
     buf_fini(&q->page);
     free(q);
 }
@@ -72,6 +73,8 @@ static void tell_models(struct core *c, struct query *q)
         if (c->models[i].options->name || c->models[i].peer->known)
             json_array_append_new(list, model_json(&c->models[i]));
     ship_models(c, list);
+    if (q->images)
+        json_array_append(list, q->images);
     json_put(o, "object", json_string("list"));
     json_put(o, "data", list);
     tell(q, 200, o);
@@ -254,6 +257,7 @@ static void tell_status(struct core *c, struct query *q)
     json_put(o, "nodes", nodes);
     json_put(o, "requests", requests);
     json_put(o, "totals", totals_json(&c->totals));
+    json_put(o, "images", q->images ? json_incref(q->images) : json_null());
     tell(q, 200, o);
 }
 
@@ -282,6 +286,7 @@ static void tell_forgotten(struct query *q)
     o = json_object();
     json_put(o, "sequences", json_integer((json_int_t)q->sequences));
     json_put(o, "nodes", json_integer((json_int_t)q->nodes));
+    json_put(o, "pictures", json_incref(q->images));
     tell(q, 200, o);
 }
 

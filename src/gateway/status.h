@@ -40,6 +40,7 @@ struct query {
     struct buf page;                 // of QUERY_METRICS: its head, by the HTTP thread
     char owner[MESSAGE_OWNER_BYTES]; // of QUERY_FORGET, with `all` false
     bool all;
+    json_t *images; // what the images thread says to it, from the HTTP thread; owned; NULL: nothing
     uint64_t sequences, nodes; // forgotten, by so many workers
     size_t asked;
     uint64_t id;

@@ -1,0 +1,108 @@
+// The inside of gateway/images.h, shared by images*.c; nobody else includes this.
+#ifndef GATEWAY_IMAGES_IMPL_H
+#define GATEWAY_IMAGES_IMPL_H
+
+#include "base/buf.h"
+#include "base/chan.h"
+#include "base/metrics.h"
+#include "gateway/images.h"
+#include "image/worker.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#define IMAGES_SIZES_MAX 16 // sizes whose times are remembered
+
+// Seconds of a step, by size.
+struct images_speed {
+    uint32_t width, height;
+    double step_s; // a moving mean
+    uint64_t steps;
+};
+
+// What others may see; the images thread alone writes.
+struct images_told {
+    struct image_worker_status worker;
+    bool failed, resting, paused;
+    char why[ERR_MESSAGE_BYTES]; // of failed
+    uint32_t requests;           // taken and not ended
+    uint64_t pictures, edits, done, cancelled, failures, refused, pauses;
+    double paused_s, load_s;
+    struct images_speed speeds[IMAGES_SIZES_MAX];
+    uint32_t n_speeds;
+    struct metric_histogram step_s, request_s, queue_s;
+};
+
+// A request from its task to its answer.
+struct images_request {
+    struct images_request *next;
+    struct images_task *task; // owned
+    uint64_t id;              // the worker's
+    struct buf data;          // of a whole answer: its pictures so far
+    uint32_t drawn, previews, index, step;
+    int64_t received_ns, begun_ns, told_ns; // begun_ns 0: it waits
+    bool left;                              // its client is gone: the worker was told
+};
+
+struct images {
+    const struct gateway_options *options;
+    struct images_hooks hooks;
+    struct images_known known;
+    char name[IMAGES_NAME_BYTES];
+    struct image_model model;
+    struct chan *inbox; // struct images_task *
+    struct chan *begun; // struct err: how the start went
+    atomic_int chats;   // requests beside pictures; a count alone: no ordering needed
+    pthread_t thread;
+    bool started;
+    pthread_mutex_t lock;
+    struct images_told told; // guarded by the lock
+    // The images thread only.
+    struct image_worker *worker; // NULL: it rests, or could not be started
+    struct images_told now;      // told is its copy
+    struct images_request *requests;
+    size_t waiting_bytes;
+    bool draining, drained, stopping, step_let;
+    int64_t paused_ns, swept_ns;
+};
+
+// ---- images.c ----
+// Starts the worker, where it rests. ERR_BUSY: there is no memory for it now.
+int images_worker_wake(struct images *i, struct err *e);
+
+// ---- images_request.c ----
+void images_admit(struct images *i, struct images_task *t); // takes it
+void images_event(struct images *i, struct image_event *ev);
+// Clients that left, and signs of life.
+void images_requests_tick(struct images *i, int64_t now_ns);
+void images_requests_fail(struct images *i, const struct err *e); // all of them
+double images_eta_s(const struct images *i); // until what is there now is drawn; 0: not known
+
+// ---- images_answer.c ----
+struct images_picture_told { // one picture as an answer tells it
+    const struct images_ask *ask;
+    const struct image_event *event;
+    const uint8_t *file; // its bytes
+    size_t len;
+    const char *url; // NULL: the bytes are sent
+};
+// {"b64_json":..., "seed":...}
+void images_entry_put(struct buf *out, const struct images_picture_told *p);
+// image_generation.completed, or .partial_image (`index` of it, from 0).
+void images_completed_put(struct buf *out, const struct images_picture_told *p);
+void images_partial_put(struct buf *out, const struct images_picture_told *p, uint32_t index);
+void images_progress_put(struct buf *out, const struct images_ask *ask,
+                         const struct image_event *ev, double eta_s);
+void images_error_put(struct buf *out, const struct err *e, unsigned status);
+// The whole answer around entries; draw_s as the worker told.
+char *images_answer(const struct images_request *r, double draw_s);
+
+// ---- images_told.c ----
+void images_told_init(struct images_told *t);
+void images_told_publish(struct images *i);
+void images_speed_learn(struct images *i, const struct image_request *r, double step_s);
+double images_speed(const struct images_told *t, const struct image_request *r); // 0: not known
+void images_speeds_read(struct images *i);
+void images_speeds_write(struct images *i);
+
+#endif
