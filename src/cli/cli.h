@@ -72,6 +72,11 @@ int cli_fail(const char *command, const struct err *e);
 size_t cli_worker_options(struct node_worker_options *o, struct cli_option *out, size_t max,
                           bool model);
 
+// What can be said about --spread and --tensor-split before any machine is asked; `n_models` of the command.
+int cli_spread_check(const struct node_worker_options *o, size_t n_models, struct err *e);
+// Whether one of --spread is another machine; without --spread, or with a bad one, false.
+bool cli_spread_leaves(const struct node_worker_options *o);
+
 // The name in `names` (NULL-terminated) that is closest to a mistyped one, or NULL when none is within
 // about a third of its letters.
 const char *cli_nearest(const char *typed, const char *const *names);

@@ -7,7 +7,7 @@
 #include "cli/models.h"
 #include "cli/wait.h"
 #include "net/words.h"
-#include "node/message.h"
+#include "node/message_spread.h"
 #include "wire/wire.h"
 
 #include <stdio.h>
@@ -15,16 +15,18 @@
 #include <string.h>
 
 static const char usage[] =
-    "usage: tandem node -m MODEL [-m MODEL ...] [--listen ADDR:PORT] [OPTIONS]";
+    "usage: tandem node [-m MODEL ...] [--lend MEMORY] [--listen ADDR:PORT] [OPTIONS]";
 static const char about[] = "Offers this machine to a gateway (\"tandem serve --prefill "
                             "THIS:7077\") for reading prompts or\n"
-                            "answering whole requests. Each further model has the next port. Other "
-                            "machines need the cluster\n"
-                            "key: \"tandem pair\". Stops on SIGINT and SIGTERM.";
+                            "answering whole requests. Each further model has the next port, and "
+                            "after them what --lend offers to\n"
+                            "\"tandem serve --spread THIS:PORT\". Other machines need the cluster "
+                            "key: \"tandem pair\". Stops on\n"
+                            "SIGINT and SIGTERM.";
 
-#define ALL_OPTIONS 40
+#define ALL_OPTIONS 44
 
-// One model and its worker.
+// One model and its worker, or the one that lends.
 struct unit {
     struct node *node;
     struct node_worker_options worker;
@@ -41,10 +43,11 @@ struct unit {
 struct node {
     struct node_worker_options worker; // of all
     struct cli_list models;
-    const char *listen, *key_file;
+    const char *listen, *key_file, *lend;
     bool json, no_memory_check;
     struct net_addr bound;
-    struct unit units[CLI_LIST_MAX];
+    struct unit units[CLI_LIST_MAX + 1];
+    size_t n_units;
 };
 
 static void options_fill(struct node *n, struct cli_option *out)
@@ -74,6 +77,12 @@ static void options_fill(struct node *n, struct cli_option *out)
                  "connects loads it again (0, the default: never)",
          .min = 0,
          .max = 1e9},
+        {.name = "--lend",
+         .kind = CLI_STRING,
+         .value = &n->lend,
+         .arg = "MEMORY",
+         .help = "lend so much memory (8G, 512M, all), and what computes beside it, to models of "
+                 "other machines that are too large for them"},
         {.name = "--key-file",
          .kind = CLI_STRING,
          .value = &n->key_file,
@@ -103,7 +112,9 @@ static int unit_set(struct node *n, size_t i, struct err *e)
     // What the command line says is the first one's.
     if (i > 0)
         u->worker.engine.projector = NULL;
-    rc = cli_model_find(n->models.items[i], &u->worker.engine, n->no_memory_check, &found, e);
+    // How much of a spread model comes here is known when the others have been asked.
+    rc = cli_model_find(n->models.items[i], &u->worker.engine,
+                        n->no_memory_check || n->worker.spread, &found, e);
     if (rc != 0)
         return rc;
     u->worker.engine.model = cli_text_keep(found.path);
@@ -115,18 +126,40 @@ static int unit_set(struct node *n, size_t i, struct err *e)
     return 0;
 }
 
+static int lend_set(struct node *n, struct err *e)
+{
+    struct unit *u = &n->units[n->models.n];
+
+    u->node = n;
+    u->worker = n->worker;
+    u->worker.lend = true;
+    u->worker.asleep = false;
+    u->worker.idle_s = 0;
+    u->worker.spread = NULL;
+    u->worker.engine.projector = NULL;
+    u->worker.listen = u->listen;
+    snprintf(u->listen, sizeof(u->listen), strchr(n->bound.host, ':') ? "[%s]:%u" : "%s:%u",
+             n->bound.host, n->bound.port > 0 ? n->bound.port + (unsigned)n->models.n : 0);
+    return spread_memory_parse(n->lend, &u->worker.lend_bytes, e);
+}
+
 static int options_apply(struct node *n, struct err *e)
 {
     int rc = net_addr_parse(n->listen ? n->listen : "127.0.0.1", "127.0.0.1", MESSAGE_PORT,
                             &n->bound, e);
 
-    if (rc == 0 && n->models.n == 0)
-        return err_set(e, ERR_INVALID, "no model: give -m with a GGUF file or a name of tandem ls");
-    if (rc == 0 && n->models.n > 1 && (n->bound.port == 0 || n->bound.port + n->models.n > 65536))
+    n->n_units = n->models.n + (n->lend ? 1 : 0);
+    if (rc == 0 && n->n_units == 0)
         return err_set(e, ERR_INVALID,
-                       "%zu models need as many ports from --listen on; say ADDR:PORT with a port "
-                       "that has so many behind it",
-                       n->models.n);
+                       "no model: give -m with a GGUF file or a name of tandem ls, or --lend");
+    if (rc == 0 && n->n_units > 1 && (n->bound.port == 0 || n->bound.port + n->n_units > 65536))
+        return err_set(
+            e, ERR_INVALID,
+            "%zu models%s need as many ports from --listen on; say ADDR:PORT with a port "
+            "that has so many behind it",
+            n->models.n, n->lend ? " and --lend" : "");
+    if (rc == 0)
+        rc = cli_spread_check(&n->worker, n->models.n, e);
     if (rc == 0)
         rc = net_key_load(n->key_file, &n->worker.key, e);
     // Without a key only this machine may connect: binding another address is refused further down.
@@ -134,17 +167,37 @@ static int options_apply(struct node *n, struct err *e)
         rc = 0;
     for (size_t i = 0; rc == 0 && i < n->models.n; i++)
         rc = unit_set(n, i, e);
-    return rc;
+    return rc == 0 && n->lend ? lend_set(n, e) : rc;
 }
 
 // ---- the link to the own worker -------------------------------------------------------------------
 
 static bool all_up(const struct node *n)
 {
-    for (size_t i = 0; i < n->models.n; i++)
+    for (size_t i = 0; i < n->n_units; i++)
         if (!n->units[i].up)
             return false;
     return true;
+}
+
+static void unit_up(struct unit *u, const char *what)
+{
+    u->up = true;
+    if (all_up(u->node))
+        wait_post(WAIT_READY, what);
+}
+
+static int lend_read(struct unit *u, const json_t *head, struct err *e)
+{
+    struct message_lend m;
+    int rc = message_lend_parse(head, &m, e);
+
+    if (rc != 0)
+        return rc;
+    log_info("node", "lending %.1f GiB: devices=\"%s\" port=%u", (double)m.memory_bytes / 0x1p30,
+             m.devices, u->port);
+    unit_up(u, "lends memory");
+    return 0;
 }
 
 static int welcome_read(struct unit *u, const json_t *head, struct err *e)
@@ -153,10 +206,8 @@ static int welcome_read(struct unit *u, const json_t *head, struct err *e)
     int rc = message_welcome_parse(head, w, e);
 
     if (rc == 0) {
-        u->up = true;
         log_info("node", "a worker is up: model=\"%s\" port=%u", w->model, u->port);
-        if (all_up(u->node))
-            wait_post(WAIT_READY, w->model);
+        unit_up(u, w->model);
     }
     free(w);
     return rc;
@@ -171,7 +222,7 @@ static int link_on_frame(void *ctx, struct wire_frame *f, struct err *e)
     int rc = head ? 0 : e->code;
 
     if (rc == 0 && f->type == WIRE_WELCOME)
-        rc = welcome_read(u, head, e);
+        rc = u->worker.lend ? lend_read(u, head, e) : welcome_read(u, head, e);
     else if (rc == 0 && f->type == WIRE_REFUSED)
         snprintf(u->refusal, sizeof(u->refusal), "%s", why ? why : "");
     json_decref(head);
@@ -235,7 +286,7 @@ static int units_start(struct node *n, struct err *e)
 {
     int rc = 0;
 
-    for (size_t i = 0; rc == 0 && i < n->models.n; i++) {
+    for (size_t i = 0; rc == 0 && i < n->n_units; i++) {
         struct unit *u = &n->units[i];
 
         u->port = (uint16_t)(n->bound.port + i);
@@ -246,7 +297,7 @@ static int units_start(struct node *n, struct err *e)
 
 static void units_stop(struct node *n)
 {
-    for (size_t i = 0; i < n->models.n; i++) {
+    for (size_t i = 0; i < n->n_units; i++) {
         node_supervisor_free(n->units[i].supervisor);
         link_end(&n->units[i]);
     }

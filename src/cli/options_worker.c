@@ -1,5 +1,6 @@
 // The options that every command shares which starts a worker.
 #include "cli/cli.h"
+#include "node/message_spread.h"
 
 #include <string.h>
 
@@ -28,6 +29,14 @@ size_t cli_worker_options(struct node_worker_options *o, struct cli_option *out,
          -1, 3600000},
         {"--handoff", 0, CLI_STRING, &o->handoff, "MODE",
          "ranges, ranges-late-state, whole or none; default: what a probe finds to be exact", 0, 0},
+        {"--spread", 0, CLI_STRING, &o->spread, "HOST[:PORT],..",
+         "machines that run \"tandem node --lend\" and take a part of the model's layers: for "
+         "models "
+         "larger than this machine",
+         0, 0},
+        {"--tensor-split", 0, CLI_STRING, &o->tensor_split, "A,B,..",
+         "shares of the layers for this machine and each of --spread; default: by their memory", 0,
+         0},
         {"--no-tiles", 0, CLI_FLAG, &o->no_tiles, NULL, "send the last chunk whole, not by layer",
          0, 0},
         {"--min-chunk", 0, CLI_UINT32, &o->min_chunk_tokens, "TOKENS", "finest chunk sent", 1,
@@ -44,4 +53,41 @@ size_t cli_worker_options(struct node_worker_options *o, struct cli_option *out,
         n = max;
     memcpy(out, all + skip, n * sizeof *all);
     return n;
+}
+
+int cli_spread_check(const struct node_worker_options *o, size_t n_models, struct err *e)
+{
+    struct net_addr addresses[ENGINE_LENDERS_MAX];
+    double shares[ENGINE_LENDERS_MAX + 1];
+    size_t n = 0;
+    int rc;
+
+    if (!o->spread)
+        return !o->tensor_split ? 0
+                                : err_set(e, ERR_INVALID,
+                                          "--tensor-split divides a model between this machine and "
+                                          "those of --spread, which is missing");
+    rc = spread_addresses_parse(o->spread, addresses, &n, e);
+    if (rc == 0 && o->tensor_split)
+        rc = spread_shares_parse(o->tensor_split, n + 1, shares, e);
+    if (rc == 0 && n_models > 1)
+        rc = err_set(e, ERR_INVALID,
+                     "--spread is for one model, and there are %zu: what a machine lends goes to "
+                     "one worker at a time",
+                     n_models);
+    return rc;
+}
+
+bool cli_spread_leaves(const struct node_worker_options *o)
+{
+    struct net_addr addresses[ENGINE_LENDERS_MAX];
+    struct err e = {0};
+    size_t n = 0;
+
+    if (!o->spread || spread_addresses_parse(o->spread, addresses, &n, &e) != 0)
+        return false;
+    for (size_t i = 0; i < n; i++)
+        if (!net_addr_is_loopback(&addresses[i]))
+            return true;
+    return false;
 }

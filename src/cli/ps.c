@@ -66,6 +66,8 @@ static void node_print(const json_t *node)
            text(node, "weights"));
     if (!up)
         printf("    %s\n", text(node, "why"));
+    else if (json_string_value(json_object_get(node, "spread")))
+        printf("    spread: %s\n", text(node, "spread"));
 }
 
 static void request_print(const json_t *r)

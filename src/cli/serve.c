@@ -196,10 +196,10 @@ static void options_fill(struct serve *s, struct cli_option *out)
 // Only a cluster of machines needs a key; nodes on this one may do without.
 static int key_load(struct serve *s, struct err *e)
 {
-    bool needed = s->key_file != NULL;
+    bool needed = s->key_file != NULL || cli_spread_leaves(&s->gateway.worker);
     int rc;
 
-    if (!needed && s->gateway.n_prefill == 0)
+    if (!needed && s->gateway.n_prefill == 0 && !s->gateway.worker.spread)
         return 0;
     for (size_t i = 0; i < s->gateway.n_prefill; i++)
         needed = needed || !net_addr_is_loopback(&s->gateway.prefill[i]);
@@ -225,9 +225,12 @@ static int options_apply(struct serve *s, struct err *e)
     int rc;
 
     o->models_idle_ns = (int64_t)(s->models.idle_s * 1e9);
+    s->models.any_memory = s->models.any_memory || o->worker.spread;
     rc = serve_models_find(&s->models, o, e);
     if (rc == 0)
         rc = image_apply(s, e);
+    if (rc == 0)
+        rc = cli_spread_check(&o->worker, o->n_models, e);
     if (rc == 0 && s->listen)
         rc = net_addr_parse(s->listen, "127.0.0.1", GATEWAY_PORT, &o->listen, e);
     for (size_t i = 0; rc == 0 && i < s->prefill.n; i++)

@@ -122,6 +122,7 @@ float engine_logprobs(const float *logits, uint32_t n_vocab, int32_t token, size
 #define ENGINE_ADAPTERS_MAX 32u // loaded at the same time
 
 struct engine;
+struct engine_lender;
 struct engine_sampler;
 struct engine_parser;
 
@@ -341,6 +342,9 @@ struct engine_options {
     bool tiles;                  // tiles_set will be used: prepare for it
     void (*progress)(void *ctx, double share); // loading, 0..1; may be NULL
     void *progress_ctx;
+    const struct engine_lender *lenders; // machines that take layers (engine/spread.h), in use as
+    size_t n_lenders;                    // long as the engine; 0: the model is all here
+    double own_share;                    // of this machine, beside the lenders'
 };
 void engine_options_default(struct engine_options *o);
 

@@ -149,7 +149,7 @@ static bool moves(const struct llama_engine *g)
 {
     return g->base.limits.n_seq > 1 && g->layout.known && g->layout.n_sections == 1 &&
            g->layout.sections[0].kind == BLOB_ATTENTION && g->layout.sections[0].n_stream == 1 &&
-           !g->recurrent && !g->slides;
+           !g->recurrent && !g->slides && !g->spread; // moving it would take it over the network
 }
 
 // The cells of one sequence, as llama.cpp will round them.

@@ -12,6 +12,7 @@
 #include "engine/blob.h"
 #include "engine/engine.h"
 #include "engine/llama_engine.h"
+#include "engine/spread.h"
 
 #include <llama.h>
 #include <stdatomic.h>
@@ -20,6 +21,7 @@ struct gguf_context;
 struct llama_adapters;
 struct llama_chat;
 struct llama_media;
+struct llama_spread;
 struct llama_tiles;
 
 // Where the logits of a row of the last step are.
@@ -93,6 +95,7 @@ struct llama_engine {
     size_t export_len;
 
     struct llama_adapters *adapters;
+    struct llama_spread *spread; // NULL: all layers are on this machine
 
     struct blob_layout layout;
     struct blob_scratch blob_scratch;
@@ -184,6 +187,12 @@ int llama_adapter_check(const struct llama_engine *g, const struct engine_row *r
                         struct err *e);
 // Before anything is computed for seq on that context.
 void llama_adapter_put(const struct llama_engine *g, struct llama_context *ctx, uint32_t seq);
+
+// ---- llama_spread.c ----------------------------------------------------------------------------
+// Puts o->lenders, if there are any, into what the model is loaded with.
+int llama_spread_open(struct llama_engine *g, const struct engine_options *o,
+                      const struct gguf_context *gguf, struct llama_model_params *p, struct err *e);
+void llama_spread_close(struct llama_engine *g);
 
 // ---- llama_keep.c ------------------------------------------------------------------------------
 void llama_keep_init(struct llama_engine *g); // says what can be cut

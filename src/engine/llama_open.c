@@ -73,6 +73,7 @@ static void llama_free_engine(struct engine *base)
     llama_adapter_fini(g);
     if (g->model)
         llama_model_free(g->model);
+    llama_spread_close(g);
     free(g->seqs);
     for (size_t i = 0; i < 2; i++) {
         if (g->pass[i].batch.token)
@@ -104,10 +105,16 @@ static int load_error(const char *path, const char *why, struct err *e)
             "'%s': llama.cpp %s does not know this architecture (%s); choose another model "
             "or a newer release",
             path, llama_version(), why);
+    if (strstr(why, "unable to allocate"))
+        return err_set(e, ERR_RANGE,
+                       "'%s' does not load: %s; the layers that go to each machine with --spread "
+                       "can be set with --tensor-split",
+                       path, why);
     return err_set(e, ERR_CORRUPT, "'%s' does not load: %s", path, *why ? why : "no reason given");
 }
 
-static int model_load(struct llama_engine *g, const struct engine_options *o, struct err *e)
+static int model_load(struct llama_engine *g, const struct engine_options *o,
+                      const struct gguf_context *gguf, struct err *e)
 {
     struct progress progress = {.o = o};
     struct llama_model_params p = llama_model_default_params();
@@ -116,6 +123,9 @@ static int model_load(struct llama_engine *g, const struct engine_options *o, st
         p.progress_callback = on_progress;
         p.progress_callback_user_data = &progress;
     }
+    int rc = llama_spread_open(g, o, gguf, &p, e);
+    if (rc != 0)
+        return rc;
     llama_log_begin();
     g->model = llama_model_load_from_file(o->model, p);
     const char *why = llama_log_end();
@@ -173,7 +183,8 @@ static int params_fill(struct llama_engine *g, const struct engine_options *o,
     p->kv_unified = true;
     p->swa_full = false;
     p->no_perf = true;
-    p->cb_eval = llama_between_eval;
+    // Whoever looks between two layers has every layer's graph sent over the network anew.
+    p->cb_eval = g->spread ? NULL : llama_between_eval;
     p->cb_eval_user_data = g;
     p->abort_callback = llama_step_aborted;
     p->abort_callback_data = g;
@@ -256,7 +267,7 @@ int engine_llama_open(const struct engine_options *o, struct engine **out, struc
     llama_backend_init();
     int rc = llama_file_check(o->model, &gguf, e);
     if (rc == 0)
-        rc = model_load(g, o, e);
+        rc = model_load(g, o, gguf, e);
     g->learned_positions = gguf && gguf_find_tensor(gguf, "position_embd.weight") >= 0;
     if (rc == 0)
         rc = context_make(g, o, &p, e);
@@ -269,7 +280,7 @@ int engine_llama_open(const struct engine_options *o, struct engine **out, struc
         if (rc == 0)
             rc = llama_media_open(g, o, e);
         if (rc == 0) {
-            llama_tile_init(g, o->tiles);
+            llama_tile_init(g, o->tiles && !g->spread);
             llama_home_init(g, &p);
             llama_embed_init(g, &p);
             llama_keep_init(g);

@@ -3,6 +3,7 @@
 #include "engine/engine.h"
 #include "engine/fake.h"
 #include "engine/probe.h"
+#include "engine/spread.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -33,6 +34,22 @@ int engine_quantize(const char *from, const char *to, const char *type, struct e
 {
     (void)from, (void)to, (void)type;
     return absent(e);
+}
+
+const char *engine_lend_version(void)
+{
+    return "no model library";
+}
+
+void engine_lend_facts_get(struct engine_lend_facts *f)
+{
+    *f = (struct engine_lend_facts){0};
+}
+
+int engine_lend(const struct engine_lend_options *o, struct err *e)
+{
+    (void)o;
+    return err_set(e, ERR_UNSUPPORTED, "this build has no model library: it has nothing to lend");
 }
 
 int probe_run(const struct engine_options *o, bool use_cache, struct probe_result *out,

@@ -179,6 +179,7 @@ static void welcome_put(json_t *o, const struct message_welcome *w)
     json_put(o, "prefill_tokens_per_s", json_real(w->prefill_tokens_per_s));
     json_put(o, "decode_tokens_per_s", json_real(w->decode_tokens_per_s));
     json_put(o, "paced", json_boolean(w->paced));
+    json_put(o, "spread", w->spread[0] ? answer_string(w->spread) : json_null());
     json_put(o, "pid", json_integer(w->pid));
 }
 

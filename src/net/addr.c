@@ -133,6 +133,19 @@ void net_fd_prepare(int fd)
     net_fd_no_sigpipe(fd);
 }
 
+// macOS has another name for the first of them.
+#ifndef TCP_KEEPIDLE
+#define TCP_KEEPIDLE TCP_KEEPALIVE
+#endif
+
+void net_conn_keep_alive(struct net_conn *c, int idle_s)
+{
+    int fd = net_conn_fd(c), between_s = idle_s > 4 ? idle_s / 4 : 1, probes = 8;
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof idle_s); // fails on socketpairs
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &between_s, sizeof between_s);
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &probes, sizeof probes);
+}
+
 int net_fd_wait(int fd, short events, int64_t deadline_ns)
 {
     for (;;) {

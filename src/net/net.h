@@ -90,6 +90,10 @@ void net_conn_finish(struct net_conn *c);
 // links; counts payload bytes given to net_conn_write. Set before the writer thread starts.
 void net_conn_pace(struct net_conn *c, double bytes_per_s);
 
+// A peer that is gone without a word (power, cable) ends the connection after about three times so many
+// seconds of silence, also while nobody writes.
+void net_conn_keep_alive(struct net_conn *c, int idle_s);
+
 void net_conn_shutdown(struct net_conn *c); // any thread; idempotent
 void net_conn_free(struct net_conn *c); // after both threads are done; sends close_notify if it can
 const char *net_conn_peer(const struct net_conn *c); // "192.168.1.7:51234", for messages

@@ -420,7 +420,8 @@ json_t *message_prefill_json(const struct message_prefill *m)
 
 static bool role_known(const char *role)
 {
-    return strcmp(role, "gateway") == 0 || strcmp(role, "bulk") == 0 || strcmp(role, "tool") == 0;
+    return strcmp(role, "gateway") == 0 || strcmp(role, "bulk") == 0 || strcmp(role, "tool") == 0 ||
+           strcmp(role, "spread") == 0;
 }
 
 static void identity_read(struct reader *r, struct engine_identity *id)
@@ -443,6 +444,7 @@ int message_hello_parse(const json_t *head, struct message_hello *m, struct err 
                        m->role);
     read_text(&r, "name", m->name, sizeof m->name);
     read_text(&r, "build", m->build, sizeof m->build);
+    read_text(&r, "engine", m->engine, sizeof m->engine);
     read_bool(&r, "same_weights", &m->same_weights);
     const json_t *identity = r.rc == 0 ? json_object_get(head, "identity") : NULL;
     m->has_identity = identity != NULL && !json_is_null(identity);
@@ -458,6 +460,8 @@ json_t *message_hello_json(const struct message_hello *m)
     json_put(o, "role", json_string(m->role));
     json_put(o, "name", json_string(m->name));
     json_put(o, "build", json_string(m->build));
+    if (m->engine[0] != '\0')
+        json_put(o, "engine", json_string(m->engine));
     if (m->has_identity)
         json_put(o, "identity", engine_identity_json(&m->identity));
     json_put(o, "same_weights", json_boolean(m->same_weights));
@@ -530,6 +534,7 @@ int message_welcome_parse(const json_t *head, struct message_welcome *m, struct 
     facts_read(&r, m);
     read_bool(&r, "paced", &m->paced);
     read_bool(&r, "adapters", &m->adapters);
+    read_text(&r, "spread", m->spread, sizeof m->spread);
     if (r.rc == 0)
         r.rc = json_get_i64(head, "pid", -1, INT32_MAX, &m->pid, e);
     return r.rc;
@@ -584,6 +589,8 @@ json_t *message_welcome_json(const struct message_welcome *m)
     json_put(o, "facts", facts_json(m));
     json_put(o, "paced", json_boolean(m->paced));
     json_put(o, "adapters", json_boolean(m->adapters));
+    if (m->spread[0] != '\0')
+        json_put(o, "spread", json_string(m->spread));
     json_put(o, "pid", json_integer(m->pid));
     return o;
 }

@@ -13,7 +13,9 @@
 //            "state_bytes":0, "rates":{"prefill_tokens_per_s":300,"decode_tokens_per_s":60},
 //            "facts":{"system":"..","cpu":"..","cores":2,"memory_bytes":..}, "paced":bool,
 //            "model":"smollm2-135m", "has_chat_template":true, "media":bool (images may be in a RENDER),
+//            "spread":"12 of 30 layers here, 18 on studio (10.0.0.7:7077)" (absent: all are here),
 //            "pid":123}
+//   (role "spread", of a worker that borrows a lender's memory: node/message_spread.h)
 //   REFUSED {"code":"mismatch", "message":".."}
 //
 // The gateway's requests (frame id = the gateway's request id, unique per link):
@@ -169,6 +171,7 @@ struct message_hello {
     char role[16];
     char name[128];
     char build[64];
+    char engine[64]; // of role spread: what must be the same on both sides
     bool has_identity, same_weights;
     struct engine_identity identity;
 };
@@ -185,7 +188,8 @@ struct message_welcome {
     uint32_t cores;
     uint64_t memory_bytes;
     bool paced;
-    bool adapters; // ADAPTER frames are understood
+    bool adapters;    // ADAPTER frames are understood
+    char spread[512]; // which machines hold how many layers, in words; "": all are here
     int64_t pid;
 };
 int message_welcome_parse(const json_t *head, struct message_welcome *m, struct err *e);

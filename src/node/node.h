@@ -47,6 +47,10 @@ struct node_worker_options {
     uint32_t max_requests; // waiting and running together (default 64)
     // Ends by itself (NODE_EXIT_IDLE) when for so long no gateway was connected; 0 (default): never.
     double idle_s;
+    const char *spread;       // "HOST[:PORT],.." of machines that take layers; NULL: none
+    const char *tensor_split; // "2,1": their shares, this machine's first; NULL: by memory
+    bool lend;                // no model: lends `lend_bytes` to others' workers (node/spread.h)
+    uint64_t lend_bytes;      // UINT64_MAX: what is free
     // The supervisor's own: no worker before node_supervisor_wake. Whoever connects to `listen` wakes it too.
     bool asleep;
 };
@@ -84,6 +88,7 @@ int64_t node_supervisor_pid(struct node_supervisor *s);
 
 #define NODE_EXIT_PERMANENT 2 // the worker's exit code: no model, bad options, ...
 #define NODE_EXIT_IDLE 3      // ... nobody needs it: it is left asleep
+#define NODE_EXIT_LENDER 4    // ... a machine that holds a part of its model is gone
 
 // `tandem-worker serve OPTIONS`: main of the worker process.
 int node_worker_main(int argc, char **argv);

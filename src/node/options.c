@@ -46,6 +46,12 @@ char *node_worker_options_text(const struct node_worker_options *o)
     json_put(v, "stall_ms", json_integer(o->stall_ms));
     json_put(v, "max_requests", json_integer(o->max_requests));
     json_put(v, "idle_s", json_real(o->idle_s));
+    json_put(v, "spread", text_json(o->spread));
+    json_put(v, "tensor_split", text_json(o->tensor_split));
+    json_put(v, "lend", json_boolean(o->lend));
+    // JSON's integers end at 2^63.
+    json_put(v, "lend_bytes",
+             json_integer(o->lend_bytes > INT64_MAX ? INT64_MAX : (json_int_t)o->lend_bytes));
     char *text = json_text(v);
     json_decref(v);
     return text;
@@ -87,6 +93,20 @@ static int integers_parse(const json_t *v, struct node_worker_options *o, struct
     return rc;
 }
 
+static int spread_parse(const json_t *v, struct node_worker_options *o, struct err *e)
+{
+    int64_t bytes = 0;
+    int rc = json_get_string(v, "spread", &o->spread, e);
+    if (rc == 0)
+        rc = json_get_string(v, "tensor_split", &o->tensor_split, e);
+    if (rc == 0)
+        rc = json_get_bool(v, "lend", &o->lend, e);
+    if (rc == 0)
+        rc = integer_get(v, "lend_bytes", 0, INT64_MAX, 0, &bytes, e);
+    o->lend_bytes = (uint64_t)bytes;
+    return rc;
+}
+
 int node_worker_options_parse(const json_t *v, struct node_worker_options *o, struct err *e)
 {
     node_worker_options_default(o);
@@ -123,7 +143,9 @@ int node_worker_options_parse(const json_t *v, struct node_worker_options *o, st
                 o->handoff);
     if (rc == 0)
         rc = json_get_bool(v, "no_tiles", &o->no_tiles, e);
-    if (rc == 0 && o->engine.model == NULL)
+    if (rc == 0)
+        rc = spread_parse(v, o, e);
+    if (rc == 0 && o->engine.model == NULL && !o->lend)
         rc = err_set(e, ERR_INVALID, "no model is named; say -m MODEL");
     return rc;
 }

@@ -176,6 +176,8 @@ static void worker_ended(struct node_supervisor *s, int status)
     bool permanent = WIFEXITED(status) && WEXITSTATUS(status) == NODE_EXIT_PERMANENT;
 
     os_exit_text(status, why, sizeof why);
+    if (WIFEXITED(status) && WEXITSTATUS(status) == NODE_EXIT_LENDER)
+        snprintf(why, sizeof why, "a machine that holds a part of the model is gone");
     atomic_store_explicit(&s->pid, -1, memory_order_relaxed);
     s->ready = false;
     if (s->ready_fd >= 0)

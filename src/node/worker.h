@@ -279,6 +279,7 @@ struct worker_peer {
 struct worker {
     struct node_worker_options options; // immutable
     struct message_welcome welcome;     // immutable after loading
+    char spread[512];                   // its member of that name, set before loading ends
     struct engine *engine;
     struct chan *inbox;                     // struct worker_event
     struct chan *text_inbox;                // struct worker_event (RENDER frames)

@@ -175,6 +175,11 @@ static int hello_check(struct worker *w, const struct message_hello *h, enum wor
                        "protocol version %u here, %u there; install the same release of tandem on "
                        "both machines",
                        WIRE_VERSION, h->version);
+    if (strcmp(h->role, "spread") == 0)
+        return err_set(e, ERR_UNSUPPORTED,
+                       "this port serves %s and lends no memory; --spread wants the port of a "
+                       "\"tandem node --lend\"",
+                       w->welcome.model);
     if (strcmp(h->role, "bulk") != 0) {
         *kind = WORKER_LINK_CONTROL;
         return 0;

@@ -2,6 +2,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "engine/probe.h"
+#include "node/spread.h"
 #include "node/worker.h"
 #include "os/os.h"
 
@@ -62,6 +63,11 @@ static int handoff_find(struct node_worker_options *options, struct err *e)
         o->handoff = ENGINE_HANDOFF_RANGES;
         return 0;
     }
+    if (o->n_lenders > 0) {
+        log_info("worker", "hand-off mode: none (a probe loads the model a second time, which a "
+                           "spread one is too large for; --handoff names a mode)");
+        return 0;
+    }
     int rc = probe_run(o, true, &r, e);
     if (rc != 0)
         return rc;
@@ -70,14 +76,34 @@ static int handoff_find(struct node_worker_options *options, struct err *e)
     return 0;
 }
 
+static int spread_start(struct worker *w, struct err *e)
+{
+    static struct spread spread; // its streams are the engine's
+    struct node_worker_options *o = &w->options;
+    int rc = spread_open(&spread, o, &o->engine, e);
+
+    if (rc == 0)
+        rc = handoff_find(o, e);
+    if (rc == 0)
+        rc = engine_open(&o->engine, &w->engine, e);
+    if (rc == 0)
+        spread_text(&spread, w->engine->identity.n_layer, w->spread, sizeof w->spread);
+    return rc;
+}
+
 static int engine_start(struct worker *w, struct err *e)
 {
     struct node_worker_options *o = &w->options;
-    int rc = handoff_find(o, e);
+    int rc = 0;
 
     o->engine.tiles = !o->no_tiles;
-    if (rc == 0)
-        rc = engine_open(&o->engine, &w->engine, e);
+    if (o->spread != NULL) {
+        rc = spread_start(w, e);
+    } else {
+        rc = handoff_find(o, e);
+        if (rc == 0)
+            rc = engine_open(&o->engine, &w->engine, e);
+    }
     if (rc != 0)
         return rc;
     if (!engine_is_fake(&o->engine) && (rc = warm_up(w, e)) != 0)
@@ -151,6 +177,8 @@ int node_worker_main(int argc, char **argv)
     log_process_set(w.options.name != NULL ? w.options.name : "worker");
     if (rc == 0 && w.options.cpus != NULL)
         rc = os_cpu_pin(w.options.cpus, &e);
+    if (rc == 0 && w.options.lend)
+        return spread_lend_run(&w.options, parent, FD_READY, FD_LISTEN);
     if (rc == 0)
         rc = engine_start(&w, &e);
     if (rc != 0) {

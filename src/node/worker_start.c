@@ -33,6 +33,7 @@ static void welcome_fill(struct worker *w)
         snprintf(m->name, sizeof m->name, "%s", w->options.name);
     else
         node_name_default(m->name, sizeof m->name);
+    snprintf(m->spread, sizeof m->spread, "%s", w->spread);
     snprintf(m->build, sizeof m->build, "tandem %s", TANDEM_VERSION);
     snprintf(m->model, sizeof m->model, "%s", w->engine->identity.model);
     snprintf(m->system, sizeof m->system, "%s", f.system);
