@@ -156,7 +156,7 @@ static void prefill_round_trips(void **state)
 
 static void hello_and_welcome_round_trip(void **state)
 {
-    struct message_hello h = {1, "bulk", "mac", "tandem 0.1.0", true, true, sample_identity()};
+    struct message_hello h = {1, "bulk", "mac", "tandem 0.1.0", "", true, true, sample_identity()};
     struct message_hello h2;
     struct message_welcome w = {
         .version = 1,
