@@ -359,7 +359,14 @@ def stop(servers):
 
 
 PARTS = {"streams": streams, "ttft": ttft, "stall": stall, "turns": turns}
-wanted = sys.argv[2:] or list(PARTS)
-for name in wanted:
-    e2e.check(name in PARTS, "no part", name, "; there are", *PARTS)
-print(json.dumps({"threads": int(THREADS), "rounds": ROUNDS, **{name: PARTS[name]() for name in wanted}}))
+
+
+def main():
+    wanted = sys.argv[2:] or list(PARTS)
+    for name in wanted:
+        e2e.check(name in PARTS, "no part", name, "; there are", *PARTS)
+    print(json.dumps({"threads": int(THREADS), "rounds": ROUNDS, **{name: PARTS[name]() for name in wanted}}))
+
+
+if __name__ == "__main__":
+    main()

@@ -3,6 +3,7 @@
 #include "cli/bench.h"
 
 #include "base/buf.h"
+#include "cli/bench_grid.h"
 #include "cli/cli.h"
 
 #include <math.h>
@@ -33,18 +34,26 @@ void bench_options_default(struct bench_options *o)
     };
 }
 
+void bench_token_range(const char *model, int32_t range[2])
+{
+    bool fake = model != NULL && strncmp(model, "fake", 4) == 0;
+    range[0] = fake ? FAKE_TOKEN_MIN : TOKEN_MIN;
+    range[1] = fake ? FAKE_TOKEN_MAX : TOKEN_MAX;
+}
+
 static struct bench_series_options series_options(const struct bench_options *o, const char *url,
                                                   const char *what)
 {
-    bool fake = o->model != NULL && strncmp(o->model, "fake", 4) == 0;
+    int32_t range[2];
+    bench_token_range(o->model, range);
     return (struct bench_series_options){
         .url = url,
         .prompt_tokens = o->prompt_tokens,
         .gen_tokens = o->gen_tokens,
         .runs = o->runs,
         .what = what,
-        .token_min = fake ? FAKE_TOKEN_MIN : TOKEN_MIN,
-        .token_max = fake ? FAKE_TOKEN_MAX : TOKEN_MAX,
+        .token_min = range[0],
+        .token_max = range[1],
     };
 }
 
@@ -82,18 +91,18 @@ struct emulation {
     double scale, link_bytes_per_s;
 };
 
-static int machines_find(struct emulation *m, struct err *e)
+int bench_machines_find(const char *emulate, struct bench_machine out[2], struct err *e)
 {
     char name[BENCH_NAME_BYTES];
-    const char *plus = strchr(m->o->emulate, '+');
+    const char *plus = strchr(emulate, '+');
     if (plus == NULL)
         return err_set(e, ERR_INVALID,
                        "--emulate is \"%s\", must be PREFILL+DECODE, as in "
                        "dgx-spark+mac-studio-m3-ultra",
-                       m->o->emulate);
-    snprintf(name, sizeof name, "%.*s", (int)(plus - m->o->emulate), m->o->emulate);
-    int rc = bench_catalogue_find(name, &m->machines[0], e);
-    return rc != 0 ? rc : bench_catalogue_find(plus + 1, &m->machines[1], e);
+                       emulate);
+    snprintf(name, sizeof name, "%.*s", (int)(plus - emulate), emulate);
+    int rc = bench_catalogue_find(name, &out[0], e);
+    return rc != 0 ? rc : bench_catalogue_find(plus + 1, &out[1], e);
 }
 
 static struct bench_pair_options pair_options(const struct emulation *m)
@@ -175,7 +184,7 @@ static int emulation_run(const struct bench_options *o, json_t **result, struct 
     struct emulation m = {.o = o};
     if (o->model == NULL)
         return err_set(e, ERR_INVALID, "no model given; say -m FILE.gguf");
-    int rc = machines_find(&m, e);
+    int rc = bench_machines_find(o->emulate, m.machines, e);
     if (rc != 0 || (rc = series_on_pair(&m, "native speed", &m.unpaced, e)) != 0)
         return rc;
     scale_set(&m, o->time_scale > 0 ? o->time_scale
@@ -199,7 +208,9 @@ int bench_run(const struct bench_options *o, json_t **result, struct err *e)
 {
     *result = NULL;
     bench_signals_catch();
-    int rc = o->nodes != NULL ? nodes_run(o, result, e) : emulation_run(o, result, e);
+    int rc = o->grid            ? bench_grid_run(o, result, e)
+             : o->nodes != NULL ? nodes_run(o, result, e)
+                                : emulation_run(o, result, e);
     cli_progress_end();
     return rc;
 }

@@ -5,7 +5,7 @@
 //
 // The parts: bench_catalogue.c (rates of machines), bench_http.c (one request), bench_pair.c (two
 // nodes as processes of their own), bench_series.c (runs of the four lines), bench_result.c
-// (medians, the JSON), bench.c (the order of it all). Pictures: draw.h.
+// (medians, the JSON), bench.c (the order of it all). Pictures: draw.h. `--grid`: bench_grid.h.
 //
 // An emulated pair: rates of catalogue machines divided by one time scale s, the smallest at which
 // every real step of this machine fits its slot, and a link on which KV time / prefill time is that
@@ -23,8 +23,8 @@
 #define BENCH_RUNS_MAX 32
 #define BENCH_NAME_BYTES 128
 
-enum bench_plan { BENCH_REMOTE, BENCH_LOCAL, BENCH_SERIAL, BENCH_HYBRID };
-#define BENCH_PLANS 4
+enum bench_plan { BENCH_REMOTE, BENCH_LOCAL, BENCH_SERIAL, BENCH_HYBRID, BENCH_AUTO };
+#define BENCH_PLANS 4 // without BENCH_AUTO, which is the gateway's choice of one of them
 const char *bench_plan_name(enum bench_plan p); // as in a request's "tandem.plan"
 
 // ---- machines -----------------------------------------------------------------------------------
@@ -44,6 +44,8 @@ struct bench_sample {
     double tail_s;              // hybrid and serial only
     double compute_s, export_s; // of the prefill worker, hybrid and serial only
     double kv_bytes;
+    double predicted_s; // of the total, as the gateway foresaw it; 0: it did not
+    double cached_tokens;
 };
 
 struct bench_request {
@@ -52,18 +54,25 @@ struct bench_request {
     const int32_t *tokens;
     size_t n_tokens;
     uint32_t gen_tokens;
+    bool warm; // may begin with what the nodes hold
+    bool keep; // nodes keep what they computed
 };
 
 struct bench_answer {
     struct bench_sample sample;
+    enum bench_plan plan; // that was followed
     char *text;      // owned
     char *model;     // owned
     json_t *timings; // owned
 };
-// ERR_MISMATCH when the plan was not followed to the end (a fallback, a warm prefix): such an
-// answer measures something else. ERR_CANCELLED after a signal.
+// ERR_MISMATCH when the plan was not followed to the end (a fallback, a warm prefix that was not
+// asked for): such an answer measures something else. ERR_CANCELLED after a signal.
 int bench_request_run(const struct bench_request *q, struct bench_answer *a, struct err *e);
 void bench_answer_fini(struct bench_answer *a);
+// What is neither special nor a byte in every vocabulary; letters for the fake engine.
+void bench_token_range(const char *model, int32_t range[2]);
+// Token ids of a prompt like no other, drawn from [min, max); the caller frees them.
+int32_t *bench_prompt_make(size_t n, int32_t min, int32_t max);
 // What the gateway says about its nodes: hardware, builds, model, weights. A new reference.
 int bench_nodes_get(const char *gateway, json_t **nodes, struct err *e);
 // SIGINT and SIGTERM end the running request, so that the caller can clean up.
@@ -129,9 +138,13 @@ struct bench_options {
     double time_scale;     // 0: found by trying
     bool no_tiles;
     uint32_t min_chunk_tokens;
-    bool json; // nothing but JSON goes to stdout
+    bool grid;           // many cells instead of one, bench_grid.h
+    uint32_t grid_cells; // of each link, at most; 0: all
+    bool json;           // nothing but JSON goes to stdout
 };
 void bench_options_default(struct bench_options *o);
+// The machines of `emulate`.
+int bench_machines_find(const char *emulate, struct bench_machine out[2], struct err *e);
 // Measures and returns the JSON of the result (new reference).
 int bench_run(const struct bench_options *o, json_t **result, struct err *e);
 

@@ -1,4 +1,4 @@
-#include "cli/bench.h"
+#include "cli/bench_grid.h"
 
 #include "cli/cli.h"
 
@@ -60,6 +60,12 @@ static int bench_main(int argc, char **argv)
         {"--link-ratio", 0, CLI_DOUBLE, &o.link_ratio, "R",
          "KV time / prefill time (default 0.63, as measured on 10GbE)", 0.001, 1000},
         {"--time-scale", 0, CLI_DOUBLE, &o.time_scale, "S", "fixed instead of found", 0, 1e6},
+        {"--grid", 0, CLI_FLAG, &o.grid, NULL,
+         "many prompts, answers, links and held prefixes instead of one: what each plan takes, what "
+         "the gateway chooses and predicts (six to ten minutes)",
+         0, 0},
+        {"--cells", 0, CLI_UINT32, &o.grid_cells, "N", "of the grid: so many for each link", 1,
+         BENCH_GRID_ROWS},
         {"--no-tiles", 0, CLI_FLAG, &o.no_tiles, NULL, "send the last chunk whole, not by layer", 0,
          0},
         {"--min-chunk", 0, CLI_UINT32, &o.min_chunk_tokens, "TOKENS", "finest chunk sent", 0,
@@ -79,7 +85,8 @@ static int bench_main(int argc, char **argv)
                   "Measures four lines side by side, each end to end at the client: the prefill "
                   "machine\nalone, the decode machine alone, handed over after prefill (serial) "
                   "and during it\n(hybrid). Without --nodes, both machines are emulated on this "
-                  "one.",
+                  "one. With --grid it\nmeasures how good the gateway's choice of a plan is, "
+                  "instead.",
                   NULL, &done, &e);
     if (rc != 0 || done)
         return rc != 0 ? cli_fail("bench", &e) : 0;

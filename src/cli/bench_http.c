@@ -37,7 +37,7 @@ bool bench_signal_seen(void)
 
 const char *bench_plan_name(enum bench_plan p)
 {
-    static const char *const names[] = {"remote", "local", "serial", "hybrid"};
+    static const char *const names[] = {"remote", "local", "serial", "hybrid", "auto"};
     return names[p];
 }
 
@@ -53,8 +53,8 @@ static json_t *body_json(const struct bench_request *q)
     json_put(o, "temperature", json_integer(0));
     json_put(o, "ignore_eos", json_true());
     // Cold, and into an empty cache: where cells lie decides the last bits of what is computed.
-    json_put(o, "cache_prompt", json_false());
-    json_put(o, "store", json_false());
+    json_put(o, "cache_prompt", json_boolean(q->warm));
+    json_put(o, "store", json_boolean(q->keep));
     json_put(o, "tandem", tandem);
     return o;
 }
@@ -118,13 +118,24 @@ static int status_check(const json_t *answer, long status, struct err *e)
                    message != NULL ? message : "no reason given");
 }
 
+// BENCH_AUTO: it names none.
+static enum bench_plan plan_parse(const char *name)
+{
+    for (size_t i = 0; name != NULL && i < BENCH_PLANS; i++)
+        if (strcmp(name, bench_plan_name((enum bench_plan)i)) == 0)
+            return (enum bench_plan)i;
+    return BENCH_AUTO;
+}
+
 // An answer that was made in another way than asked would be measured under the wrong name.
-static int plan_check(const struct bench_request *q, const json_t *timings, struct err *e)
+static int plan_check(const struct bench_request *q, const json_t *timings, enum bench_plan *done,
+                      struct err *e)
 {
     const char *plan = json_string_value(json_object_get(timings, "plan"));
     const char *fallback = json_string_value(json_object_get(timings, "fallback"));
-    double warm = draw_number(timings, "cached_tokens");
-    if (plan == NULL || strcmp(plan, bench_plan_name(q->plan)) != 0)
+    double warm = q->warm ? 0 : draw_number(timings, "cached_tokens");
+    *done = plan_parse(plan);
+    if (*done == BENCH_AUTO || (q->plan != BENCH_AUTO && *done != q->plan))
         return err_set(e, ERR_MISMATCH, "asked for plan %s, got %s", bench_plan_name(q->plan),
                        plan != NULL ? plan : "an answer without timings");
     if (fallback != NULL)
@@ -142,6 +153,8 @@ static void sample_fill(const json_t *t, struct bench_sample *s)
     s->kv_bytes = draw_number(t, "kv_bytes");
     s->compute_s = draw_number(t, "prefill.compute_s");
     s->export_s = draw_number(t, "prefill.export_s");
+    s->predicted_s = draw_number(t, "predicted.total_s");
+    s->cached_tokens = draw_number(t, "cached_tokens");
 }
 
 static int answer_fill(const struct bench_request *q, const json_t *answer, struct bench_answer *a,
@@ -156,7 +169,7 @@ static int answer_fill(const struct bench_request *q, const json_t *answer, stru
         return err_set(e, ERR_IO, "the gateway's answer has no text");
     if ((uint32_t)gen != q->gen_tokens)
         return err_set(e, ERR_MISMATCH, "asked for %u tokens, got %.0f", q->gen_tokens, gen);
-    int rc = plan_check(q, timings, e);
+    int rc = plan_check(q, timings, &a->plan, e);
     if (rc != 0)
         return rc;
     sample_fill(timings, &a->sample);

@@ -297,7 +297,11 @@ static int pair_warm(const struct bench_pair *p, struct err *e)
     for (size_t i = 0; i < 128; i++)
         tokens[i] = (int32_t)(97 + i % 26);
     do {
-        struct bench_request q = {p->url, BENCH_HYBRID, tokens, 128, 2};
+        struct bench_request q = {.url = p->url,
+                                  .plan = BENCH_HYBRID,
+                                  .tokens = tokens,
+                                  .n_tokens = 128,
+                                  .gen_tokens = 2};
         struct bench_answer a;
         rc = bench_request_run(&q, &a, e);
         bench_answer_fini(&a);

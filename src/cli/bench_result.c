@@ -4,6 +4,7 @@
 #include "base/buf.h"
 #include "base/clock.h"
 #include "base/json.h"
+#include "cli/bench_grid.h"
 #include "cli/draw.h"
 #include "cli/term.h"
 #include "os/os.h"
@@ -227,6 +228,22 @@ int bench_require(const json_t *result, const char *bound, struct err *e)
 
 // ---- files and screen ---------------------------------------------------------------------------
 
+static bool is_grid(const json_t *result)
+{
+    return json_object_get(result, "grid") != NULL;
+}
+
+static void tables_put(const json_t *result, const struct draw_style *style, struct buf *out)
+{
+    if (is_grid(result)) {
+        bench_grid_text(result, out);
+        return;
+    }
+    draw_table_text(result, style, out);
+    buf_puts(out, "\nTimeline of a hybrid run\n");
+    draw_timeline_text(result, style, out);
+}
+
 void bench_print(const json_t *result, bool json)
 {
     struct draw_style style = {
@@ -238,9 +255,7 @@ void bench_print(const json_t *result, bool json)
         printf("%s\n", text);
         free(text);
     } else {
-        draw_table_text(result, &style, &b);
-        buf_puts(&b, "\n");
-        draw_timeline_text(result, &style, &b);
+        tables_put(result, &style, &b);
         fwrite(b.data, 1, b.len, stdout);
     }
     fflush(stdout);
@@ -258,7 +273,10 @@ int bench_svg_write(const json_t *result, const char *path, struct err *e)
 {
     struct buf b;
     buf_init(&b, DRAW_MAX_BYTES);
-    draw_svg(result, &b);
+    if (is_grid(result))
+        bench_grid_svg(result, &b);
+    else
+        draw_svg(result, &b);
     return file_write(path, &b, e);
 }
 
@@ -308,9 +326,7 @@ int bench_report_write(const json_t *result, const char *path, struct err *e)
                (double)f.memory_bytes / 1e9);
     nodes_put(json_object_get(result, "nodes"), &b);
     buf_puts(&b, "\n");
-    draw_table_text(result, &style, &b);
-    buf_puts(&b, "\nTimeline of a hybrid run\n");
-    draw_timeline_text(result, &style, &b);
+    tables_put(result, &style, &b);
     buf_puts(&b, "\nAll figures\n");
     pretty_put(result, &b);
     return file_write(path, &b, e);

@@ -11,16 +11,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-// Another prompt for every run, so that no prefix is ever warm; the same for the lines of one run,
-// so that their outputs can be compared.
-static int32_t *prompt_make(const struct bench_series_options *o)
+int32_t *bench_prompt_make(size_t n, int32_t min, int32_t max)
 {
-    int32_t *tokens = mem_alloc(o->prompt_tokens * sizeof *tokens);
-    uint32_t *random = mem_alloc(o->prompt_tokens * sizeof *random);
-    uint32_t span = (uint32_t)(o->token_max - o->token_min);
-    os_random(random, o->prompt_tokens * sizeof *random);
-    for (uint32_t i = 0; i < o->prompt_tokens; i++)
-        tokens[i] = o->token_min + (int32_t)(random[i] % span);
+    int32_t *tokens = mem_alloc(n * sizeof *tokens);
+    uint32_t *random = mem_alloc(n * sizeof *random), span = (uint32_t)(max - min);
+    os_random(random, n * sizeof *random);
+    for (size_t i = 0; i < n; i++)
+        tokens[i] = min + (int32_t)(random[i] % span);
     free(random);
     return tokens;
 }
@@ -98,11 +95,17 @@ static int run_once(const struct bench_series_options *o, struct bench_series *s
                     struct err *e)
 {
     char what[64], *first = NULL;
-    int32_t *tokens = prompt_make(o);
+    // Another prompt for every run, so that no prefix is ever warm; the same for the lines of one
+    // run, so that their outputs can be compared.
+    int32_t *tokens = bench_prompt_make(o->prompt_tokens, o->token_min, o->token_max);
     int rc = 0;
     for (size_t i = 0; i < BENCH_PLANS && rc == 0; i++) {
         enum bench_plan plan = (enum bench_plan)((i + run) % BENCH_PLANS);
-        struct bench_request q = {o->url, plan, tokens, o->prompt_tokens, o->gen_tokens};
+        struct bench_request q = {.url = o->url,
+                                  .plan = plan,
+                                  .tokens = tokens,
+                                  .n_tokens = o->prompt_tokens,
+                                  .gen_tokens = o->gen_tokens};
         struct bench_answer a;
         snprintf(what, sizeof what, "%s, run %zu: %s", o->what, run + 1, bench_plan_name(plan));
         cli_progress(what, (double)(run * BENCH_PLANS + i) / (double)(o->runs * BENCH_PLANS));
