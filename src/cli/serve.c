@@ -12,8 +12,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char usage[] = "usage: tandem serve [-m MODEL ...] [--listen ADDR:PORT] "
-                            "[--prefill HOST:PORT ...] [--image-model FILE] [OPTIONS]";
+static const char usage[] =
+    "usage: tandem serve [-m MODEL ...] [--listen ADDR:PORT] "
+    "[--prefill HOST:PORT ...] [--upstream NAME=URL ...] [--image-model FILE] "
+    "[OPTIONS]";
 static const char about[] =
     "Answers OpenAI's /v1/chat/completions and /v1/completions. The answer is written by a worker "
     "on\n"
@@ -24,7 +26,7 @@ static const char about[] =
 struct serve {
     struct gateway_options gateway;
     const char *listen, *key_file;
-    struct cli_list prefill, allow_hosts;
+    struct cli_list prefill, upstreams, allow_hosts;
     double drain_s;
     struct serve_models models;
     const char *image_policy;
@@ -123,6 +125,13 @@ static size_t cluster_options(struct serve *s, struct cli_option *out)
          .value = &s->prefill,
          .arg = "HOST:PORT",
          .help = "a machine that runs \"tandem node\" and reads long prompts; may be repeated"},
+        {.name = "--upstream",
+         .kind = CLI_LIST,
+         .value = &s->upstreams,
+         .arg = "NAME=URL",
+         .help = "another server of OpenAI's API (vLLM, llama-server, mlx_lm.server, Ollama, ...) "
+                 "that answers whole requests; may be repeated. Behind the address, in the same "
+                 "quotes: key-file=FILE, model=THEIRS, as=OURS, ca-file=FILE, stall=SECONDS"},
         {.name = "--key-file",
          .kind = CLI_STRING,
          .value = &s->key_file,
@@ -226,7 +235,9 @@ static int options_apply(struct serve *s, struct err *e)
 
     o->models_idle_ns = (int64_t)(s->models.idle_s * 1e9);
     s->models.any_memory = s->models.any_memory || o->worker.spread;
-    rc = serve_models_find(&s->models, o, e);
+    rc = serve_upstreams_find(&s->upstreams, o, e);
+    if (rc == 0)
+        rc = serve_models_find(&s->models, o, e);
     if (rc == 0)
         rc = image_apply(s, e);
     if (rc == 0)
@@ -261,6 +272,18 @@ static void drain(struct gateway *g, double seconds)
         log_warn("serve", "stopping: what still runs is cut off");
 }
 
+// Where no worker has to come up first.
+static void ready_early(const struct gateway_options *o)
+{
+    char any[64];
+
+    snprintf(any, sizeof(any), "any of %zu, on demand", o->n_models);
+    if (o->n_models == 0)
+        wait_post(WAIT_READY, "those of upstream servers");
+    else if (o->models[0].on_demand)
+        wait_post(WAIT_READY, any);
+}
+
 static int serve_run(int argc, char **argv)
 {
     struct serve s = {.drain_s = DRAIN_S,
@@ -289,12 +312,7 @@ static int serve_run(int argc, char **argv)
     rc = gateway_start(&s.gateway, &g, &port, &e);
     if (rc != 0)
         return cli_fail("serve", &e);
-    if (s.gateway.models[0].on_demand) {
-        char any[64];
-
-        snprintf(any, sizeof(any), "any of %zu, on demand", s.gateway.n_models);
-        wait_post(WAIT_READY, any);
-    }
+    ready_early(&s.gateway);
     struct wait_ready ready = {.command = "serve",
                                .what = "listening on",
                                .scheme = "http://",

@@ -19,4 +19,10 @@ int serve_models_room(const struct serve_models *s, const struct gateway_options
 size_t serve_models_options(struct serve_models *s, struct gateway_options *o,
                             struct cli_option *out);
 
+// ---- serve_upstreams.c: --upstream ----
+// One of them, whose texts live as long as the process. ERR_INVALID, ERR_RANGE.
+int serve_upstream_parse(const char *text, struct gateway_upstream *out, struct err *e);
+// Fills o->upstreams.
+int serve_upstreams_find(const struct cli_list *given, struct gateway_options *o, struct err *e);
+
 #endif

@@ -24,6 +24,7 @@ static void message_fini(struct core_message *m)
         net_conn_free(m->conn);
     free(m->welcome);
     free(m->error);
+    upstream_word_free(m->word);
     if (m->answer)
         chan_send(m->answer, &(int){ERR_BUSY}, 0);
     if (m->what == CORE_FRAME)
@@ -116,6 +117,10 @@ static void message_handle(struct core *c, struct core_message *m)
         break;
     case CORE_CLOSED:
         peer_on_closed(c, m);
+        break;
+    case CORE_WORD:
+        if (!c->stopping)
+            upstream_on_word(c, m->word);
         break;
     }
     message_fini(m);
@@ -273,10 +278,14 @@ int core_start(const struct gateway_options *o, const struct core_source *source
 
     for (size_t i = 0; rc == 0 && i < c->n_peers; i++)
         rc = peer_greeter_start(&c->peers[i].greeter, c, i, e);
+    if (rc == 0)
+        rc = upstreams_start(c, e);
     if (rc == 0 && pthread_create(&c->thread, NULL, core_main, c) != 0)
         rc = err_set(e, ERR_IO, "cannot start a thread");
     if (rc != 0) {
         greeters_stop(c);
+        chan_close(c->inbox);
+        upstreams_stop(c);
         core_free(c);
         return rc;
     }
@@ -322,6 +331,7 @@ void core_stop(struct core *c)
     pthread_join(c->thread, NULL);
     chan_close(c->inbox);
     greeters_stop(c);
+    upstreams_stop(c);
 }
 
 static void refused_answer(struct core_message *m)
@@ -344,6 +354,7 @@ void core_free(struct core *c)
     }
     for (size_t i = 0; i < c->n_peers; i++)
         peer_fini(&c->peers[i]);
+    upstreams_free(c);
     for (size_t i = 0; i < c->n_models; i++)
         ship_free(c->models[i].ship);
     chan_free(c->inbox);

@@ -14,6 +14,7 @@
 #include "gateway/request.h"
 #include "gateway/ship.h"
 #include "gateway/status.h"
+#include "gateway/upstream.h"
 #include "os/watch.h"
 #include "wire/wire.h"
 
@@ -38,6 +39,7 @@ enum core_what {
     CORE_GREETED, // peer, turn, conn and welcome or error; from a greeter
     CORE_FRAME,   // link, frame, at_ns; from a link's reader
     CORE_CLOSED,  // link, error; a link's last message
+    CORE_WORD,    // word; from the thread that talks to upstream servers
 };
 
 struct core_message {
@@ -52,6 +54,7 @@ struct core_message {
     struct peer_link *link;
     struct err *error; // owned
     struct wire_frame frame;
+    struct upstream_word *word; // owned
     uint64_t bytes;
     struct chan *answer; // of int; whoever takes the message sends one word
 };
@@ -95,10 +98,12 @@ struct core {
     struct model models[GATEWAY_MODELS_MAX];
     size_t n_models;
     struct core_caller callers[GATEWAY_MODELS_MAX];
-    // The local workers in the order of their models, and behind them the nodes.
-    struct peer peers[CORE_PEERS_MAX];
+    // The local workers in the order of their models, and behind them the nodes. Upstream servers, which
+    // have no links, come after all these and are not counted in n_peers.
+    struct peer peers[CORE_PEERS_MAX + GATEWAY_UPSTREAMS_MAX];
     size_t n_peers;
-    size_t n_links; // not yet freed, including closing ones
+    struct upstreams *upstreams; // NULL: none
+    size_t n_links;              // not yet freed, including closing ones
     struct request *requests;
     size_t n_requests, n_over;  // how many of them are over
     struct request_index index; // whose ids are whose

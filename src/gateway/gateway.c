@@ -141,6 +141,12 @@ static int options_check(const struct gateway_options *o, struct err *e)
     if (o->n_models > GATEWAY_MODELS_MAX)
         return err_set(e, ERR_RANGE, "%zu models were given, at most %d are taken", o->n_models,
                        GATEWAY_MODELS_MAX);
+    if (o->n_upstreams > GATEWAY_UPSTREAMS_MAX)
+        return err_set(e, ERR_RANGE, "%zu upstream servers were given, at most %d are taken",
+                       o->n_upstreams, GATEWAY_UPSTREAMS_MAX);
+    if (o->n_models == 0 && o->n_upstreams > 0 && o->n_prefill > 0)
+        return err_set(e, ERR_INVALID,
+                       "prefill nodes read prompts for a local model, and there is none: give -m");
     if (o->max_requests == 0 || o->max_requests > 4096)
         return err_set(e, ERR_RANGE, "the most requests at one time is %u, must be 1 to 4096",
                        o->max_requests);
@@ -206,7 +212,7 @@ int gateway_start_on(const struct gateway_options *o, const struct core_source *
         return rc;
     g = mem_alloc(sizeof(*g));
     g->options = *o;
-    if (o->n_models == 0) {
+    if (o->n_models == 0 && o->n_upstreams == 0) {
         g->options.n_models = 1;
         g->options.models[0] = (struct gateway_model){.path = o->worker.engine.model};
     }

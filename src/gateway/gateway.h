@@ -25,6 +25,9 @@
 #define GATEWAY_MODELS_MAX 64
 #define GATEWAY_ALIASES_MAX 8
 #define GATEWAY_HOSTS_MAX 16
+#define GATEWAY_UPSTREAMS_MAX 16
+#define GATEWAY_UPSTREAM_MODELS_MAX 16
+#define GATEWAY_UPSTREAM_STALL_S 180
 
 #define GATEWAY_IMAGE_QUEUE 8
 #define GATEWAY_IMAGE_EXPIRY_S 3600
@@ -58,6 +61,22 @@ struct gateway_model {
     uint64_t need_bytes; // of memory; 0: not known
 };
 
+// Another server of OpenAI's API, which answers whole requests (upstream.h).
+struct gateway_upstream {
+    const char *name;     // one word
+    const char *url;      // without a '/' at the end: "http://spark:8000/v1"
+    const char *key_file; // holds the key that it is sent; NULL: none
+    const char *ca_file;  // certificates to trust for it; NULL: the system's
+    // What is wanted of it, by its own names and by those that they have here (NULL: the same). 0: all that it
+    // lists.
+    struct {
+        const char *theirs, *ours;
+    } models[GATEWAY_UPSTREAM_MODELS_MAX];
+    size_t n_models;
+    uint32_t stall_s; // that it may be silent while it answers (default GATEWAY_UPSTREAM_STALL_S)
+    bool plain_key;   // its key may cross the network unencrypted
+};
+
 struct gateway_options {
     struct net_addr listen; // default 127.0.0.1:8080; port 0 takes a free one
     // The local decode workers: what is said for all of them, and their models. Without any there is the
@@ -70,6 +89,9 @@ struct gateway_options {
         models_idle_ns; // one on demand goes after so long without use (default 15 min; 0: never)
     struct net_addr prefill[GATEWAY_PREFILL_MAX];
     size_t n_prefill;
+    // With one of them at least, there may be no local model.
+    struct gateway_upstream upstreams[GATEWAY_UPSTREAMS_MAX];
+    size_t n_upstreams;
     struct net_key key;
     bool same_weights;     // demand equal weights on both sides (default true)
     uint32_t max_requests; // beyond: 503 with Retry-After (default 64)

@@ -79,7 +79,7 @@ struct model *model_find(struct core *c, const char *name)
     struct err e = {0};
 
     if (!name[0])
-        return &c->models[0];
+        return c->n_models > 0 ? &c->models[0] : NULL;
     for (size_t i = 0; i < c->n_models; i++)
         if (goes_by(&c->models[i], name))
             return &c->models[i];
@@ -96,6 +96,7 @@ void model_list(struct core *c, char *out, size_t out_bytes)
     char stem[PARSE_MODEL_BYTES];
     size_t len = 0;
 
+    out[0] = '\0';
     for (size_t i = 0; i < c->n_models && len < out_bytes; i++) {
         const struct model *m = &c->models[i];
         const char *name = m->options->name || m->peer->known ? model_name(m) : NULL;
@@ -106,6 +107,8 @@ void model_list(struct core *c, char *out, size_t out_bytes)
         if (name && !m->options->name && strcmp(name, stem) != 0 && len < out_bytes)
             len += (size_t)snprintf(out + len, out_bytes - len, " (also called \"%s\")", stem);
     }
+    if (upstream_names(c, out, out_bytes, len) == 0)
+        snprintf(out, out_bytes, "none");
 }
 
 const char *model_state(const struct model *m)

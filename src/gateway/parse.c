@@ -581,5 +581,6 @@ void parse_request_fini(struct parse_request *r)
     json_decref(r->echo);
     json_decref(r->render);
     json_decref(r->more);
-    r->echo = r->render = r->more = NULL;
+    json_decref(r->asked);
+    r->echo = r->render = r->more = r->asked = NULL;
 }

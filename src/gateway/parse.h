@@ -52,6 +52,7 @@ struct parse_request {
     json_t *render; // head of the RENDER message; owned
     json_t *
         more; // heads of further RENDERs, for several prompts or inputs, in an array; owned; NULL: none
+    json_t *asked; // of PARSE_TEXT: the members as they were sent, less the prompt; owned
     struct parse_image *images; // of `render`, in order; owned
     size_t n_images;
     char model[PARSE_MODEL_BYTES]; // "" when the request names none

@@ -317,5 +317,10 @@ static int prompts_put(struct parser *p)
 int parser_source(struct parser *p)
 {
     p->out->render = json_object();
-    return p->kind == PARSE_CHAT ? messages_put(p) : prompts_put(p);
+    if (p->kind == PARSE_CHAT)
+        return messages_put(p);
+    // A chat's members are in its rendering; a prompt's rendering has the prompt alone.
+    p->out->asked = json_copy((json_t *)(uintptr_t)p->body);
+    json_object_del(p->out->asked, "prompt");
+    return prompts_put(p);
 }

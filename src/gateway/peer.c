@@ -133,6 +133,10 @@ static void peer_link_start(struct core *c, struct peer *p, struct net_conn *con
 
 void peer_send(struct peer *p, struct wire_frame f)
 {
+    if (p->upstream) {
+        upstream_send(p, f);
+        return;
+    }
     if (!p->link) {
         wire_frame_fini(&f);
         return;

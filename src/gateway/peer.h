@@ -64,12 +64,14 @@ struct peer_greeter {
 };
 
 struct model;
+struct upstream;
 
 struct peer {
     size_t index;
     bool local;
-    struct model *model; // that it serves; NULL: a node's is none of ours
-    char address[280];   // "spark:7077", "local"
+    struct upstream *upstream; // it is such a server (upstream.h), and has no link; NULL: a worker
+    struct model *model;       // that it serves; NULL: a node's is none of ours
+    char address[280];         // "spark:7077", "local"
     struct peer_greeter greeter;
     enum peer_state state;
     char why[ERR_MESSAGE_BYTES];

@@ -164,6 +164,8 @@ void request_admit(struct core *c, struct request *r)
         return;
     }
     r->model = ship_named(r->in.model) ? ship_base(c, r->in.model) : model_find(c, r->in.model);
+    if (!r->model && upstream_admit(c, r))
+        return;
     if (!r->model && ship_named(r->in.model))
         fail_tuned(c, r);
     else if (!r->model)
@@ -262,6 +264,8 @@ static void on_done(struct core *c, struct request *r, uint32_t at, const json_t
 
     if (r->phase != REQUEST_GENERATE || r->runs[at].done)
         return;
+    if (r->decode->upstream)
+        upstream_on_done(c, r, at, head);
     request_run_shut(r, at);
     r->begun = true;
     done_take(r, at, head);
@@ -364,6 +368,10 @@ static void on_failed(struct core *c, struct request *r, struct peer *p, uint32_
         prefill_lost(c, r, r->phase == REQUEST_OFFER ? "refused" : "failed", e.message);
     } else if (p == r->decode && r->runs[at].open) {
         request_run_shut(r, at);
+        if (p->upstream) {
+            upstream_on_failed(c, r, head);
+            return;
+        }
         if (remote_retry(c, r, e.code, e.message))
             return;
         // What a worker finds too long is the prompt: it told both numbers.

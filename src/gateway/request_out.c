@@ -235,7 +235,7 @@ static void fallback_settle(struct request *r)
 static void timing_fill(struct request *r, struct timing *t)
 {
     const struct peer *reader = r->prefill ? r->prefill : r->decode;
-    bool local = !r->prefill && r->decode->local;
+    bool local = !r->prefill && (r->decode->local || r->decode->upstream);
 
     *t = (struct timing){
         .plan = sched_plan_name(r->choice.plan),

@@ -75,6 +75,7 @@ static void tell_models(struct core *c, struct query *q)
     ship_models(c, list);
     if (q->images)
         json_array_append(list, q->images);
+    upstream_models(c, list);
     json_put(o, "object", json_string("list"));
     json_put(o, "data", list);
     tell(q, 200, o);
@@ -93,10 +94,12 @@ static void tell_no_model(struct core *c, struct query *q)
 static void tell_model(struct core *c, struct query *q)
 {
     const struct model *m = model_find(c, q->model);
-    json_t *tuned = ship_named(q->model) ? ship_model(c, q->model) : NULL;
+    json_t *other = ship_named(q->model) ? ship_model(c, q->model)
+                    : m                  ? NULL
+                                         : upstream_model(c, q->model);
 
-    if (tuned)
-        tell(q, 200, tuned);
+    if (other)
+        tell(q, 200, other);
     else if (m && (m->options->name || m->peer->known))
         tell(q, 200, model_json(m));
     else
@@ -126,11 +129,13 @@ static void tell_order(struct core *c, struct query *q)
 
 // ---- health -----------------------------------------------------------------------------------------
 
-// Of the first model: one on demand is well when it is not loaded too.
+// Of the first model: one on demand is well when it is not loaded too. Without any, of an upstream server.
 static bool is_well(const struct core *c)
 {
     const struct model *m = &c->models[0];
 
+    if (c->n_models == 0)
+        return upstream_any_up(c);
     return m->peer->state == PEER_UP || (m->on_demand && m->peer->state != PEER_DEAD);
 }
 
@@ -140,7 +145,7 @@ static const char *health_word(const struct core *c)
 
     if (is_well(c))
         return "ok";
-    if (local->state == PEER_DEAD)
+    if (local && local->state == PEER_DEAD)
         return "failed";
     return "loading";
 }
@@ -154,7 +159,8 @@ static void tell_health(struct core *c, struct query *q)
     if (draining)
         json_put(o, "reason", json_string("the server is stopping; running requests end first"));
     else if (!up)
-        json_put(o, "reason", answer_string(c->models[0].peer->why));
+        json_put(o, "reason",
+                 answer_string(c->n_models > 0 ? c->models[0].peer->why : upstream_why(c)));
     tell(q, up && !draining ? 200 : 503, o);
 }
 
@@ -199,6 +205,8 @@ static json_t *peer_json(struct core *c, const struct peer *p, int64_t now_ns)
     if (p->known)
         welcome_put(o, &p->welcome);
     json_put(o, "worker", p->status ? json_incref(p->status) : json_null());
+    if (p->upstream)
+        upstream_put(c, p, o);
     return o;
 }
 
@@ -247,12 +255,14 @@ static void tell_status(struct core *c, struct query *q)
 
     for (size_t i = 0; i < c->n_peers; i++)
         json_array_append_new(nodes, peer_json(c, &c->peers[i], now_ns));
+    for (size_t i = c->n_peers; i < c->n_peers + c->options.n_upstreams; i++)
+        json_array_append_new(nodes, peer_json(c, &c->peers[i], now_ns));
     for (const struct request *r = c->requests; r; r = r->next)
         json_array_append_new(requests, request_json(r, now_ns));
     json_put(o, "status", json_string(c->draining ? "draining" : health_word(c)));
     json_put(o, "build", json_string("tandem " TANDEM_VERSION));
     json_put(o, "uptime_s", json_real(ns_to_s(now_ns - c->started_ns)));
-    json_put(o, "model", local->known ? answer_string(local->welcome.model) : json_null());
+    json_put(o, "model", local && local->known ? answer_string(local->welcome.model) : json_null());
     json_put(o, "hybrid_tokens", json_integer(GATEWAY_HYBRID_TOKENS));
     json_put(o, "max_requests", json_integer(c->options.max_requests));
     json_put(o, "nodes", nodes);

@@ -1,6 +1,8 @@
 #include "net/http_client.h"
 
 #include "base/buf.h"
+#include "net/http_impl.h"
+#include "net/http_pool.h"
 
 #include <ctype.h>
 #include <curl/curl.h>
@@ -75,10 +77,40 @@ bool net_http_is_loopback(const char *url)
     return origin_get(url, &o) && origin_is_loopback(&o);
 }
 
+static bool part_is_there(CURLU *u, CURLUPart part)
+{
+    char *text = NULL;
+    bool there = curl_url_get(u, part, &text, 0) == CURLUE_OK && text[0];
+    curl_free(text);
+    return there;
+}
+
+int net_http_address_check(const char *url, bool *secure, struct err *e)
+{
+    struct origin o;
+    if (!origin_get(url, &o))
+        return err_set(e, ERR_INVALID, "\"%.300s\" is no http:// or https:// address", url);
+    CURLU *u = curl_url();
+    bool good = u && curl_url_set(u, CURLUPART_URL, url, 0) == CURLUE_OK;
+    bool login = good && (part_is_there(u, CURLUPART_USER) || part_is_there(u, CURLUPART_PASSWORD));
+    bool more = good && (part_is_there(u, CURLUPART_QUERY) || part_is_there(u, CURLUPART_FRAGMENT));
+    curl_url_cleanup(u);
+    *secure = strcmp(o.scheme, "https") == 0 || origin_is_loopback(&o);
+    // The address itself is not repeated: it holds a password.
+    if (login)
+        return err_set(e, ERR_INVALID,
+                       "the address of %.200s has a user name or password in it; a key belongs "
+                       "into a file",
+                       o.host);
+    if (more)
+        return err_set(e, ERR_INVALID, "\"%.300s\" has a part behind '?' or '#'; leave it out",
+                       url);
+    return 0;
+}
+
 // ---- what comes ----------------------------------------------------------------------------------
 
-// The value of header `name` in `line`, without blanks around it; false when it is another header.
-static bool header_value(const char *line, size_t n, const char *name, char *out, size_t out_bytes)
+bool net_http_header(const char *line, size_t n, const char *name, char *out, size_t out_bytes)
 {
     size_t length = strlen(name);
     if (n <= length || strncasecmp(line, name, length) != 0 || line[length] != ':')
@@ -94,6 +126,12 @@ static bool header_value(const char *line, size_t n, const char *name, char *out
     memcpy(out, line, n);
     out[n] = '\0';
     return true;
+}
+
+unsigned net_http_retry_after(const char *text)
+{
+    unsigned long s = strtoul(text, NULL, 10);
+    return s > RETRY_AFTER_MAX_S ? RETRY_AFTER_MAX_S : (unsigned)s;
 }
 
 // A number behind `before`; *at moves behind it.
@@ -127,16 +165,14 @@ static size_t on_header(char *line, size_t size, size_t n, void *ctx)
     n *= size;
     if (n > 5 && strncmp(line, "HTTP/", 5) == 0) // a new answer: what a proxy said before is void
         *h = (struct net_http_head){.length = NET_HTTP_UNKNOWN, .total = NET_HTTP_UNKNOWN};
-    else if (header_value(line, n, "ETag", text, sizeof text) && text[0] == '"')
+    else if (net_http_header(line, n, "ETag", text, sizeof text) && text[0] == '"')
         memcpy(h->etag, text, sizeof text);
-    else if (header_value(line, n, "Content-Range", text, sizeof text))
+    else if (net_http_header(line, n, "Content-Range", text, sizeof text))
         range_parse(text, h);
-    else if (header_value(line, n, "X-Error-Code", text, sizeof h->code))
+    else if (net_http_header(line, n, "X-Error-Code", text, sizeof h->code))
         memcpy(h->code, text, sizeof h->code);
-    else if (header_value(line, n, "Retry-After", text, sizeof text)) {
-        unsigned long s = strtoul(text, NULL, 10); // the form with a date counts as not told
-        h->retry_after_s = s > RETRY_AFTER_MAX_S ? RETRY_AFTER_MAX_S : (uint32_t)s;
-    }
+    else if (net_http_header(line, n, "Retry-After", text, sizeof text))
+        h->retry_after_s = net_http_retry_after(text);
     return n;
 }
 
@@ -241,24 +277,23 @@ static void options_set(struct hop *hop, const char *url)
     curl_easy_setopt(c, CURLOPT_ERRORBUFFER, hop->why);
 }
 
-static int hop_error(struct hop *hop, CURLcode code, const char *host)
+int net_http_fail(CURLcode code, const char *why, const char *host, struct err *e)
 {
-    const char *why = hop->why[0] ? hop->why : curl_easy_strerror(code);
-    if (hop->rc != 0)
-        return hop->rc;
+    if (!why[0])
+        why = curl_easy_strerror(code);
     switch (code) {
     case CURLE_ABORTED_BY_CALLBACK:
-        return err_set(hop->e, ERR_CANCELLED, "stopped");
+        return err_set(e, ERR_CANCELLED, "stopped");
     case CURLE_OPERATION_TIMEDOUT:
-        return err_set(hop->e, ERR_TIMEOUT, "%s: %s", host, why);
+        return err_set(e, ERR_TIMEOUT, "%s: %s", host, why);
     case CURLE_PEER_FAILED_VERIFICATION:
     case CURLE_SSL_CACERT_BADFILE:
-        return err_set(hop->e, ERR_AUTH, "%s: its certificate is not accepted: %s", host, why);
+        return err_set(e, ERR_AUTH, "%s: its certificate is not accepted: %s", host, why);
     case CURLE_URL_MALFORMAT:
     case CURLE_UNSUPPORTED_PROTOCOL:
-        return err_set(hop->e, ERR_INVALID, "%s: %s", host, why);
+        return err_set(e, ERR_INVALID, "%s: %s", host, why);
     default:
-        return err_set(hop->e, ERR_CLOSED, "%s: %s", host, why);
+        return err_set(e, ERR_CLOSED, "%s: %s", host, why);
     }
 }
 
@@ -276,7 +311,9 @@ static int hop_run(struct hop *hop, const char *url, const char *token, const ch
     options_set(hop, url);
     headers_set(hop, token);
     CURLcode code = curl_easy_perform(hop->curl);
-    int rc = code == CURLE_OK ? head_tell(hop) : hop_error(hop, code, host); // a body may be empty
+    int rc = code == CURLE_OK ? head_tell(hop) // a body may be empty
+             : hop->rc != 0   ? hop->rc
+                              : net_http_fail(code, hop->why, host, hop->e);
     char *where = NULL;
     if (rc == 0)
         curl_easy_getinfo(hop->curl, CURLINFO_REDIRECT_URL, &where);
@@ -302,19 +339,23 @@ static int origin_check(const char *url, const struct origin *before, struct ori
     return 0;
 }
 
-// Once per process: libcurl's own global set-up is not to run in two threads at a time.
 static void global_init(void)
 {
     curl_global_init(CURL_GLOBAL_DEFAULT);
 }
 
-int net_http_get(const struct net_http_get *g, struct net_http_head *head, struct err *e)
+void net_http_init(void)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, global_init);
+}
+
+int net_http_get(const struct net_http_get *g, struct net_http_head *head, struct err *e)
+{
     struct hop hop = {.get = g, .head = head, .e = e};
     struct origin first = {0}, now;
     char url[NET_HTTP_URL_BYTES], next[NET_HTTP_URL_BYTES];
-    pthread_once(&once, global_init);
+    net_http_init();
     int rc = origin_check(g->url, NULL, &first, e);
     if (rc != 0)
         return rc;

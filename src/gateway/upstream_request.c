@@ -1,0 +1,376 @@
+// Requests that upstream servers answer: which one is asked, and what comes of it.
+#include "base/clock.h"
+#include "base/json.h"
+#include "gateway/core.h"
+#include "gateway/profiles.h"
+#include "gateway/timing.h"
+#include "gateway/upstream_impl.h"
+#include "sched/place.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define SLOTS 64              // answers at a time that a server is thought to have room for
+#define CONTEXT_TOKENS 131072 // that one is thought to have, where it does not tell
+#define ANSWER_TOKENS 256     // that are expected of a request without a limit
+#define LEARN_SHARE 0.2
+
+// ---- asking -------------------------------------------------------------------------------------------
+
+// A failure of our own, told like the server's: through the inbox, so that nobody is called back from inside.
+static void fail_later(struct core *c, const struct upstream *u, uint64_t id, const struct err *e)
+{
+    struct upstream_word w = {.server = u->index,
+                              .frame = wire_frame_failed(WIRE_FAILED, id, e->code, e->message)};
+    struct core_message m = {.what = CORE_WORD, .word = mem_alloc(sizeof(w))};
+
+    *m.word = w;
+    core_send(c, &m, 0);
+}
+
+void upstream_run(struct core *c, struct request *r, size_t at)
+{
+    struct upstream *u = r->decode->upstream;
+    const struct upstream_model *m = upstream_model_of(u, r->in.model);
+    json_t *body = upstream_body(&r->in, at, m ? m->theirs : r->in.model);
+    struct err e = {0};
+
+    snprintf(u->asked, sizeof(u->asked), "%s", m ? m->theirs : "");
+    request_run_open(r, at);
+    if (upstream_thread_ask(u->thread, u->index, r->id + at, r->in.kind == PARSE_CHAT,
+                            json_text(body)) != 0) {
+        err_set(&e, ERR_BUSY, "too many requests wait to be sent to upstream server %s",
+                u->options->name);
+        fail_later(c, u, r->id + at, &e);
+    }
+    json_decref(body);
+}
+
+// Bytes of what is asked, as a guess of its tokens.
+static double bytes_of(const struct request *r)
+{
+    size_t n = json_dumpb(r->in.render, NULL, 0, JSON_COMPACT);
+
+    for (size_t i = 0; i < json_array_size(r->in.more); i++)
+        n += json_dumpb(json_array_get(r->in.more, i), NULL, 0, JSON_COMPACT);
+    return (double)n;
+}
+
+// ---- choosing -----------------------------------------------------------------------------------------
+
+struct profile_book *upstream_book(struct core *c, const struct upstream *u,
+                                   const struct upstream_model *m)
+{
+    struct profile_book *b;
+    struct profile begin;
+
+    profile_defaults(&begin);
+    b = profiles_get(c->upstreams->profiles, u->options->name, m->theirs, &begin,
+                     PROFILE_TRUST_NONE);
+    if (b) {
+        b->p.n_ctx = m->n_ctx > 0 ? m->n_ctx : CONTEXT_TOKENS;
+        b->p.n_seq = SLOTS;
+    }
+    return b;
+}
+
+static bool is_candidate(const struct request *r, const struct upstream *u)
+{
+    return !(r->tried >> u->index & 1) && u->peer->state == PEER_UP &&
+           upstream_model_of(u, r->in.model);
+}
+
+// One that asked to be left alone is, as long as there is another.
+static bool all_are_busy(struct core *c, const struct request *r, int64_t now_ns)
+{
+    for (size_t i = 0; i < c->upstreams->n; i++)
+        if (is_candidate(r, &c->upstreams->all[i]) && c->upstreams->all[i].busy_until_ns <= now_ns)
+            return false;
+    return true;
+}
+
+static void nodes_fill(struct core *c, const struct request *r, struct place_node *nodes)
+{
+    int64_t now_ns = clock_now_ns();
+    bool busy = all_are_busy(c, r, now_ns);
+
+    for (size_t i = 0; i < c->upstreams->n; i++) {
+        const struct upstream *u = &c->upstreams->all[i];
+        const struct upstream_model *m = upstream_model_of(u, r->in.model);
+        const struct profile_book *b = m ? upstream_book(c, u, m) : NULL;
+        uint32_t running = request_count(c, u->peer);
+
+        nodes[i] = (struct place_node){
+            .name = u->options->name,
+            .id = i + 1,
+            .profile = b ? &b->p : &c->upstreams->unknown,
+            .up = b && is_candidate(r, u) && (busy || u->busy_until_ns <= now_ns),
+            .why = u->peer->why,
+            .roles = PLACE_READS | PLACE_WRITES,
+            .answers = running,
+            .rest_tokens = running > 0 ? ANSWER_TOKENS / 2 : 0,
+            .next_tokens = running > 0 ? ANSWER_TOKENS / 2 : 0,
+            .free_seqs = running < SLOTS ? SLOTS - running : 1,
+            .free_cells = b ? b->p.n_ctx : 0,
+        };
+    }
+}
+
+static struct place_link no_link(void *ctx, size_t from, size_t to)
+{
+    (void)ctx;
+    (void)from;
+    (void)to;
+    return (struct place_link){0};
+}
+
+// The server that is asked; NULL: none is left, with words.
+static struct upstream *choose(struct core *c, struct request *r, struct err *e)
+{
+    struct place_node nodes[GATEWAY_UPSTREAMS_MAX];
+    struct place_scratch scratch[GATEWAY_UPSTREAMS_MAX];
+    struct place_plan plans[PLACE_ROWS];
+    struct place_table table = {.plans = plans, .max = PLACE_ROWS};
+    struct place_nodes all = {
+        .nodes = nodes, .n = c->upstreams->n, .link = no_link, .home = PLACE_NO_NODE};
+    struct place_request q;
+
+    place_request_defaults(&q);
+    nodes_fill(c, r, nodes);
+    q.prompt_tokens = (uint32_t)(bytes_of(r) / c->upstreams->all[0].token_bytes) + 1;
+    q.answer_tokens =
+        r->in.max_tokens > 0 && r->in.max_tokens < ANSWER_TOKENS ? r->in.max_tokens : ANSWER_TOKENS;
+    q.answer_room = 1; // the server knows its own context best
+    if (place_choose(&all, &q, scratch, &table) != 0) {
+        err_set(e, ERR_BUSY, "%s", table.refusal);
+        return NULL;
+    }
+    place_tell(&all, &q, &table, 0, r->choice.reason);
+    return &c->upstreams->all[plans[0].decode];
+}
+
+// ---- a request ------------------------------------------------------------------------------------------
+
+static bool known_to_any(const struct core *c, const char *name)
+{
+    for (size_t i = 0; i < c->upstreams->n; i++)
+        if (upstream_model_of(&c->upstreams->all[i], name))
+            return true;
+    return false;
+}
+
+// One that may have the model, for all that is known.
+static const struct upstream *unlisted(const struct core *c)
+{
+    for (size_t i = 0; i < c->upstreams->n; i++)
+        if (!c->upstreams->all[i].listed)
+            return &c->upstreams->all[i];
+    return NULL;
+}
+
+static void fail_unlisted(struct core *c, struct request *r, const struct upstream *u)
+{
+    const struct request_fault fault = {.status = 503, .code = "upstream_down"};
+    struct err e = {0};
+
+    err_set(&e, ERR_BUSY,
+            "there is no model \"%.100s\" here yet; upstream server %s, which may have it, has not "
+            "told its models: %.200s",
+            r->in.model, u->options->name, u->peer->why);
+    r->retry_after_s = 2;
+    request_fail_as(c, r, fault, &e);
+}
+
+static void fail_none_up(struct core *c, struct request *r)
+{
+    const struct request_fault fault = {.status = 503, .code = "upstream_down"};
+    struct err e = {0};
+    char why[400] = "";
+    size_t n = 0;
+
+    for (size_t i = 0; i < c->upstreams->n && n < sizeof(why); i++) {
+        const struct upstream *u = &c->upstreams->all[i];
+
+        if (upstream_model_of(u, r->in.model))
+            n += (size_t)snprintf(why + n, sizeof(why) - n, "%s%s: %.150s", n > 0 ? "; " : "",
+                                  u->options->name, u->peer->why);
+    }
+    err_set(&e, ERR_BUSY, "no upstream server that has this model is up (%s); try again later",
+            why);
+    r->retry_after_s = 5;
+    request_fail_as(c, r, fault, &e);
+}
+
+// Every run at once: a server reads a prompt that it got twice as it sees fit.
+static void send_all(struct core *c, struct request *r, struct upstream *u)
+{
+    r->decode = u->peer;
+    r->decode_sent_ns = clock_now_ns();
+    r->followed = true;
+    request_ids_take(c, r, r->n_runs);
+    r->epoch++;
+    request_phase_set(r, REQUEST_GENERATE, INT64_MAX);
+    for (size_t i = 0; i < r->n_runs; i++)
+        upstream_run(c, r, i);
+}
+
+// The stream begins with the first token, so that a server's refusal still has a status of its own.
+static void plan(struct core *c, struct request *r)
+{
+    struct err e = {0};
+    struct upstream *u = choose(c, r, &e);
+
+    if (!u) {
+        fail_none_up(c, r);
+        return;
+    }
+    r->choice.plan = SCHED_REMOTE;
+    r->choice.node = SCHED_NO_NODE;
+    if (r->in.plan != SCHED_AUTO && r->in.plan != SCHED_REMOTE && !r->fallback[0])
+        snprintf(r->fallback, sizeof(r->fallback),
+                 "plan \"%s\" was asked for; only upstream servers have this model",
+                 sched_plan_name(r->in.plan));
+    send_all(c, r, u);
+}
+
+static const char *first_model(const struct core *c)
+{
+    for (size_t i = 0; i < c->upstreams->n; i++)
+        if (c->upstreams->all[i].peer->state == PEER_UP && c->upstreams->all[i].n_models > 0)
+            return c->upstreams->all[i].models[0].ours;
+    return "";
+}
+
+bool upstream_admit(struct core *c, struct request *r)
+{
+    const struct upstream *may;
+    struct request_fault fault = {.status = 400, .code = "unsupported"};
+    struct err e = {0};
+
+    if (!c->upstreams || ship_named(r->in.model))
+        return false;
+    if (!r->in.model[0])
+        snprintf(r->in.model, sizeof(r->in.model), "%s", first_model(c));
+    may = unlisted(c);
+    if (!known_to_any(c, r->in.model) && !may)
+        return false;
+    r->answer.model = r->in.model;
+    if (!known_to_any(c, r->in.model))
+        fail_unlisted(c, r, may);
+    else if (upstream_body_check(&r->in, &fault.param, &e) != 0)
+        request_fail_as(c, r, fault, &e);
+    else
+        plan(c, r);
+    return true;
+}
+
+// ---- what comes of it -----------------------------------------------------------------------------------
+
+static struct request_fault fault_of(long status, int code)
+{
+    static const struct {
+        long status;
+        struct request_fault fault;
+    } known[] = {
+        {400, {.status = 400, .code = "upstream_refused"}},
+        {413, {.status = 413, .code = "upstream_refused"}},
+        {422, {.status = 400, .code = "upstream_refused"}},
+        {429, {.status = 429, .code = "rate_limit_exceeded"}},
+        {503, {.status = 503, .code = "upstream_busy"}},
+    };
+
+    for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)
+        if (known[i].status == status)
+            return known[i].fault;
+    return (struct request_fault){.status = code == ERR_TIMEOUT               ? 504
+                                            : status == 0 && code == ERR_BUSY ? 503
+                                                                              : 502,
+                                  .code = "upstream_failed"};
+}
+
+static bool is_wrong(long status)
+{
+    return status == 400 || status == 413 || status == 422;
+}
+
+static bool any_left(struct core *c, const struct request *r)
+{
+    for (size_t i = 0; i < c->upstreams->n; i++)
+        if (is_candidate(r, &c->upstreams->all[i]))
+            return true;
+    return false;
+}
+
+// Whether another one is asked. A request that one finds wrong is wrong, and bytes that a client has seen do not
+// change.
+static bool again(struct core *c, struct request *r, long status, const struct err *e)
+{
+    if (r->first_token_ns != 0 || is_wrong(status) || !any_left(c, r))
+        return false;
+    c->metrics.failovers++;
+    request_decode_cancel(r);
+    snprintf(r->fallback, sizeof(r->fallback), "%.400s", e->message);
+    plan(c, r);
+    return true;
+}
+
+void upstream_on_failed(struct core *c, struct request *r, const json_t *head)
+{
+    struct upstream *u = r->decode->upstream;
+    const char *name = json_string_value(json_object_get(head, "code"));
+    const char *message = json_string_value(json_object_get(head, "message"));
+    long status = (long)json_integer_value(json_object_get(head, "status"));
+    json_int_t wait_s = json_integer_value(json_object_get(head, "retry_after_s"));
+    struct err e = {0};
+
+    err_set(&e, name ? err_from_name(name) : ERR_ENGINE, "%.500s",
+            message ? message : "the upstream server failed without a reason");
+    r->tried |= 1u << u->index;
+    if (wait_s > 0)
+        u->busy_until_ns = clock_now_ns() + wait_s * NS_PER_S;
+    if (again(c, r, status, &e))
+        return;
+    if (wait_s > 0)
+        r->retry_after_s = (unsigned)wait_s;
+    request_fail_as(c, r, fault_of(status, e.code), &e);
+}
+
+// A server alone with one answer shows what it can; with several, the queue is in the figures.
+static void learn(struct core *c, const struct request *r, size_t at, const json_t *head)
+{
+    const struct upstream *u = r->decode->upstream;
+    const struct upstream_model *m = upstream_model_of(u, r->in.model);
+    struct profile_book *b = m ? upstream_book(c, u, m) : NULL;
+    double read = timing_number(head, "tokens_read", 0), gen = timing_number(head, "gen_tokens", 0);
+    double cached = timing_number(head, "tokens_cached", 0), rows = request_count(c, u->peer) + 1;
+    const struct profile_read reading = {
+        .tokens = read, .depth = cached, .seconds = timing_number(head, "prefill_s", 0)};
+    const struct profile_steps steps = {.steps = gen - 1,
+                                        .rows = rows,
+                                        .depth_sum = rows * (cached + read + gen / 2),
+                                        .seconds = timing_number(head, "decode_s", 0)};
+
+    if (!b || at > 0)
+        return;
+    if (read >= 1 && rows < 2 && r->n_runs == 1)
+        profile_learn_read(b, &reading);
+    if (gen > 1 && steps.seconds > 0)
+        profile_learn_steps(b, &steps);
+}
+
+void upstream_on_done(struct core *c, struct request *r, size_t at, const json_t *head)
+{
+    struct upstream *u = r->decode->upstream;
+    uint32_t n = (uint32_t)timing_number(head, "prompt_tokens", 0);
+    struct request_input *in = &r->inputs[at / r->in.n];
+
+    if (n > in->n_tokens) { // told with each answer to it
+        r->n_tokens += n - in->n_tokens;
+        in->n_tokens = n;
+        r->answer.usage.prompt_tokens = r->n_tokens;
+    }
+    if (n > 0 && at == 0 && r->n_inputs == 1 && r->in.n_images == 0)
+        u->token_bytes += LEARN_SHARE * (bytes_of(r) / n - u->token_bytes);
+    learn(c, r, at, head);
+}

@@ -1,0 +1,568 @@
+// The thread that talks to upstream servers: answers, and checks of their health.
+#include "base/chan.h"
+#include "base/clock.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "gateway/answer.h"
+#include "gateway/upstream_impl.h"
+#include "net/http_pool.h"
+#include "os/os.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#define ORDERS 1024
+#define KEY_MAX 4096 // bytes
+#define CONNECT_S 3
+#define CHECK_S 5 // that a list of models may take
+#define CHECK_NS (5 * NS_PER_S)
+#define CHECK_SOON_NS (NS_PER_S / 2) // after a failure; doubled with each one
+#define CHECK_LATE_NS (10 * NS_PER_S)
+
+enum order_what { ORDER_ASK, ORDER_CANCEL, ORDER_STOP };
+
+struct order {
+    enum order_what what;
+    size_t server;
+    uint64_t id;
+    bool chat;
+    char *body; // owned
+};
+
+struct server {
+    struct upstream_thread *thread;
+    const struct gateway_upstream *options;
+    size_t index;
+    char *key; // NULL: none
+    // The check that runs, or the time of the next one.
+    struct net_http_transfer *check;
+    struct buf list;
+    int64_t check_ns, begun_ns, backoff_ns;
+    int64_t heard_ns; // the last byte of an answer
+};
+
+// One request that is being answered.
+struct job {
+    struct job *next;
+    struct server *server;
+    uint64_t id;
+    struct upstream_answer answer;
+    struct buf refusal;
+    struct net_http_transfer *transfer;
+};
+
+struct upstream_thread {
+    struct upstream_thread_options options;
+    struct net_http_pool *pool;
+    struct chan *orders;
+    pthread_t thread;
+    struct server *servers;
+    struct job *jobs;
+    bool stop;
+};
+
+// ---- words --------------------------------------------------------------------------------------------
+
+static void frame_say(struct server *s, struct wire_frame f)
+{
+    struct upstream_thread *t = s->thread;
+    struct upstream_word w = {.server = s->index, .frame = f, .at_ns = clock_now_ns()};
+
+    t->options.say(t->options.ctx, &w);
+}
+
+static void job_tell(void *ctx, enum wire_type type, json_t *head)
+{
+    struct job *j = ctx;
+
+    frame_say(j->server, wire_frame_json(type, j->id, head));
+}
+
+// What an answer's status means, in words that follow the server's name.
+static int status_words(const struct net_http_reply *r, const char *reason, struct err *e)
+{
+    long status = r->status;
+
+    if (status >= 300 && status < 400)
+        return err_set(e, ERR_UNSUPPORTED,
+                       "answers with a redirect to %s, which is not followed: give the address "
+                       "that it leads to",
+                       r->location[0] ? r->location : "another address");
+    if (status == 401 || status == 403)
+        return err_set(e, ERR_AUTH,
+                       "refuses the key (%ld: %s); key-file=FILE behind its address names the one "
+                       "to send",
+                       status, reason);
+    if (status == 404)
+        return err_set(e, ERR_NOT_FOUND, "does not have that (404: %s); is its address right?",
+                       reason);
+    if (status == 429)
+        return err_set(e, ERR_BUSY, "has too many requests (429: %s)", reason);
+    if (status == 503)
+        return err_set(e, ERR_BUSY, "is not ready (503: %s)", reason);
+    if (status >= 400 && status < 500)
+        return err_set(e, ERR_INVALID, "refuses the request (%ld: %s)", status, reason);
+    if (status >= 500)
+        return err_set(e, ERR_ENGINE, "failed (%ld: %s)", status, reason);
+    return err_set(e, ERR_CORRUPT, "answers with status %ld, which is none of this API", status);
+}
+
+// The same of what kept an answer from coming.
+static void trouble_words(int rc, struct err *e)
+{
+    struct err why = *e;
+
+    if (rc == ERR_TIMEOUT)
+        err_set(e, rc, "was silent (%.300s); stall=SECONDS behind its address gives it longer",
+                why.message);
+    else if (rc == ERR_CLOSED && why.message[0])
+        err_set(e, rc, "is lost (%.300s)", why.message);
+    else
+        err_set(e, rc, "cannot be used: %.350s", why.message);
+}
+
+// ---- answers ------------------------------------------------------------------------------------------
+
+static void job_unlink(struct job *j)
+{
+    struct job **at = &j->server->thread->jobs;
+
+    while (*at != j)
+        at = &(*at)->next;
+    *at = j->next;
+}
+
+static void job_free(struct job *j)
+{
+    upstream_answer_fini(&j->answer);
+    buf_fini(&j->refusal);
+    free(j);
+}
+
+static void job_fail(struct job *j, const struct net_http_reply *r, const struct err *e)
+{
+    struct server *s = j->server;
+    char message[ERR_MESSAGE_BYTES];
+    json_t *head = json_object();
+
+    snprintf(message, sizeof(message), "upstream server %.63s %.420s", s->options->name,
+             e->message);
+    json_put(head, "code", json_string(err_name(e->code)));
+    json_put(head, "message", answer_string(message));
+    json_put(head, "status", json_integer(r->status == 200 ? 0 : r->status));
+    json_put(head, "retry_after_s", json_integer(r->retry_after_s));
+    frame_say(s, wire_frame_json(WIRE_FAILED, j->id, head));
+    // What is wrong with the server as a whole is found out at once.
+    if (r->status != 200 && (r->status < 400 || e->code != ERR_INVALID))
+        s->check_ns = 0;
+}
+
+static int job_on_data(void *ctx, const struct net_http_reply *r, const void *data, size_t n,
+                       struct err *e)
+{
+    struct job *j = ctx;
+
+    j->server->heard_ns = clock_now_ns();
+    if (r->status != 200) {
+        size_t room = UPSTREAM_ERROR_MAX - j->refusal.len;
+
+        return buf_put(&j->refusal, data, n < room ? n : room);
+    }
+    if (j->answer.bytes == 0)
+        j->answer.stream = strncmp(r->type, "text/event-stream", 17) == 0;
+    return upstream_answer_take(&j->answer, data, n, clock_now_ns(), e);
+}
+
+static void job_on_end(void *ctx, const struct net_http_reply *r, int rc, const struct err *why)
+{
+    struct job *j = ctx;
+    char reason[UPSTREAM_REASON_BYTES];
+    struct err e = *why;
+
+    if (rc == ERR_CLOSED && j->answer.over) // the last word was said before it broke
+        rc = 0;
+    if (rc == 0 && r->status == 200)
+        rc = upstream_answer_end(&j->answer, clock_now_ns(), &e);
+    else if (rc == 0) {
+        upstream_reason(j->refusal.data, j->refusal.len, j->server->key, reason);
+        rc = status_words(r, reason, &e);
+        job_fail(j, r, &e);
+        rc = 0;
+    }
+    if (rc != 0) {
+        trouble_words(rc, &e);
+        job_fail(j, r, &e);
+    }
+    job_unlink(j);
+    job_free(j);
+}
+
+static const struct net_http_ops job_ops = {job_on_data, job_on_end};
+
+static void ask(struct upstream_thread *t, struct order *o)
+{
+    struct server *s = &t->servers[o->server];
+    struct job *j = mem_alloc(sizeof(*j));
+    char *url = mem_format("%s/%s", s->options->url, o->chat ? "chat/completions" : "completions");
+    struct net_http_request q = {.url = url,
+                                 .token = s->key,
+                                 .ca_file = s->options->ca_file,
+                                 .body = o->body,
+                                 .body_bytes = strlen(o->body),
+                                 .connect_s = CONNECT_S,
+                                 .stall_s = s->options->stall_s,
+                                 .ops = &job_ops,
+                                 .ctx = j};
+    struct err e = {0};
+
+    j->server = s;
+    j->id = o->id;
+    upstream_answer_init(&j->answer, job_tell, j, clock_now_ns());
+    j->answer.secret = s->key;
+    buf_init(&j->refusal, UPSTREAM_ERROR_MAX);
+    j->next = t->jobs;
+    t->jobs = j;
+    if (net_http_pool_start(t->pool, &q, &j->transfer, &e) != 0)
+        job_on_end(j, &(struct net_http_reply){0}, e.code, &e);
+    free(url);
+}
+
+static void cancel(struct upstream_thread *t, const struct order *o)
+{
+    struct job *j = t->jobs;
+
+    while (j && (j->id != o->id || j->server->index != o->server))
+        j = j->next;
+    if (!j)
+        return;
+    net_http_pool_cancel(t->pool, j->transfer);
+    job_unlink(j);
+    job_free(j);
+}
+
+// ---- checks -------------------------------------------------------------------------------------------
+
+static void report(struct server *s, struct upstream_report *r)
+{
+    struct upstream_thread *t = s->thread;
+    struct upstream_word w = {.server = s->index, .report = mem_alloc(sizeof(*r))};
+
+    r->server = s->index;
+    *w.report = *r;
+    s->backoff_ns = r->up ? CHECK_SOON_NS : s->backoff_ns;
+    s->check_ns = clock_now_ns() + (r->up ? CHECK_NS : s->backoff_ns);
+    if (!r->up)
+        s->backoff_ns = 2 * s->backoff_ns < CHECK_LATE_NS ? 2 * s->backoff_ns : CHECK_LATE_NS;
+    t->options.say(t->options.ctx, &w);
+}
+
+static void report_down(struct server *s, bool refused, const char *why)
+{
+    struct upstream_report r = {.refused = refused};
+
+    snprintf(r.why, sizeof(r.why), "%s", why);
+    report(s, &r);
+}
+
+// It answers, and its list of models is there, or is not needed.
+static void report_list(struct server *s, const struct net_http_reply *reply)
+{
+    struct upstream_report r = {.up = true};
+    struct err e = {0};
+    size_t left = 0;
+
+    if (reply->status == 200 &&
+        upstream_list_parse(s->list.data, s->list.len, &r.models, &r.n_models, &left, &e) != 0 &&
+        s->options->n_models == 0) {
+        err_wrap(&e, "name its models with model=NAME behind its address");
+        report_down(s, true, e.message);
+        return;
+    }
+    if (left > 0)
+        log_warn("gateway", "upstream server %s lists more models than the %d that are taken",
+                 s->options->name, UPSTREAM_LIST_MODELS);
+    report(s, &r);
+}
+
+static int check_on_data(void *ctx, const struct net_http_reply *r, const void *data, size_t n,
+                         struct err *e)
+{
+    struct server *s = ctx;
+
+    (void)r;
+    if (buf_put(&s->list, data, n) != 0)
+        return err_set(e, ERR_RANGE, "its list of models is longer than %u bytes",
+                       UPSTREAM_LIST_MAX);
+    return 0;
+}
+
+// Servers that have no list of models are asked for those that were named.
+static bool list_is_missing(const struct server *s, long status)
+{
+    return s->options->n_models > 0 && (status == 404 || status == 405 || status == 501);
+}
+
+static void check_on_end(void *ctx, const struct net_http_reply *r, int rc, const struct err *why)
+{
+    struct server *s = ctx;
+    char reason[UPSTREAM_REASON_BYTES];
+    struct err e = *why;
+
+    s->check = NULL;
+    if (rc == 0 && (r->status == 200 || list_is_missing(s, r->status))) {
+        report_list(s, r);
+    } else if (rc == 0) {
+        upstream_reason(s->list.data, s->list.len, s->key, reason);
+        status_words(r, reason, &e);
+        report_down(s, e.code != ERR_BUSY && e.code != ERR_ENGINE, e.message);
+    } else if (rc == ERR_TIMEOUT && s->heard_ns >= s->begun_ns) {
+        s->check_ns = clock_now_ns() + CHECK_NS; // it answers one at a time, and it does answer
+    } else {
+        report_down(s, rc == ERR_AUTH, e.message);
+    }
+    buf_clear(&s->list);
+}
+
+static const struct net_http_ops check_ops = {check_on_data, check_on_end};
+
+static void check_begin(struct server *s, int64_t now_ns)
+{
+    char *url = mem_format("%s/models", s->options->url);
+    struct net_http_request q = {.url = url,
+                                 .token = s->key,
+                                 .ca_file = s->options->ca_file,
+                                 .connect_s = CONNECT_S,
+                                 .total_s = CHECK_S,
+                                 .ops = &check_ops,
+                                 .ctx = s};
+    struct err e = {0};
+
+    s->begun_ns = now_ns;
+    if (net_http_pool_start(s->thread->pool, &q, &s->check, &e) != 0)
+        report_down(s, false, e.message);
+    free(url);
+}
+
+// Begins what is due; returns the time of the next one.
+static int64_t checks_run(struct upstream_thread *t, int64_t now_ns)
+{
+    int64_t next_ns = now_ns + CHECK_LATE_NS;
+
+    for (size_t i = 0; i < t->options.n; i++) {
+        struct server *s = &t->servers[i];
+
+        if (!s->check && now_ns >= s->check_ns)
+            check_begin(s, now_ns);
+        if (!s->check && s->check_ns < next_ns)
+            next_ns = s->check_ns;
+    }
+    return next_ns;
+}
+
+// ---- the thread ---------------------------------------------------------------------------------------
+
+static void order_take(struct upstream_thread *t, struct order *o)
+{
+    switch (o->what) {
+    case ORDER_ASK:
+        ask(t, o);
+        break;
+    case ORDER_CANCEL:
+        cancel(t, o);
+        break;
+    case ORDER_STOP:
+        t->stop = true;
+        break;
+    }
+}
+
+static void *thread_main(void *ctx)
+{
+    struct upstream_thread *t = ctx;
+    struct order o;
+
+    os_thread_name("upstream");
+    while (!t->stop) {
+        while (!t->stop && chan_recv(t->orders, &o, 0) == 0)
+            order_take(t, &o);
+        int64_t now_ns = clock_now_ns(), next_ns = checks_run(t, now_ns);
+
+        if (!t->stop)
+            net_http_pool_wait(t->pool, next_ns - now_ns);
+    }
+    return NULL;
+}
+
+// ---- keys ---------------------------------------------------------------------------------------------
+
+static int key_check(const struct gateway_upstream *u, const char *key, struct err *e)
+{
+    size_t n = strlen(key);
+
+    for (size_t i = 0; i < n; i++)
+        if ((unsigned char)key[i] <= ' ' || (unsigned char)key[i] >= 0x7f)
+            return err_set(e, ERR_INVALID, "%.300s holds no key: it is to be one word on one line",
+                           u->key_file);
+    return n > 0 ? 0
+                 : err_set(e, ERR_INVALID, "%.300s, the key of upstream server %s, is empty",
+                           u->key_file, u->name);
+}
+
+static int mode_check(const char *path, struct err *e)
+{
+    struct stat st;
+
+    if (stat(path, &st) != 0)
+        return err_set(e, errno == ENOENT ? ERR_NOT_FOUND : ERR_IO,
+                       "the file of its key, %.300s, cannot be looked at: %s", path,
+                       strerror(errno));
+    if (st.st_mode & 077)
+        return err_set(e, ERR_AUTH,
+                       "the file of its key, %.300s, can be read by others (mode %03o); run "
+                       "`chmod 600 %.300s`",
+                       path, (unsigned)st.st_mode & 0777, path);
+    return 0;
+}
+
+static int key_read(struct server *s, struct err *e)
+{
+    const struct gateway_upstream *u = s->options;
+    size_t n = 0;
+    int rc = u->key_file ? mode_check(u->key_file, e) : 0;
+
+    if (rc == 0 && u->key_file)
+        rc = os_file_read(u->key_file, KEY_MAX, &s->key, &n, e);
+    if (rc != 0)
+        return err_wrap(e, "upstream server %s", u->name);
+    while (n > 0 && (s->key[n - 1] == '\n' || s->key[n - 1] == '\r'))
+        s->key[--n] = '\0';
+    return u->key_file ? key_check(u, s->key ? s->key : "", e) : 0;
+}
+
+// Whether what is sent to it can be read on the way.
+static int way_check(const struct server *s, struct err *e)
+{
+    const struct gateway_upstream *u = s->options;
+    bool secure;
+    int rc = net_http_address_check(u->url, &secure, e);
+
+    if (rc != 0)
+        return err_wrap(e, "upstream server %s", u->name);
+    if (s->key && !secure && !u->plain_key)
+        return err_set(e, ERR_INVALID,
+                       "the key of upstream server %s would cross the network readable; use "
+                       "https://, or say plain-key=yes behind its address",
+                       u->name);
+    if (!secure)
+        log_warn("gateway",
+                 "what is sent to upstream server %s crosses the network unencrypted: "
+                 "its address begins with http://",
+                 u->name);
+    return 0;
+}
+
+// ---- starting and stopping ------------------------------------------------------------------------------
+
+static void thread_free(struct upstream_thread *t)
+{
+    struct order o;
+
+    while (chan_recv(t->orders, &o, 0) == 0)
+        free(o.body);
+    for (size_t i = 0; i < t->options.n; i++) {
+        if (t->servers[i].key)
+            memset(t->servers[i].key, 0, strlen(t->servers[i].key));
+        free(t->servers[i].key);
+        buf_fini(&t->servers[i].list);
+    }
+    net_http_pool_close(t->pool);
+    while (t->jobs) {
+        struct job *j = t->jobs;
+
+        t->jobs = j->next;
+        job_free(j);
+    }
+    chan_free(t->orders);
+    free(t->servers);
+    free(t);
+}
+
+static int servers_init(struct upstream_thread *t, struct err *e)
+{
+    int rc = 0;
+
+    t->servers = mem_alloc(t->options.n * sizeof(*t->servers));
+    for (size_t i = 0; i < t->options.n; i++) {
+        struct server *s = &t->servers[i];
+
+        *s = (struct server){.thread = t,
+                             .options = &t->options.servers[i],
+                             .index = i,
+                             .backoff_ns = CHECK_SOON_NS};
+        buf_init(&s->list, UPSTREAM_LIST_MAX);
+    }
+    for (size_t i = 0; rc == 0 && i < t->options.n; i++) {
+        rc = key_read(&t->servers[i], e);
+        if (rc == 0)
+            rc = way_check(&t->servers[i], e);
+    }
+    return rc;
+}
+
+int upstream_thread_start(const struct upstream_thread_options *o, struct upstream_thread **out,
+                          struct err *e)
+{
+    struct upstream_thread *t = mem_alloc(sizeof(*t));
+    int rc;
+
+    t->options = *o;
+    t->orders = chan_new(sizeof(struct order), ORDERS);
+    rc = servers_init(t, e);
+    if (rc == 0)
+        rc = net_http_pool_open(&t->pool, e);
+    if (rc == 0 && pthread_create(&t->thread, NULL, thread_main, t) != 0)
+        rc = err_set(e, ERR_IO, "cannot start a thread");
+    if (rc != 0) {
+        thread_free(t);
+        return rc;
+    }
+    *out = t;
+    return 0;
+}
+
+void upstream_thread_stop(struct upstream_thread *t)
+{
+    const struct order o = {.what = ORDER_STOP};
+
+    if (!t)
+        return;
+    chan_send(t->orders, &o, CHAN_FOREVER);
+    net_http_pool_wake(t->pool);
+    pthread_join(t->thread, NULL);
+    thread_free(t);
+}
+
+static int order_send(struct upstream_thread *t, const struct order *o)
+{
+    int rc = chan_send(t->orders, o, 0);
+
+    if (rc != 0)
+        free(o->body);
+    net_http_pool_wake(t->pool);
+    return rc == 0 ? 0 : ERR_BUSY;
+}
+
+int upstream_thread_ask(struct upstream_thread *t, size_t server, uint64_t id, bool chat,
+                        char *body)
+{
+    return order_send(t, &(struct order){ORDER_ASK, server, id, chat, body});
+}
+
+void upstream_thread_cancel(struct upstream_thread *t, size_t server, uint64_t id)
+{
+    order_send(t, &(struct order){ORDER_CANCEL, server, id, false, NULL});
+}
