@@ -3,6 +3,8 @@ find_package(PkgConfig REQUIRED)
 
 # Puts each module behind tandem_libs; the headers count as the system's, so our warnings spare them.
 add_library(tandem_libs INTERFACE)
+# What a machine may lack (NVIDIA's, Bonjour's) is loaded at run time.
+target_link_libraries(tandem_libs INTERFACE ${CMAKE_DL_LIBS})
 function(use_module module)
     pkg_check_modules(${module} IMPORTED_TARGET ${module})
     if(NOT ${module}_FOUND)

@@ -50,6 +50,16 @@ foreach(file ${units})
     endif()
 endforeach()
 
+# tests/fakes/NAME.c         stand-ins for libraries that are loaded at run time: tests/libfake_NAME.so
+file(GLOB fakes CONFIGURE_DEPENDS ${test_dir}/fakes/*.c)
+foreach(file ${fakes})
+    get_filename_component(name ${file} NAME_WE)
+    add_library(fake_${name} MODULE ${file})
+    target_link_libraries(fake_${name} PRIVATE tandem_options)
+    set_target_properties(fake_${name} PROPERTIES SUFFIX .so
+        LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
+endforeach()
+
 # The trainer of the image tests' model: its gradients against differences.
 add_test(NAME image_model_gradients COMMAND image_model check)
 test_register(image_model_gradients)

@@ -84,7 +84,7 @@ static json_t *fake_welcome(const struct fake *f)
     struct message_welcome w = {.version = WIRE_VERSION,
                                 .prefill_tokens_per_s = 100,
                                 .decode_tokens_per_s = 10,
-                                .cores = 2,
+                                .facts = {.cores = 2},
                                 .adapters = f->adapters,
                                 .pid = 1};
 

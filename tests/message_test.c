@@ -163,6 +163,7 @@ static void hello_and_welcome_round_trip(void **state)
         .name = "spark",
         .build = "tandem 0.1.0",
         .model = "smollm2-135m",
+        .node_id = "0123456789abcdef0123456789abcdef",
         .identity = sample_identity(),
         .limits = {.n_ctx = 8192,
                    .n_seq = 4,
@@ -175,10 +176,16 @@ static void hello_and_welcome_round_trip(void **state)
                    .cuts = true,
                    .has_chat_template = true},
         .prefill_tokens_per_s = 312.5,
-        .system = "Linux",
-        .cpu = "some cpu",
-        .cores = 2,
-        .memory_bytes = 1ull << 37,
+        .facts = {.system = "Linux",
+                  .cpu = "some cpu",
+                  .cores = 2,
+                  .memory_bytes = 1ull << 37,
+                  .memory_bytes_per_s = 2.5e11,
+                  .gpus = {{"a GPU", "550.1", 80ull << 30, 3.35e12}},
+                  .n_gpus = 1,
+                  .nics = {{"eth0", 10000000000, false}},
+                  .n_nics = 1},
+        .power = {40.5, 0, 180},
         .paced = true,
         .pid = 4711,
     };
@@ -195,6 +202,10 @@ static void hello_and_welcome_round_trip(void **state)
     json_t *again = message_welcome_json(&w2);
     assert_true(json_equal(o, again));
     assert_int_equal(w2.limits.handoff, ENGINE_HANDOFF_LATE_STATE);
+    assert_string_equal(w2.node_id, w.node_id);
+    assert_string_equal(w2.facts.gpus[0].name, "a GPU");
+    assert_true(w2.facts.n_nics == 1 && w2.facts.nics[0].bits_per_s == 10000000000);
+    assert_true(w2.power.idle_w == 40.5 && w2.power.prefill_w == 0 && w2.power.decode_w == 180);
     assert_true(w2.limits.n_embed_tokens == 2048 && w2.limits.ranks && w2.limits.cuts);
     json_decref(o);
     json_decref(again);
@@ -283,6 +294,11 @@ static void what_is_wrong_is_named(void **state)
         {HELLO, "{\"version\":1,\"role\":\"bulk\",\"identity\":{}}", "\"engine\""},
         {HELLO, "{\"version\":1,\"role\":\"a role with a very long name\"}", "role"},
         {WELCOME, "{\"version\":1}", "\"identity\" is missing"},
+        {WELCOME, "{\"version\":1,\"node_id\":7}", "node_id"},
+        {WELCOME, "{\"version\":1,\"node_id\":\"0123\"}", "32 hex digits"},
+        {WELCOME, "{\"version\":1,\"node_id\":\"../../../../etc/passwd-0123456789ab\"}",
+         "32 hex digits"},
+        {WELCOME, "{\"version\":1,\"node_id\":\"\"}", "\"identity\" is missing"},
     };
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {

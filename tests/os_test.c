@@ -2,6 +2,7 @@
 //
 // This program is its own child: with an argument it does what child_main says and exits.
 #include "base/buf.h"
+#include "os/facts.h"
 #include "os/os.h"
 
 #include <errno.h>

@@ -7,6 +7,7 @@
 #include "cli/bench_grid.h"
 #include "cli/draw.h"
 #include "cli/term.h"
+#include "os/facts.h"
 #include "os/os.h"
 
 #include <math.h>
@@ -148,13 +149,8 @@ static json_t *timeline_json(const struct bench_series *s)
 static json_t *machine_json(void)
 {
     struct os_facts f;
-    json_t *o = json_object();
     os_facts_get(&f);
-    json_put(o, "system", json_string(f.system));
-    json_put(o, "cpu", json_string(f.cpu));
-    json_put(o, "cores", json_integer(f.cores));
-    json_put(o, "memory_bytes", json_integer((json_int_t)f.memory_bytes));
-    return o;
+    return os_facts_json(&f);
 }
 
 // A file's name says more than what it calls itself: the quantisation, and which copy it was.

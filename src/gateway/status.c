@@ -168,16 +168,18 @@ static void tell_health(struct core *c, struct query *q)
 
 static void welcome_put(json_t *o, const struct message_welcome *w)
 {
+    json_put(o, "node_id", w->node_id[0] ? json_string(w->node_id) : json_null());
     json_put(o, "model", answer_string(w->model));
     json_put(o, "weights", answer_string(w->identity.weights));
     json_put(o, "arch", answer_string(w->identity.arch));
     json_put(o, "build", answer_string(w->build));
     json_put(o, "engine", answer_string(w->identity.engine));
     json_put(o, "engine_build", answer_string(w->identity.build));
-    json_put(o, "system", answer_string(w->system));
-    json_put(o, "cpu", answer_string(w->cpu));
-    json_put(o, "cores", json_integer(w->cores));
-    json_put(o, "memory_bytes", json_integer((json_int_t)w->memory_bytes));
+    json_put(o, "system", answer_string(w->facts.system));
+    json_put(o, "cpu", answer_string(w->facts.cpu));
+    json_put(o, "cores", json_integer(w->facts.cores));
+    json_put(o, "memory_bytes", json_integer((json_int_t)w->facts.memory_bytes));
+    json_put(o, "facts", os_facts_json(&w->facts));
     json_put(o, "n_ctx", json_integer(w->limits.n_ctx));
     json_put(o, "n_seq", json_integer(w->limits.n_seq));
     json_put(o, "handoff", json_string(engine_handoff_name(w->limits.handoff)));

@@ -512,11 +512,41 @@ static void facts_read(struct reader *top, struct message_welcome *m)
     struct reader r = read_object(top, "facts");
     if (!present(&r))
         return;
-    read_text(&r, "system", m->system, sizeof m->system);
-    read_text(&r, "cpu", m->cpu, sizeof m->cpu);
-    read_u32(&r, "cores", UINT32_MAX, &m->cores);
-    read_u64(&r, "memory_bytes", &m->memory_bytes);
+    r.rc = os_facts_parse(r.object, &m->facts, r.e);
     fail_into(top, &r, "facts");
+}
+
+static void power_read(struct reader *top, struct message_power *p)
+{
+    struct reader r = read_object(top, "power");
+    if (!present(&r))
+        return;
+    read_f64(&r, "idle_w", 0, 1e6, &p->idle_w);
+    read_f64(&r, "prefill_w", 0, 1e6, &p->prefill_w);
+    read_f64(&r, "decode_w", 0, 1e6, &p->decode_w);
+    fail_into(top, &r, "power");
+}
+
+int message_power_parse(const json_t *head, struct message_power *p, struct err *e)
+{
+    *p = (struct message_power){0};
+    struct reader r = reader_of(head, "STATUS_IS", e);
+    power_read(&r, p);
+    return r.rc;
+}
+
+static void node_id_read(struct reader *r, char out[OS_ID_HEX + 1])
+{
+    uint8_t raw[OS_ID_HEX / 2];
+    const char *hex = NULL;
+    if (r->rc == 0)
+        r->rc = json_get_string(r->object, "node_id", &hex, r->e);
+    if (r->rc != 0 || hex == NULL || hex[0] == '\0')
+        return;
+    if (strlen(hex) != OS_ID_HEX || hex_decode(hex, raw, sizeof raw) != 0)
+        r->rc = err_set(r->e, ERR_INVALID, "member \"node_id\" must be %d hex digits", OS_ID_HEX);
+    else
+        hex_encode(raw, sizeof raw, out);
 }
 
 int message_welcome_parse(const json_t *head, struct message_welcome *m, struct err *e)
@@ -528,10 +558,12 @@ int message_welcome_parse(const json_t *head, struct message_welcome *m, struct 
     read_text(&r, "name", m->name, sizeof m->name);
     read_text(&r, "build", m->build, sizeof m->build);
     read_text(&r, "model", m->model, sizeof m->model);
+    node_id_read(&r, m->node_id);
     identity_read(&r, &m->identity);
     limits_read(&r, &m->limits);
     rates_read(&r, m);
     facts_read(&r, m);
+    power_read(&r, &m->power);
     read_bool(&r, "paced", &m->paced);
     read_bool(&r, "adapters", &m->adapters);
     read_text(&r, "spread", m->spread, sizeof m->spread);
@@ -560,14 +592,23 @@ static json_t *rates_json(const struct message_welcome *m)
     return o;
 }
 
-static json_t *facts_json(const struct message_welcome *m)
+static json_t *watts_json(double w)
+{
+    return w > 0 ? json_real(w) : json_null();
+}
+
+json_t *message_power_json(const struct message_power *p)
 {
     json_t *o = json_object();
-    json_put(o, "system", json_string(m->system));
-    json_put(o, "cpu", json_string(m->cpu));
-    json_put(o, "cores", json_integer(m->cores));
-    json_put(o, "memory_bytes", json_integer((json_int_t)m->memory_bytes));
+    json_put(o, "idle_w", watts_json(p->idle_w));
+    json_put(o, "prefill_w", watts_json(p->prefill_w));
+    json_put(o, "decode_w", watts_json(p->decode_w));
     return o;
+}
+
+static bool power_known(const struct message_power *p)
+{
+    return p->idle_w > 0 || p->prefill_w > 0 || p->decode_w > 0;
 }
 
 json_t *message_welcome_json(const struct message_welcome *m)
@@ -577,6 +618,8 @@ json_t *message_welcome_json(const struct message_welcome *m)
     json_put(o, "name", json_string(m->name));
     json_put(o, "build", json_string(m->build));
     json_put(o, "model", json_string(m->model));
+    if (m->node_id[0] != '\0')
+        json_put(o, "node_id", json_string(m->node_id));
     json_put(o, "identity", engine_identity_json(&m->identity));
     json_put(o, "limits", limits_json(&m->limits));
     json_put(o, "handoff", json_string(engine_handoff_name(m->limits.handoff)));
@@ -586,7 +629,9 @@ json_t *message_welcome_json(const struct message_welcome *m)
     json_put(o, "has_chat_template", json_boolean(m->limits.has_chat_template));
     json_put(o, "media", json_boolean(m->limits.media));
     json_put(o, "rates", rates_json(m));
-    json_put(o, "facts", facts_json(m));
+    json_put(o, "facts", os_facts_json(&m->facts));
+    if (power_known(&m->power))
+        json_put(o, "power", message_power_json(&m->power));
     json_put(o, "paced", json_boolean(m->paced));
     json_put(o, "adapters", json_boolean(m->adapters));
     if (m->spread[0] != '\0')

@@ -11,10 +11,12 @@
 //            "n_seq":4,"n_batch":512,"n_embed_tokens":0,"ranks":false,"cuts":true},
 //            "handoff":"ranges", "kv_bytes_per_token":23040,
 //            "state_bytes":0, "rates":{"prefill_tokens_per_s":300,"decode_tokens_per_s":60},
-//            "facts":{"system":"..","cpu":"..","cores":2,"memory_bytes":..}, "paced":bool,
+//            "facts":{"system":"..","cpu":"..","cores":2,"memory_bytes":.., ..} (of the machine: os/facts.h),
+//            "power":{"idle_w":..,"prefill_w":..,"decode_w":..} (as in STATUS_IS; absent: it cannot be read here),
+//            "paced":bool,
 //            "model":"smollm2-135m", "has_chat_template":true, "media":bool (images may be in a RENDER),
 //            "spread":"12 of 30 layers here, 18 on studio (10.0.0.7:7077)" (absent: all are here),
-//            "pid":123}
+//            "node_id":"hex32" (absent: it tells none), "pid":123}
 //   (role "spread", of a worker that borrows a lender's memory: node/message_spread.h)
 //   REFUSED {"code":"mismatch", "message":".."}
 //
@@ -79,7 +81,10 @@
 //   CANCEL {}, ABANDON {"reason":".."}, STATUS {} -> STATUS_IS {"requests":n,"transfers":n,
 //             "cells_used":n,"cells_kept":n,"sequences_kept":n,
 //             "sequences_apart":of these, in caches of their own,"rates":{..},
-//             "memory":{..},"overruns":n,"worst_ratio":x}
+//             "memory":{..},"overruns":n,"worst_ratio":x,
+//             "power":{"idle_w":watts of this machine's chips while this worker does nothing,"prefill_w":while it
+//             reads prompts,"decode_w":while it writes answers (each null: not seen yet),"joules":n since the
+//             worker started,"source":"text"} (absent: power cannot be read here)}
 //
 // "cost" of DONE and PREFILLED: what this request took of the engine, alone, as far as it can be told apart:
 //   {"read":[{"tokens","depth","chunk_tokens","seconds"}..] (runs of chunks of one size, 8 at most),
@@ -97,6 +102,8 @@
 #include "base/err.h"
 #include "engine/engine.h"
 #include "node/message_cost.h"
+#include "os/facts.h"
+#include "os/os.h"
 
 #include <jansson.h>
 #include <stdbool.h>
@@ -178,15 +185,23 @@ struct message_hello {
 int message_hello_parse(const json_t *head, struct message_hello *m, struct err *e);
 json_t *message_hello_json(const struct message_hello *m);
 
+// What a worker measured of its machine's power, in watts; 0: not known.
+struct message_power {
+    double idle_w, prefill_w, decode_w;
+};
+// The member "power" of a STATUS_IS; all 0 where there is none.
+int message_power_parse(const json_t *head, struct message_power *p, struct err *e);
+json_t *message_power_json(const struct message_power *p);
+
 struct message_welcome {
     uint32_t version;
     char name[128], build[64], model[ENGINE_NAME_BYTES];
+    char node_id[OS_ID_HEX + 1]; // the same over restarts (node_id_get); "": not told
     struct engine_identity identity;
     struct engine_limits limits;
     double prefill_tokens_per_s, decode_tokens_per_s;
-    char system[64], cpu[128];
-    uint32_t cores;
-    uint64_t memory_bytes;
+    struct os_facts facts;
+    struct message_power power; // when it greeted
     bool paced;
     bool adapters;    // ADAPTER frames are understood
     char spread[512]; // which machines hold how many layers, in words; "": all are here

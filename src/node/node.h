@@ -19,6 +19,7 @@
 #include "base/err.h"
 #include "engine/engine.h"
 #include "net/net.h"
+#include "os/os.h"
 
 #include <jansson.h>
 #include <stdbool.h>
@@ -59,6 +60,11 @@ void node_worker_options_default(struct node_worker_options *o);
 char *node_worker_options_text(const struct node_worker_options *o);
 int node_worker_options_parse(const json_t *v, struct node_worker_options *o, struct err *e);
 void node_name_default(char *out, size_t out_bytes); // the host's name
+// What tells this node from others over restarts: the id of the machine's state folder, and for a node with a
+// name of its own (NULL: none) one made from both, because one machine may run several. Workers of one command
+// share it: together with the model it names one of them. Where the folder cannot be used, it is a random one
+// that this process alone has; the log says so.
+void node_id_get(const char *name, char id[OS_ID_HEX + 1]);
 
 struct node_supervisor;
 

@@ -2,12 +2,14 @@
 // The key is not among them: a command line can be read by others.
 #include "base/buf.h"
 #include "base/json.h"
+#include "base/log.h"
 #include "node/node.h"
 #include "os/os.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
+#include <xxhash.h>
 
 void node_worker_options_default(struct node_worker_options *o)
 {
@@ -155,4 +157,26 @@ void node_name_default(char *out, size_t out_bytes)
     if (gethostname(out, out_bytes) != 0 || out[0] == 0)
         snprintf(out, out_bytes, "node");
     out[out_bytes - 1] = 0;
+}
+
+static void id_name_add(const char *name, char id[OS_ID_HEX + 1])
+{
+    XXH128_canonical_t raw;
+    char *text = mem_format("%s %s", id, name);
+    XXH128_canonicalFromHash(&raw, XXH3_128bits(text, strlen(text)));
+    hex_encode(raw.digest, sizeof raw.digest, id);
+    free(text);
+}
+
+void node_id_get(const char *name, char id[OS_ID_HEX + 1])
+{
+    uint8_t raw[OS_ID_HEX / 2];
+    struct err e = {0};
+    if (os_machine_id(id, &e) != 0) {
+        os_random(raw, sizeof raw);
+        hex_encode(raw, sizeof raw, id);
+        log_warn("node", "what is learned of this node is lost when it ends: %s", e.message);
+    }
+    if (name != NULL)
+        id_name_add(name, id);
 }

@@ -280,6 +280,8 @@ struct worker {
     struct node_worker_options options; // immutable
     struct message_welcome welcome;     // immutable after loading
     char spread[512];                   // its member of that name, set before loading ends
+    char node_id[OS_ID_HEX + 1];        // set beforehand; "": none
+    double memory_bytes_per_s;          // likewise; 0: not measured
     struct engine *engine;
     struct chan *inbox;                     // struct worker_event
     struct chan *text_inbox;                // struct worker_event (RENDER frames)

@@ -4,6 +4,7 @@
 #include "engine/probe.h"
 #include "node/spread.h"
 #include "node/worker.h"
+#include "os/facts.h"
 #include "os/os.h"
 
 #include <signal.h>
@@ -91,11 +92,22 @@ static int spread_start(struct worker *w, struct err *e)
     return rc;
 }
 
+// Before the model takes the memory that this needs.
+static void bandwidth_find(struct worker *w)
+{
+    struct os_facts f;
+
+    os_facts_get(&f);
+    w->memory_bytes_per_s = os_bandwidth_get(&f);
+}
+
 static int engine_start(struct worker *w, struct err *e)
 {
     struct node_worker_options *o = &w->options;
     int rc = 0;
 
+    if (!engine_is_fake(&o->engine))
+        bandwidth_find(w);
     o->engine.tiles = !o->no_tiles;
     if (o->spread != NULL) {
         rc = spread_start(w, e);
@@ -187,6 +199,7 @@ int node_worker_main(int argc, char **argv)
         json_decref(v);
         return rc;
     }
+    node_id_get(w.options.name, w.node_id);
     w.listen_fd = w.options.listen != NULL ? FD_LISTEN : -1;
     if ((rc = threads_start(&w, parent, &e)) != 0) {
         log_error("worker", "%s", e.message);

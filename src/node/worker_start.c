@@ -1,7 +1,7 @@
 // Making and unmaking what a worker's threads share.
 #include "base/log.h"
 #include "node/worker.h"
-#include "os/os.h"
+#include "os/facts.h"
 
 #include <stdlib.h>
 #include <unistd.h>
@@ -16,16 +16,11 @@ static size_t segment_max_get(const struct engine *g)
 static void welcome_fill(struct worker *w)
 {
     struct message_welcome *m = &w->welcome;
-    struct os_facts f;
-
-    os_facts_get(&f);
     *m = (struct message_welcome){.version = WIRE_VERSION,
                                   .identity = w->engine->identity,
                                   .limits = w->engine->limits,
                                   .prefill_tokens_per_s = w->prefill_rate,
                                   .decode_tokens_per_s = w->decode_rate,
-                                  .cores = (uint32_t)f.cores,
-                                  .memory_bytes = f.memory_bytes,
                                   .paced = w->options.pace_prefill > 0,
                                   .adapters = w->engine->ops->adapter_load != NULL,
                                   .pid = getpid()};
@@ -36,8 +31,9 @@ static void welcome_fill(struct worker *w)
     snprintf(m->spread, sizeof m->spread, "%s", w->spread);
     snprintf(m->build, sizeof m->build, "tandem %s", TANDEM_VERSION);
     snprintf(m->model, sizeof m->model, "%s", w->engine->identity.model);
-    snprintf(m->system, sizeof m->system, "%s", f.system);
-    snprintf(m->cpu, sizeof m->cpu, "%s", f.cpu);
+    snprintf(m->node_id, sizeof m->node_id, "%s", w->node_id);
+    os_facts_get(&m->facts);
+    m->facts.memory_bytes_per_s = w->memory_bytes_per_s;
 }
 
 static struct chan *blocks_new(struct worker *w, size_t n)

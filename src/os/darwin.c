@@ -14,7 +14,6 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/sysctl.h>
-#include <sys/utsname.h>
 #include <unistd.h>
 
 // macOS sends no signal when a parent dies; the child watches descriptor 3 for the end of file.
@@ -49,7 +48,7 @@ int os_cpu_pin(const char *list, struct err *e)
     return err_set(e, ERR_UNSUPPORTED, "macOS cannot pin threads to cores (asked for %s)", list);
 }
 
-static uint64_t sysctl_number(const char *name)
+uint64_t system_sysctl_number(const char *name)
 {
     uint64_t value = 0;
     size_t n = sizeof value;
@@ -65,7 +64,7 @@ static uint64_t sysctl_number(const char *name)
 
 int os_cpu_count(void)
 {
-    uint64_t n = sysctl_number("hw.activecpu");
+    uint64_t n = system_sysctl_number("hw.activecpu");
     return n ? (int)n : 1;
 }
 
@@ -74,17 +73,6 @@ void os_thread_name(const char *name)
     char text[16];
     snprintf(text, sizeof text, "%.15s", name);
     pthread_setname_np(text);
-}
-
-void os_facts_get(struct os_facts *f)
-{
-    *f = (struct os_facts){.cores = os_cpu_count(), .memory_bytes = sysctl_number("hw.memsize")};
-    struct utsname u;
-    if (uname(&u) == 0)
-        snprintf(f->system, sizeof f->system, "%.20s %.20s %.20s", u.sysname, u.release, u.machine);
-    size_t n = sizeof f->cpu;
-    if (sysctlbyname("machdep.cpu.brand_string", f->cpu, &n, NULL, 0))
-        snprintf(f->cpu, sizeof f->cpu, "unknown");
 }
 
 int os_memory_get(pid_t pid, struct os_memory *m)
@@ -117,7 +105,7 @@ uint64_t os_memory_available(void)
     if (host_statistics64(mach_host_self(), HOST_VM_INFO64, (host_info64_t)&vm, &n) != KERN_SUCCESS)
         return 0;
     uint64_t pages = (uint64_t)vm.free_count + vm.inactive_count + vm.purgeable_count;
-    return pages * sysctl_number("hw.pagesize");
+    return pages * system_sysctl_number("hw.pagesize");
 }
 
 long os_mtime_ns(const struct stat *st)

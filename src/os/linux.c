@@ -13,7 +13,6 @@
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/utsname.h>
 #include <unistd.h>
 
 bool system_child_bind(pid_t parent)
@@ -103,10 +102,9 @@ void os_thread_name(const char *name)
     pthread_setname_np(pthread_self(), text);
 }
 
-// ---- facts ---------------------------------------------------------------------------------------
+// ---- small files ----------------------------------------------------------------------------------
 
-// The text behind "key" and a colon in the file's first such line; false where there is none.
-static bool file_value(const char *path, const char *key, char *out, size_t out_bytes)
+bool system_file_value(const char *path, const char *key, char *out, size_t out_bytes)
 {
     FILE *f = fopen(path, "re");
     if (!f)
@@ -125,7 +123,7 @@ static bool file_value(const char *path, const char *key, char *out, size_t out_
     return found;
 }
 
-static bool file_line(const char *path, char *out, size_t out_bytes)
+bool system_file_line(const char *path, char *out, size_t out_bytes)
 {
     FILE *f = fopen(path, "re");
     if (!f)
@@ -137,28 +135,13 @@ static bool file_line(const char *path, char *out, size_t out_bytes)
     return found && *out;
 }
 
-void os_facts_get(struct os_facts *f)
-{
-    *f = (struct os_facts){.cores = os_cpu_count()};
-    struct utsname u;
-    if (uname(&u) == 0)
-        snprintf(f->system, sizeof f->system, "%.10s %.28s %.20s", u.sysname, u.release, u.machine);
-    // ARM kernels give no model name; what the maker calls the board says more than "aarch64".
-    if (!file_value("/proc/cpuinfo", "model name", f->cpu, sizeof f->cpu) &&
-        !file_line("/sys/class/dmi/id/product_name", f->cpu, sizeof f->cpu) &&
-        !file_line("/proc/device-tree/model", f->cpu, sizeof f->cpu))
-        snprintf(f->cpu, sizeof f->cpu, "%s", u.machine);
-    long pages = sysconf(_SC_PHYS_PAGES);
-    long page_bytes = sysconf(_SC_PAGESIZE);
-    if (pages > 0 && page_bytes > 0)
-        f->memory_bytes = (uint64_t)pages * (uint64_t)page_bytes;
-}
+// ---- processes and memory ------------------------------------------------------------------------
 
 // A "VmRSS:   1234 kB" line of a status file, in bytes.
 static uint64_t status_bytes(const char *path, const char *key)
 {
     char text[64];
-    if (!file_value(path, key, text, sizeof text))
+    if (!system_file_value(path, key, text, sizeof text))
         return 0;
     return strtoull(text, NULL, 10) * 1024;
 }
@@ -179,7 +162,7 @@ int os_process_start(pid_t pid, uint64_t *start)
 {
     char path[64], line[1024];
     snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
-    if (pid <= 0 || !file_line(path, line, sizeof line))
+    if (pid <= 0 || !system_file_line(path, line, sizeof line))
         return ERR_NOT_FOUND;
     // Behind the name, which may hold anything: state is field 3, the start field 22.
     const char *at = strrchr(line, ')');
@@ -199,7 +182,7 @@ int os_process_start(pid_t pid, uint64_t *start)
 static uint64_t file_number(const char *path, uint64_t otherwise)
 {
     char line[64], *end = NULL;
-    if (!file_line(path, line, sizeof line))
+    if (!system_file_line(path, line, sizeof line))
         return otherwise;
     uint64_t v = strtoull(line, &end, 10);
     return end != line ? v : otherwise;

@@ -7,7 +7,7 @@
 //
 // Threads: any thread may call anything at any time. Two calls concern the thread that makes them: the
 // pinning to cores (inherited by threads it starts later), and on Linux a child that dies with its
-// parent dies with the very thread that spawned it. Files and os_facts_get may block on the disk, and
+// parent dies with the very thread that spawned it. Files may block on the disk, and
 // os_spawn until the child has become its program; nothing here waits for a child's end.
 //
 // What it does not do: it runs no shell, supervises no child (node/supervisor.c), opens no socket
@@ -74,14 +74,6 @@ int os_cpu_count(void);
 // Names this thread for debuggers and `top -H` (15 bytes).
 void os_thread_name(const char *name);
 
-struct os_facts {
-    char system[64]; // "Linux 6.1.0 x86_64"
-    char cpu[128];   // model name
-    int cores;       // usable by this process
-    uint64_t memory_bytes;
-};
-void os_facts_get(struct os_facts *f);
-
 // Memory of a process in bytes: resident now, its peak, and the part of it that is private and
 // not backed by a file. 0 where the system does not tell.
 struct os_memory {
@@ -106,6 +98,10 @@ int os_cache_dir(char *out, size_t out_bytes, struct err *e);
 int os_config_dir(char *out, size_t out_bytes, struct err *e);
 int os_data_dir(char *out, size_t out_bytes, struct err *e);
 int os_state_dir(char *out, size_t out_bytes, struct err *e);
+// Random, in hex: made when it is first asked for and kept in the state folder. Machines that share a home folder
+// share it too, unless TANDEM_STATE tells their folders apart. ERR_CORRUPT: the file holds something else.
+#define OS_ID_HEX 32
+int os_machine_id(char id[OS_ID_HEX + 1], struct err *e);
 // mkdir -p with mode 0700.
 int os_mkdirs(const char *path, struct err *e);
 // Reads a whole regular file of at most max_bytes; adds a NUL; caller frees.
