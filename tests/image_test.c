@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include <png.h>
 #include <cmocka.h>
 
 #define N(a) (sizeof(a) / sizeof *(a))
@@ -402,7 +403,37 @@ static void files_that_claim_too_much_are_refused(void **state)
 }
 
 // The value of a chunk's key, or NULL.
-static const char *png_text(const uint8_t *png, size_t n, const char *key)
+// The red of each pixel of a mask made of RGBA pixels.
+static void mask_of(const uint8_t *rgba, uint8_t red[3])
+{
+    png_image image = {
+        .version = PNG_IMAGE_VERSION, .width = 3, .height = 1, .format = PNG_FORMAT_RGBA};
+    uint8_t file[1024];
+    png_alloc_size_t n = sizeof file;
+    struct image_picture p;
+    struct err e = {0};
+    assert_true(png_image_write_to_memory(&image, file, &n, 0, rgba, 0, NULL));
+    assert_int_equal(image_decode_mask(file, n, &p, &e), 0);
+    for (int i = 0; i < 3; i++)
+        red[i] = p.rgb[3 * i];
+    image_picture_fini(&p);
+    n--;
+    assert_int_equal(image_decode_mask(file, n / 2, &p, &e), ERR_INVALID);
+}
+
+static void transparency_is_a_mask_else_white_is(void **state)
+{
+    static const uint8_t holes[] = {255, 255, 255, 255, 9, 9, 9, 0, 9, 9, 9, 127};
+    static const uint8_t opaque[] = {255, 255, 255, 255, 0, 0, 0, 255, 128, 128, 128, 255};
+    uint8_t red[3];
+    (void)state;
+    mask_of(holes, red);
+    assert_memory_equal(red, "\x00\xff\x80", 3);
+    mask_of(opaque, red);
+    assert_memory_equal(red, "\xff\x00\x80", 3);
+}
+
+static const char *text_of_png(const uint8_t *png, size_t n, const char *key)
 {
     size_t k = strlen(key) + 1;
     for (size_t i = 0; i + k < n; i++)
@@ -426,12 +457,12 @@ static void a_png_tells_how_it_was_made(void **state)
     json_t *texts = image_texts(&r, "/models/tiny.gguf", 77);
     const struct image_encode_options o = {.format = IMAGE_PNG, .texts = texts};
     assert_int_equal(image_encode(&p, &o, &data, &n, &e), 0);
-    assert_memory_equal(png_text(data, n, "prompt"), "a red circle", 12);
-    assert_memory_equal(png_text(data, n, "seed"), "77", 2);
-    assert_memory_equal(png_text(data, n, "model"), "tiny.gguf", 9);
+    assert_memory_equal(text_of_png(data, n, "prompt"), "a red circle", 12);
+    assert_memory_equal(text_of_png(data, n, "seed"), "77", 2);
+    assert_memory_equal(text_of_png(data, n, "model"), "tiny.gguf", 9);
     // Not plain: iTXt, with two flags and two empty words before the UTF-8.
-    assert_memory_equal(png_text(data, n, "parameters"), "\0\0\0\0a red circle\nNegative", 25);
-    assert_memory_equal(png_text(data, n, "negative_prompt"), "\0\0\0\0Bl\xc3\xa4tter", 12);
+    assert_memory_equal(text_of_png(data, n, "parameters"), "\0\0\0\0a red circle\nNegative", 25);
+    assert_memory_equal(text_of_png(data, n, "negative_prompt"), "\0\0\0\0Bl\xc3\xa4tter", 12);
     json_decref(texts);
     image_picture_fini(&p);
     free(data);
@@ -560,6 +591,7 @@ int main(void)
         cmocka_unit_test(files_that_would_end_the_process_are_refused),
         cmocka_unit_test(pictures_survive_their_files),
         cmocka_unit_test(files_that_claim_too_much_are_refused),
+        cmocka_unit_test(transparency_is_a_mask_else_white_is),
         cmocka_unit_test(a_png_tells_how_it_was_made),
         cmocka_unit_test(frames_come_in_any_pieces),
         cmocka_unit_test(frames_that_are_none_are_refused),

@@ -1,4 +1,4 @@
-// tandem image: draws pictures on this machine, with a worker of its own.
+// tandem image: draws pictures on this machine, with a worker of its own, or has a server draw them.
 #include "cli/image.h"
 
 #include "base/buf.h"
@@ -18,9 +18,9 @@
 #define OPTIONS_MAX (CLI_IMAGE_OPTIONS + 24)
 #define WAIT_NS (100 * NS_PER_MS) // between two looks at the signals
 #define BAR_CELLS 20
-#define INPUT_MAX_BYTES (32u << 20)
 
-static const char usage[] = "usage: tandem image PROMPT --image-model FILE [-o FILE] [OPTIONS]";
+static const char usage[] = "usage: tandem image PROMPT --image-model FILE [-o FILE] [OPTIONS]\n"
+                            "       tandem image PROMPT --server URL [-o FILE] [OPTIONS]";
 static const char about[] =
     "Draws what PROMPT says. The model's maker decided what sizes and steps suit it; without "
     "options "
@@ -30,22 +30,6 @@ static const char about[] =
 
 static volatile sig_atomic_t signal_seen; // set by the handler, read by the loop
 
-struct image {
-    struct image_worker_options worker;
-    struct image_request request;
-    const char *prompt, *out, *size, *format, *show, *initial, *mask;
-    int64_t seed;
-    uint32_t quality;
-    bool watch, json;
-    // while it draws
-    struct image_worker *w;
-    enum image_format as;
-    enum image_show how;
-    bool drawn; // a line without an end is on the screen
-    double step_s, draw_s, load_s;
-    json_t *files;
-};
-
 static void on_signal(int number)
 {
     (void)number;
@@ -54,14 +38,14 @@ static void on_signal(int number)
 
 // ---- what is shown -------------------------------------------------------------------------------
 
-static void line_end(struct image *m)
+void image_line_end(struct image_command *m)
 {
     if (m->drawn)
         fprintf(stderr, "\r%*s\r", term_width(stderr) - 1, "");
     m->drawn = false;
 }
 
-static void line_show(struct image *m, const char *text)
+void image_line_show(struct image_command *m, const char *text)
 {
     int width = term_width(stderr) - 1;
     if (!isatty(STDERR_FILENO))
@@ -71,7 +55,7 @@ static void line_show(struct image *m, const char *text)
     m->drawn = true;
 }
 
-static void progress_show(struct image *m, const struct image_event *ev)
+void image_progress_show(struct image_command *m, const struct image_event *ev)
 {
     char bar[BAR_CELLS + 1], line[200], left[48] = "";
     uint32_t all = ev->steps * m->request.count, done = ev->index * ev->steps + ev->step;
@@ -85,12 +69,19 @@ static void progress_show(struct image *m, const struct image_event *ev)
         snprintf(left, sizeof left, ", %.0f s left", ceil((all - done) * m->step_s));
     snprintf(line, sizeof line, "picture %u of %u [%s] step %u of %u, %.2f s each%s", ev->index + 1,
              m->request.count, bar, ev->step, ev->steps, m->step_s, left);
-    line_show(m, line);
+    image_line_show(m, line);
+}
+
+void image_preview_show(struct image_command *m, const struct image_picture *p)
+{
+    image_line_end(m);
+    if (!m->json)
+        image_show(stdout, m->how, p);
 }
 
 // ---- files ---------------------------------------------------------------------------------------
 
-static int format_choose(struct image *m, struct err *e)
+static int format_choose(struct image_command *m, struct err *e)
 {
     const char *dot = m->out != NULL ? strrchr(m->out, '.') : NULL;
     if (m->format != NULL)
@@ -107,7 +98,7 @@ static int format_choose(struct image *m, struct err *e)
 }
 
 // "out.png", or "out-2.png" where there are several; "image-SEED.png" when none was named. Caller frees.
-static char *path_make(const struct image *m, uint32_t index, int64_t seed)
+static char *path_make(const struct image_command *m, uint32_t index, int64_t seed)
 {
     if (m->out == NULL)
         return mem_format("image-%lld.%s", (long long)seed, image_format_name(m->as));
@@ -119,17 +110,13 @@ static char *path_make(const struct image *m, uint32_t index, int64_t seed)
     return mem_format("%.*s-%u%s", (int)(dot - m->out), m->out, index + 1, dot);
 }
 
-static int picture_write(struct image *m, const struct image_event *ev, struct err *e)
+int image_file_put(struct image_command *m, const struct image_event *ev, const void *data,
+                   size_t len, struct err *e)
 {
-    json_t *texts = image_texts(&m->request, m->worker.model, ev->seed), *entry = json_object();
-    const struct image_encode_options o = {.format = m->as, .quality = m->quality, .texts = texts};
+    json_t *entry = json_object();
     char *path = path_make(m, ev->index, ev->seed);
-    uint8_t *data = NULL;
-    size_t len = 0;
-    int rc = image_encode(&ev->picture, &o, &data, &len, e);
-    if (rc == 0)
-        rc = os_file_write(path, data, len, 0644, e);
-    line_end(m);
+    int rc = os_file_write(path, data, len, 0644, e);
+    image_line_end(m);
     if (rc == 0 && !m->json)
         printf("%s\n", path);
     if (rc == 0 && !m->json)
@@ -138,39 +125,49 @@ static int picture_write(struct image *m, const struct image_event *ev, struct e
     json_put(entry, "seed", json_integer(ev->seed));
     json_put(entry, "bytes", json_integer((json_int_t)len));
     json_array_append_new(m->files, entry);
-    json_decref(texts);
-    free(data);
     free(path);
     return rc;
 }
 
-static int picture_read(const char *path, struct image_picture *p, struct err *e)
+static int picture_write(struct image_command *m, const struct image_event *ev, struct err *e)
+{
+    json_t *texts = image_texts(&m->request, m->worker.model, ev->seed);
+    const struct image_encode_options o = {.format = m->as, .quality = m->quality, .texts = texts};
+    uint8_t *data = NULL;
+    size_t len = 0;
+    int rc = image_encode(&ev->picture, &o, &data, &len, e);
+    if (rc == 0)
+        rc = image_file_put(m, ev, data, len, e);
+    json_decref(texts);
+    free(data);
+    return rc;
+}
+
+static int picture_read(const char *path, struct image_picture *p, bool mask, struct err *e)
 {
     char *data = NULL;
     size_t len = 0;
-    int rc = os_file_read(path, INPUT_MAX_BYTES, &data, &len, e);
-    if (rc == 0 && image_decode(data, len, p, e) != 0)
-        rc = err_wrap(e, "'%.200s'", path);
+    int rc = os_file_read(path, IMAGE_INPUT_MAX_BYTES, &data, &len, e);
+    if (rc == 0)
+        rc = mask ? image_decode_mask(data, len, p, e) : image_decode(data, len, p, e);
     free(data);
-    return rc;
+    return rc == 0 ? 0 : err_wrap(e, "'%.200s'", path);
 }
 
 // ---- the loop ------------------------------------------------------------------------------------
 
 // One event; *done when it was the last of the request.
-static int event_take(struct image *m, struct image_event *ev, bool *done, struct err *e)
+static int event_take(struct image_command *m, struct image_event *ev, bool *done, struct err *e)
 {
     switch (ev->kind) {
     case IMAGE_READY:
         m->load_s = ev->load_s;
         return 0;
     case IMAGE_PROGRESS:
-        progress_show(m, ev);
+        image_progress_show(m, ev);
         return 0;
     case IMAGE_PREVIEW:
-        line_end(m);
-        if (!m->json)
-            image_show(stdout, m->how, &ev->picture);
+        image_preview_show(m, &ev->picture);
         return 0;
     case IMAGE_PICTURE:
         return picture_write(m, ev, e);
@@ -190,13 +187,13 @@ static int event_take(struct image *m, struct image_event *ev, bool *done, struc
     return 0;
 }
 
-static int request_run(struct image *m, struct err *e)
+static int request_run(struct image_command *m, struct err *e)
 {
     struct image_event ev;
     uint64_t id = 0;
     bool done = false, cancelled = false;
     int rc = image_worker_submit(m->w, &m->request, &id, e);
-    line_show(m, "loading the model");
+    image_line_show(m, "loading the model");
     while (rc == 0 && !done) {
         if (signal_seen && !cancelled) {
             image_worker_cancel(m->w, id);
@@ -207,11 +204,11 @@ static int request_run(struct image *m, struct err *e)
         rc = event_take(m, &ev, &done, e);
         image_event_fini(&ev);
     }
-    line_end(m);
+    image_line_end(m);
     return rc;
 }
 
-static void result_print(const struct image *m)
+static void result_print(const struct image_command *m)
 {
     struct image_worker_status s;
     json_t *v = json_object();
@@ -235,7 +232,7 @@ static void result_print(const struct image *m)
 
 // ---- the command ---------------------------------------------------------------------------------
 
-static size_t request_options(struct image *m, struct cli_option *out)
+static size_t request_options(struct image_command *m, struct cli_option *out)
 {
     const struct cli_option own[] = {
         {.name = "--out",
@@ -335,13 +332,15 @@ static size_t request_options(struct image *m, struct cli_option *out)
     return sizeof own / sizeof *own;
 }
 
-static int options_take(struct image *m, const struct cli_list *rest, struct err *e)
+static int options_take(struct image_command *m, const struct cli_list *rest, struct err *e)
 {
     if (rest->n != 1)
         return err_set(e, ERR_INVALID, "%s; tandem image \"a red circle\" --image-model FILE",
                        rest->n == 0 ? "say what to draw" : "one prompt, in quotes");
-    if (m->worker.model == NULL)
-        return err_set(e, ERR_INVALID, "--image-model FILE is missing: which model draws");
+    if (m->worker.model == NULL && m->client.server == NULL)
+        return err_set(e, ERR_INVALID,
+                       "--image-model FILE is missing: which model draws; or --server URL, which "
+                       "has one");
     m->prompt = rest->items[0];
     m->request.seed = m->seed;
     m->request.previews = m->watch ? IMAGE_PREVIEWS_MAX : 0;
@@ -353,16 +352,16 @@ static int options_take(struct image *m, const struct cli_list *rest, struct err
     return rc;
 }
 
-static int image_draw(struct image *m, struct err *e)
+static int image_draw(struct image_command *m, struct err *e)
 {
     struct image_picture initial = {0}, mask = {0};
     char *prompt = NULL;
     int rc = image_prompt_loras(m->prompt, &m->request, &prompt, e);
     m->request.prompt = prompt;
     if (rc == 0 && m->initial != NULL)
-        rc = picture_read(m->initial, &initial, e);
+        rc = picture_read(m->initial, &initial, false, e);
     if (rc == 0 && m->mask != NULL)
-        rc = picture_read(m->mask, &mask, e);
+        rc = picture_read(m->mask, &mask, true, e);
     m->request.initial = m->initial != NULL ? &initial : NULL;
     m->request.mask = m->mask != NULL ? &mask : NULL;
     if (rc == 0)
@@ -378,9 +377,27 @@ static int image_draw(struct image *m, struct err *e)
     return rc;
 }
 
+static size_t server_options(struct image_command *m, struct cli_option *out)
+{
+    const struct cli_option own[] = {
+        {.name = "--server",
+         .kind = CLI_STRING,
+         .value = (void *)&m->client.server,
+         .arg = "URL",
+         .help = "have a running server draw, with its image model (" CLIENT_SERVER ")"},
+        {.name = "--api-key",
+         .kind = CLI_STRING,
+         .value = (void *)&m->client.api_key,
+         .arg = "KEY",
+         .help = "the server's API key, if it has one"},
+    };
+    memcpy(out, own, sizeof own);
+    return sizeof own / sizeof *own;
+}
+
 static int image_main(int argc, char **argv)
 {
-    struct image m = {.show = "auto", .seed = IMAGE_SEED_NONE};
+    struct image_command m = {.show = "auto", .seed = IMAGE_SEED_NONE};
     struct cli_option options[OPTIONS_MAX] = {{0}};
     struct cli_list rest = {0};
     struct sigaction a = {.sa_handler = on_signal};
@@ -388,6 +405,7 @@ static int image_main(int argc, char **argv)
     bool done = false;
     image_request_default(&m.request);
     size_t n = request_options(&m, options);
+    n += server_options(&m, options + n);
     n += cli_image_options(&m.worker, options + n, OPTIONS_MAX - n - 1);
     options[n] = (struct cli_option){0};
     int rc = cli_parse(argc, argv, options, usage, about, &rest, &done, &e);
@@ -398,8 +416,9 @@ static int image_main(int argc, char **argv)
         rc = options_take(&m, &rest, &e);
     sigaction(SIGINT, &a, NULL);
     sigaction(SIGTERM, &a, NULL);
+    m.stop = &signal_seen;
     if (rc == 0)
-        rc = image_draw(&m, &e);
+        rc = m.client.server != NULL ? image_server_draw(&m, &e) : image_draw(&m, &e);
     json_decref(m.files);
     return rc == 0 ? 0 : cli_fail("image", &e);
 }

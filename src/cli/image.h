@@ -4,6 +4,7 @@
 
 #include "base/buf.h"
 #include "cli/cli.h"
+#include "cli/client.h"
 #include "image/worker.h"
 
 // --image-model, --image-vae, ...: appended to a command's own table, which still needs its end. Returns how
@@ -11,7 +12,9 @@
 size_t cli_image_options(struct image_worker_options *o, struct cli_option *out, size_t max);
 #define CLI_IMAGE_OPTIONS 16
 
-// ---- pictures in a terminal -----------------------------------------------------------------------
+// ---- the command -----------------------------------------------------------------------------------
+
+#define IMAGE_INPUT_MAX_BYTES (20u << 20) // of a picture to begin with
 
 enum image_show {
     IMAGE_SHOW_NONE,
@@ -20,6 +23,35 @@ enum image_show {
     IMAGE_SHOW_SIXEL,  // foot, xterm and others that say so
     IMAGE_SHOW_BLOCKS, // half blocks in 24-bit colours
 };
+
+struct image_command {
+    struct client client; // server NULL: drawn here
+    struct image_worker_options worker;
+    struct image_request request;
+    const char *prompt, *out, *size, *format, *show, *initial, *mask;
+    int64_t seed;
+    uint32_t quality;
+    bool watch, json;
+    volatile sig_atomic_t *stop; // set: somebody wants it to end
+    // while it draws
+    struct image_worker *w;
+    enum image_format as;
+    enum image_show how;
+    bool drawn; // a line without an end is on the screen
+    double step_s, draw_s, load_s;
+    json_t *files;
+};
+void image_line_show(struct image_command *m, const char *text);
+void image_line_end(struct image_command *m);
+void image_progress_show(struct image_command *m, const struct image_event *ev);
+void image_preview_show(struct image_command *m, const struct image_picture *p);
+// Writes the bytes of picture ev->index; prints its name and shows ev->picture.
+int image_file_put(struct image_command *m, const struct image_event *ev, const void *data,
+                   size_t len, struct err *e);
+int image_server_draw(struct image_command *m, struct err *e); // image_server.c
+
+// ---- pictures in a terminal -----------------------------------------------------------------------
+
 // "auto" and the names above; auto finds out what the terminal on stdout can. ERR_INVALID otherwise.
 int image_show_parse(const char *name, enum image_show *out, struct err *e);
 // Writes the picture to f, and a line end.

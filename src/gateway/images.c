@@ -137,6 +137,7 @@ static void task_run(struct images *i, struct images_task *t)
         i->draining = true;
     else
         room_make(i, t->bytes);
+    images_told_publish(i); // who waits for the answer may look
     if (t->answer)
         chan_send(t->answer, &(int){0}, 0);
     images_task_free(t);

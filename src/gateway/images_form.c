@@ -1,6 +1,7 @@
-// The form of /images/edits: fields as OpenAI's clients send them, which is as text.
+// Pictures that come with /images/edits: in a form, whose fields are texts, or as data: URLs in JSON.
 #include "gateway/images.h"
 
+#include "base/base64.h"
 #include "base/buf.h"
 #include "base/json.h"
 
@@ -176,4 +177,54 @@ int images_form_parse(struct MHD_Connection *connection, const char *form, size_
         buf_fini(&f->texts[i]);
     free(f);
     return rc;
+}
+
+// ---- JSON -----------------------------------------------------------------------------------------------
+
+// "data:image/png;base64,...".
+static int url_take(const char *url, const char *member, struct images_part *p,
+                    struct parse_fault *fault)
+{
+    const char *comma = strncmp(url, "data:", 5) == 0 ? strchr(url, ',') : NULL;
+    size_t n = comma ? strlen(comma + 1) : 0, bad = 0;
+
+    if (!comma || comma - url < 7 || strncmp(comma - 7, ";base64", 7) != 0)
+        return parse_fault_set(
+            fault, ERR_INVALID, member,
+            "'%s' must be a data: URL with base64 (\"data:image/png;base64,...\"); "
+            "nothing is fetched from elsewhere",
+            member);
+    p->data = mem_alloc(n / 4 * 3 + 4);
+    if (!base64_decode(comma + 1, n, p->data, &p->len, &bad))
+        return parse_fault_set(fault, ERR_INVALID, member, "'%s': byte %zu is no base64", member,
+                               bad);
+    return 0;
+}
+
+// {"image_url": URL}, or the URL alone; absent is fine here.
+static int member_take(const json_t *v, const char *member, struct images_part *p,
+                       struct parse_fault *fault)
+{
+    const char *url = json_string_value(json_is_object(v) ? json_object_get(v, "image_url") : v);
+
+    if (!v || json_is_null(v))
+        return 0;
+    if (!url)
+        return parse_fault_set(fault, ERR_INVALID, member,
+                               "'%s' must be {\"image_url\": \"data:...\"}", member);
+    return url_take(url, member, p, fault);
+}
+
+int images_urls_take(const json_t *body, struct images_ask *out, struct parse_fault *fault)
+{
+    const json_t *list = json_object_get(body, "images"), *one = json_object_get(body, "image");
+    int rc;
+
+    *fault = (struct parse_fault){.status = 400};
+    if (json_array_size(list) > 1)
+        return parse_fault_set(fault, ERR_INVALID, "images", "one picture at a time (got %zu)",
+                               json_array_size(list));
+    rc = member_take(json_is_array(list) ? json_array_get(list, 0) : one, "image", &out->image,
+                     fault);
+    return rc ? rc : member_take(json_object_get(body, "mask"), "mask", &out->mask, fault);
 }

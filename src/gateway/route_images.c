@@ -89,6 +89,13 @@ enum MHD_Result run_images_create(struct exchange *x)
     return body_draw(x, json_parse(text, n, &fault.e), &ask, &fault);
 }
 
+static bool is_json(const struct exchange *x)
+{
+    const char *type = http_header(x, MHD_HTTP_HEADER_CONTENT_TYPE);
+
+    return type && strncasecmp(type, "application/json", 16) == 0;
+}
+
 enum MHD_Result run_images_edit(struct exchange *x)
 {
     struct parse_fault fault = {.status = 400};
@@ -99,7 +106,15 @@ enum MHD_Result run_images_edit(struct exchange *x)
 
     if (!x->images)
         return no_model(x);
-    images_form_parse(x->connection, form, n, &body, &ask, &fault);
+    if (is_json(x)) {
+        body = json_parse(form, n, &fault.e);
+        if (body && images_urls_take(body, &ask, &fault) != 0) {
+            json_decref(body);
+            body = NULL;
+        }
+    } else {
+        images_form_parse(x->connection, form, n, &body, &ask, &fault);
+    }
     return body_draw(x, body, &ask, &fault);
 }
 
