@@ -51,6 +51,8 @@ sources(train train/*.c)
 # Vectors as wide as this machine's, as ggml itself is built for it.
 include(CheckCCompilerFlag)
 check_c_compiler_flag(-march=native HAS_MARCH_NATIVE)
-set_source_files_properties(${CMAKE_SOURCE_DIR}/src/train/product.c PROPERTIES
+set(vectors product attention swiglu)
+list(TRANSFORM vectors REPLACE "(.+)" "${CMAKE_SOURCE_DIR}/src/train/\\1.c")
+set_source_files_properties(${vectors} PROPERTIES
     COMPILE_OPTIONS "-O3;$<IF:$<BOOL:${HAS_MARCH_NATIVE}>,-march=native,-mcpu=native>")
 room(tandem_train SOURCES ${train} LINKS tandem_llama)

@@ -220,29 +220,35 @@ static const struct shape shapes[] = {
 };
 #define N_SHAPES (sizeof shapes / sizeof *shapes)
 
-// Central differences along a few hundred of the values, spread over all tensors.
+// How far the gradients are from central differences along a few hundred of the values, spread over all tensors.
+static double gradients_off(const struct shape *s, bool dense)
+{
+    struct rig r;
+    rig_open(&r, s, dense);
+    float *grads = mem_alloc(r.lora->n_values * sizeof *grads), step = 5e-3f;
+    double off = 0, size = 0;
+    loss_of(&r, true);
+    lora_grads_get(r.lora, grads);
+    for (size_t i = 0; i < r.lora->n_values; i += 41) {
+        double seen = (loss_at(&r, i, r.values[i] + step) - loss_at(&r, i, r.values[i] - step)) /
+                      (2 * (double)step);
+        off += (seen - (double)grads[i]) * (seen - (double)grads[i]);
+        size += seen * seen;
+    }
+    free(grads);
+    rig_close(&r);
+    return size > 0 ? sqrt(off / size) : INFINITY;
+}
+
+// With the trainer's own kernels (dense) and with ggml's operations alone.
 static void gradients_are_those_of_finite_differences(void **state)
 {
     (void)state;
-    for (size_t k = 0; k < N_SHAPES; k++) {
-        struct rig r;
-        rig_open(&r, &shapes[k], true);
-        float *grads = mem_alloc(r.lora->n_values * sizeof *grads), step = 5e-3f;
-        loss_of(&r, true);
-        lora_grads_get(r.lora, grads);
-        double off = 0, size = 0;
-        for (size_t i = 0; i < r.lora->n_values; i += 41) {
-            double seen =
-                (loss_at(&r, i, r.values[i] + step) - loss_at(&r, i, r.values[i] - step)) /
-                (2 * (double)step);
-            off += (seen - (double)grads[i]) * (seen - (double)grads[i]);
-            size += seen * seen;
-        }
-        if (!(size > 0) || sqrt(off / size) > 0.01)
-            fail_msg("%s: gradients are off by %.4f of their size", shapes[k].arch,
-                     sqrt(off / size));
-        free(grads);
-        rig_close(&r);
+    for (size_t k = 0; k < 2 * N_SHAPES; k++) {
+        double off = gradients_off(&shapes[k / 2], k % 2 == 0);
+        if (!(off < 0.01))
+            fail_msg("%s (%s): gradients are off by %.4f of their size", shapes[k / 2].arch,
+                     k % 2 == 0 ? "own" : "ggml's", off);
     }
 }
 
@@ -304,6 +310,90 @@ static void a_quantised_base_has_nearly_the_gradients_of_its_dense_copy(void **s
         free(grads[0]);
         free(grads[1]);
     }
+}
+
+// Three samples whose lengths fill blocks of attention and that do not.
+static const uint32_t lengths[] = {230, 7, 97};
+#define N_SAMPLES (sizeof lengths / sizeof *lengths)
+
+static void samples_make(struct graph_sample *out)
+{
+    for (size_t i = 0; i < N_SAMPLES; i++) {
+        int32_t *tokens = mem_alloc(lengths[i] * sizeof *tokens);
+        bool *supervised = mem_alloc(lengths[i] * sizeof *supervised);
+        for (uint32_t k = 0; k < lengths[i]; k++) {
+            tokens[k] = (int32_t)((k * 31 + k * k + i) % N_VOCAB);
+            supervised[k] = k % 3 != 0;
+        }
+        out[i] = (struct graph_sample){tokens, supervised, lengths[i]};
+    }
+}
+
+static void samples_free(struct graph_sample *s)
+{
+    for (size_t i = 0; i < N_SAMPLES; i++) {
+        free((void *)(uintptr_t)s[i].tokens);
+        free((void *)(uintptr_t)s[i].supervised);
+    }
+}
+
+// Loss and gradients of the three, all in one graph or one by one.
+static double samples_run(bool dense, bool together, float **grads, size_t *n)
+{
+    struct graph_sample samples[N_SAMPLES];
+    const struct graph_sample *list[N_SAMPLES] = {&samples[0], &samples[1], &samples[2]};
+    struct rig r;
+    struct err e = {0};
+    double loss = 0;
+    rig_open(&r, &shapes[3], dense);
+    samples_make(samples);
+    size_t fit = together ? graph_batch_fit(r.graph, list, N_SAMPLES) : 1;
+    assert_int_equal(fit, together ? N_SAMPLES : 1);
+    for (size_t i = 0; i < N_SAMPLES; i += fit) {
+        const struct graph_batch batch = {list + i, fit, true, 0.5f};
+        double some = 0;
+        if (graph_batch_run(r.graph, &batch, &some, &e) != 0)
+            fail_msg("%s", e.message);
+        loss += some;
+    }
+    *n = r.lora->n_values;
+    *grads = mem_alloc(*n * sizeof **grads);
+    lora_grads_get(r.lora, *grads);
+    samples_free(samples);
+    rig_close(&r);
+    return loss;
+}
+
+static void samples_in_one_graph_do_not_see_each_other(void **state)
+{
+    float *together, *apart, *plain;
+    size_t n;
+    (void)state;
+    double loss = samples_run(true, true, &together, &n);
+    assert_true(fabs(loss - samples_run(true, false, &apart, &n)) < 1e-4 * loss);
+    assert_true(fabs(loss - samples_run(false, false, &plain, &n)) < 1e-4 * loss);
+    for (size_t i = 0; i < n; i++) {
+        assert_float_equal(together[i], apart[i], 2e-4f + 1e-3f * fabsf(apart[i]));
+        assert_float_equal(together[i], plain[i], 2e-4f + 1e-3f * fabsf(plain[i]));
+    }
+    free(together);
+    free(apart);
+    free(plain);
+}
+
+// ggml's operations have no borders between samples, so what does not fit is refused.
+static void what_does_not_fit_is_refused(void **state)
+{
+    struct rig r;
+    struct err e = {0};
+    double loss;
+    (void)state;
+    rig_open(&r, &shapes[0], false);
+    const struct graph_sample *list[2] = {&r.sample, &r.sample};
+    const struct graph_batch batch = {list, 2, true, 1};
+    assert_int_equal(graph_batch_fit(r.graph, list, 2), 1);
+    assert_int_equal(graph_batch_run(r.graph, &batch, &loss, &e), ERR_INVALID);
+    rig_close(&r);
 }
 
 // The loss as the serving engine would have it, from its logits; the adapter is made to do nothing.
@@ -426,6 +516,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(gradients_are_those_of_finite_differences),
         cmocka_unit_test(gradients_add_up_with_their_weights),
+        cmocka_unit_test(samples_in_one_graph_do_not_see_each_other),
+        cmocka_unit_test(what_does_not_fit_is_refused),
         cmocka_unit_test(a_quantised_base_has_nearly_the_gradients_of_its_dense_copy),
         cmocka_unit_test(the_loss_is_the_serving_engines),
         cmocka_unit_test(steps_downhill_lower_the_loss),

@@ -1,59 +1,16 @@
-#include "train/graph.h"
+#include "train/graph_impl.h"
 
 #include "base/buf.h"
-#include "train/product.h"
 
 #include <ggml-cpu.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
-#define LOSS_ROWS 128 // logits are made for so many predictions at a time
+#define BATCH_TOKENS 512              // of the samples that are computed together
+#define LOSS_BYTES ((size_t)64 << 20) // of logits that are made at a time
 #define NODES_PER_LAYER 512
 #define NODES_PER_BLOCK 64
-
-struct graph {
-    const struct base_model *base;
-    const struct lora *lora;
-    const atomic_bool *stop;
-    bool own_products;       // train/product.h instead of ggml's: F32 on the CPU
-    ggml_backend_t fallback; // for what the model's backend lacks; NULL: that is the CPU itself
-    ggml_backend_sched_t sched;
-    size_t n_nodes;
-    void *arena; // of one sample's tensors, reused
-    size_t arena_bytes;
-};
-
-// What backward needs of a layer.
-struct layer_tape {
-    struct ggml_tensor *x, *mid;            // before attention, before the feed-forward part
-    struct ggml_tensor *attn_in, *attn_out; // what Q, K, V see; what O sees
-    struct ggml_tensor *q_raw, *k_raw;      // before their norms, [head_dim, heads, T]
-    struct ggml_tensor *q, *k, *v, *p;      // heads apart: [head_dim, T, heads]; P [T, T, n_head]
-    struct ggml_tensor *ffn_in, *gate, *up, *ffn_mid;
-    struct ggml_tensor *low[BASE_LINEARS]; // A x
-};
-
-// A block of predictions.
-struct loss_block {
-    uint32_t n;
-    struct ggml_tensor *rows, *hot, *ones, *grad; // inputs
-    struct ggml_tensor *loss;                     // output: mean over the block
-};
-
-// One sample's graph being built.
-struct build {
-    struct graph *g;
-    struct ggml_context *c;
-    struct ggml_cgraph *cg;
-    int64_t n; // T
-    bool backward;
-    struct ggml_tensor *tokens, *positions, *mask; // inputs
-    struct layer_tape *tapes;
-    struct loss_block *blocks;
-    size_t n_blocks;
-};
 
 uint32_t graph_targets(const struct graph_sample *s)
 {
@@ -63,353 +20,100 @@ uint32_t graph_targets(const struct graph_sample *s)
     return n;
 }
 
-// ---- linear layers -------------------------------------------------------------------------------
-
-static struct ggml_tensor *turned(struct build *b, struct ggml_tensor *t)
+static size_t batch_targets(const struct graph_batch *batch)
 {
-    return ggml_cont(b->c, ggml_transpose(b->c, t));
+    size_t n = 0;
+    for (size_t i = 0; i < batch->n; i++)
+        n += graph_targets(batch->samples[i]);
+    return n;
 }
 
-static float lora_scale(const struct build *b)
-{
-    return b->g->lora->options.alpha / (float)b->g->lora->options.rank;
-}
+// ---- one graph -------------------------------------------------------------------------------------
 
-// W^T x. Our own product takes the matrix that has the result's dimension contiguous.
-static struct ggml_tensor *matrix_forth(struct build *b, const struct base_matrix *m,
-                                        struct ggml_tensor *x)
+static void positions_set(const struct build *b)
 {
-    return b->g->own_products ? product_make(b->c, m->transposed, x) : ggml_mul_mat(b->c, m->w, x);
-}
-
-static struct ggml_tensor *linear(struct build *b, uint32_t layer, enum base_linear which,
-                                  struct ggml_tensor *x)
-{
-    const struct base_matrix *m = &b->g->base->layers[layer].linears[which];
-    const struct lora_pair *p = lora_pair_at(b->g->lora, layer, which);
-    struct ggml_tensor *y = matrix_forth(b, m, x);
-    if (m->bias)
-        y = ggml_add(b->c, y, m->bias);
-    if (!p)
-        return y;
-    struct ggml_tensor *low = ggml_mul_mat(b->c, p->a, x);
-    b->tapes[layer].low[which] = low;
-    struct ggml_tensor *z = b->g->own_products ? product_make(b->c, turned(b, p->b), low)
-                                               : ggml_mul_mat(b->c, p->b, low);
-    return ggml_add(b->c, y, ggml_scale(b->c, z, lora_scale(b)));
-}
-
-// W dy: through the transposed copy, or where there is none the slow way.
-static struct ggml_tensor *matrix_back(struct build *b, const struct base_matrix *m,
-                                       struct ggml_tensor *dy)
-{
-    if (b->g->own_products)
-        return product_make(b->c, m->w, dy);
-    if (m->transposed)
-        return ggml_mul_mat(b->c, m->transposed, dy);
-    return ggml_out_prod(b->c, m->w, turned(b, dy));
-}
-
-static void gradient_add(struct build *b, struct ggml_tensor *sum, struct ggml_tensor *grad)
-{
-    ggml_build_forward_expand(b->cg, ggml_add_inplace(b->c, sum, grad));
-}
-
-// dx; adds dA and dB to the adapter's gradients. With z = B A x and dz = scale dy:
-//   dB = (A x) dz^T,  d(A x) = B^T dz,  dA = x d(A x)^T,  dx += A^T d(A x)
-static struct ggml_tensor *linear_back(struct build *b, uint32_t layer, enum base_linear which,
-                                       struct ggml_tensor *x, struct ggml_tensor *dy)
-{
-    const struct base_matrix *m = &b->g->base->layers[layer].linears[which];
-    const struct lora_pair *p = lora_pair_at(b->g->lora, layer, which);
-    struct ggml_tensor *dx = matrix_back(b, m, dy);
-    if (!p)
-        return dx;
-    struct ggml_tensor *dz = ggml_scale(b->c, dy, lora_scale(b));
-    struct ggml_tensor *low = b->tapes[layer].low[which];
-    struct ggml_tensor *dlow = ggml_mul_mat(b->c, turned(b, p->b), dz);
-    if (b->g->own_products) { // the long dimension first, which needs no transposed copies of x and dz
-        gradient_add(b, p->grad_b, turned(b, product_make(b->c, dz, turned(b, low))));
-        gradient_add(b, p->grad_a, product_make(b->c, x, turned(b, dlow)));
-        return ggml_add(b->c, dx, product_make(b->c, p->a, dlow));
+    int32_t *positions = mem_alloc((size_t)b->n * sizeof *positions), *at = positions;
+    size_t offset = 0;
+    for (size_t i = 0; i < b->batch->n; i++) {
+        const struct graph_sample *s = b->batch->samples[i];
+        for (uint32_t k = 0; k < s->n; k++)
+            *at++ = (int32_t)k;
+        ggml_backend_tensor_set(b->tokens, s->tokens, offset, s->n * sizeof *s->tokens);
+        offset += s->n * sizeof *s->tokens;
     }
-    gradient_add(b, p->grad_b, ggml_mul_mat(b->c, turned(b, low), turned(b, dz)));
-    gradient_add(b, p->grad_a, ggml_mul_mat(b->c, turned(b, x), turned(b, dlow)));
-    return ggml_add(b->c, dx, ggml_mul_mat(b->c, turned(b, p->a), dlow));
+    ggml_backend_tensor_set(b->positions, positions, 0, (size_t)b->n * sizeof *positions);
+    free(positions);
 }
 
-// ---- norms and positions -----------------------------------------------------------------------------
-
-static struct ggml_tensor *norm(struct build *b, struct ggml_tensor *x, struct ggml_tensor *w)
+static void mask_set(const struct build *b)
 {
-    return ggml_mul(b->c, ggml_rms_norm(b->c, x, b->g->base->norm_eps), w);
-}
-
-static struct ggml_tensor *norm_back(struct build *b, struct ggml_tensor *x, struct ggml_tensor *w,
-                                     struct ggml_tensor *dy)
-{
-    return ggml_rms_norm_back(b->c, ggml_mul(b->c, dy, w), x, b->g->base->norm_eps);
-}
-
-// [head_dim, heads, T]
-static struct ggml_tensor *rope(struct build *b, struct ggml_tensor *x)
-{
-    const struct base_model *m = b->g->base;
-    return ggml_rope_ext(b->c, x, b->positions, m->rope_factors, (int)m->n_rot, m->rope_mode, 0,
-                         m->rope_base, m->rope_scale, 0, 1, 32, 1);
-}
-
-static struct ggml_tensor *rope_back(struct build *b, struct ggml_tensor *dy)
-{
-    const struct base_model *m = b->g->base;
-    return ggml_rope_ext_back(b->c, dy, b->positions, m->rope_factors, (int)m->n_rot, m->rope_mode,
-                              0, m->rope_base, m->rope_scale, 0, 1, 32, 1);
-}
-
-// ---- attention -------------------------------------------------------------------------------------------
-
-// [head_dim * heads, T] -> [head_dim, heads, T]
-static struct ggml_tensor *heads_split(struct build *b, struct ggml_tensor *x, uint32_t heads)
-{
-    return ggml_reshape_3d(b->c, x, b->g->base->head_dim, heads, b->n);
-}
-
-// [head_dim, heads, T] <-> [head_dim, T, heads]
-static struct ggml_tensor *heads_turn(struct build *b, struct ggml_tensor *x)
-{
-    return ggml_cont(b->c, ggml_permute(b->c, x, 0, 2, 1, 3));
-}
-
-// [head_dim, T, heads] -> [head_dim * heads, T]
-static struct ggml_tensor *heads_join(struct build *b, struct ggml_tensor *x)
-{
-    return ggml_reshape_2d(b->c, heads_turn(b, x), x->ne[0] * x->ne[2], b->n);
-}
-
-// Queries or keys of one layer, turned to their positions: [head_dim, T, heads].
-static struct ggml_tensor *rotated(struct build *b, struct ggml_tensor *raw, struct ggml_tensor *w)
-{
-    return heads_turn(b, rope(b, w ? norm(b, raw, w) : raw));
-}
-
-static struct ggml_tensor *rotated_back(struct build *b, struct ggml_tensor *raw,
-                                        struct ggml_tensor *w, struct ggml_tensor *dy)
-{
-    struct ggml_tensor *d = rope_back(b, heads_turn(b, dy));
-    if (w)
-        d = norm_back(b, raw, w, d);
-    return ggml_reshape_2d(b->c, d, d->ne[0] * d->ne[1], b->n);
-}
-
-static float attention_scale(const struct build *b)
-{
-    return 1.0f / sqrtf((float)b->g->base->head_dim);
-}
-
-static struct ggml_tensor *attention(struct build *b, uint32_t i, struct ggml_tensor *x)
-{
-    const struct base_model *m = b->g->base;
-    const struct base_layer *l = &m->layers[i];
-    struct layer_tape *t = &b->tapes[i];
-    t->attn_in = norm(b, x, l->attn_norm);
-    t->q_raw = heads_split(b, linear(b, i, BASE_Q, t->attn_in), m->n_head);
-    t->k_raw = heads_split(b, linear(b, i, BASE_K, t->attn_in), m->n_head_kv);
-    t->q = rotated(b, t->q_raw, l->q_norm);
-    t->k = rotated(b, t->k_raw, l->k_norm);
-    t->v = heads_turn(b, heads_split(b, linear(b, i, BASE_V, t->attn_in), m->n_head_kv));
-    t->p = ggml_soft_max_ext(b->c, ggml_mul_mat(b->c, t->k, t->q), b->mask, attention_scale(b), 0);
-    t->attn_out = heads_join(b, ggml_mul_mat(b->c, turned(b, t->v), t->p));
-    return linear(b, i, BASE_O, t->attn_out);
-}
-
-// Sums what the query heads of one KV head say: [head_dim, T, n_head] -> [head_dim, T, n_head_kv].
-static struct ggml_tensor *groups_sum(struct build *b, struct ggml_tensor *x)
-{
-    const struct base_model *m = b->g->base;
-    int64_t one = x->ne[0] * x->ne[1], group = m->n_head / m->n_head_kv;
-    if (group == 1)
-        return x;
-    struct ggml_tensor *apart = ggml_reshape_3d(b->c, x, one, group, m->n_head_kv);
-    struct ggml_tensor *like = ggml_new_tensor_3d(b->c, GGML_TYPE_F32, one, 1, m->n_head_kv);
-    return ggml_reshape_3d(b->c, ggml_repeat_back(b->c, apart, like), x->ne[0], x->ne[1],
-                           m->n_head_kv);
-}
-
-// O = V P, P = softmax(scale K^T Q + mask), per head:
-//   dP = V^T dO,  dV = dO P^T,  dS = softmax'(dP),  dQ = K dS,  dK = Q dS^T
-static struct ggml_tensor *attention_back(struct build *b, uint32_t i, struct ggml_tensor *dy)
-{
-    const struct base_model *m = b->g->base;
-    const struct base_layer *l = &m->layers[i];
-    const struct layer_tape *t = &b->tapes[i];
-    struct ggml_tensor *dout = linear_back(b, i, BASE_O, t->attn_out, dy);
-    struct ggml_tensor *doh = heads_turn(b, heads_split(b, dout, m->n_head));
-    struct ggml_tensor *dp = ggml_mul_mat(b->c, t->v, doh);
-    struct ggml_tensor *dv = groups_sum(b, ggml_mul_mat(b->c, turned(b, doh), turned(b, t->p)));
-    struct ggml_tensor *ds = ggml_soft_max_ext_back(b->c, dp, t->p, attention_scale(b), 0);
-    struct ggml_tensor *dq = ggml_mul_mat(b->c, turned(b, t->k), ds);
-    struct ggml_tensor *dk = groups_sum(b, ggml_mul_mat(b->c, turned(b, t->q), turned(b, ds)));
-    struct ggml_tensor *dx =
-        linear_back(b, i, BASE_Q, t->attn_in, rotated_back(b, t->q_raw, l->q_norm, dq));
-    dx = ggml_add(b->c, dx,
-                  linear_back(b, i, BASE_K, t->attn_in, rotated_back(b, t->k_raw, l->k_norm, dk)));
-    dx = ggml_add(b->c, dx, linear_back(b, i, BASE_V, t->attn_in, heads_join(b, dv)));
-    return norm_back(b, t->x, l->attn_norm, dx);
-}
-
-// ---- the feed-forward part -------------------------------------------------------------------------------
-
-static struct ggml_tensor *feed_forward(struct build *b, uint32_t i, struct ggml_tensor *x)
-{
-    struct layer_tape *t = &b->tapes[i];
-    t->ffn_in = norm(b, x, b->g->base->layers[i].ffn_norm);
-    t->gate = linear(b, i, BASE_GATE, t->ffn_in);
-    t->up = linear(b, i, BASE_UP, t->ffn_in);
-    t->ffn_mid = ggml_mul(b->c, ggml_silu(b->c, t->gate), t->up);
-    return linear(b, i, BASE_DOWN, t->ffn_mid);
-}
-
-static struct ggml_tensor *feed_forward_back(struct build *b, uint32_t i, struct ggml_tensor *dy)
-{
-    const struct layer_tape *t = &b->tapes[i];
-    struct ggml_tensor *dmid = linear_back(b, i, BASE_DOWN, t->ffn_mid, dy);
-    struct ggml_tensor *dgate = ggml_silu_back(b->c, ggml_mul(b->c, dmid, t->up), t->gate);
-    struct ggml_tensor *dup = ggml_mul(b->c, dmid, ggml_silu(b->c, t->gate));
-    struct ggml_tensor *dx = ggml_add(b->c, linear_back(b, i, BASE_GATE, t->ffn_in, dgate),
-                                      linear_back(b, i, BASE_UP, t->ffn_in, dup));
-    return norm_back(b, t->mid, b->g->base->layers[i].ffn_norm, dx);
-}
-
-// ---- the loss ----------------------------------------------------------------------------------------------
-
-static struct ggml_tensor *input(struct build *b, enum ggml_type type, int64_t ne0, int64_t ne1)
-{
-    struct ggml_tensor *t = ggml_new_tensor_2d(b->c, type, ne0, ne1);
-    ggml_set_input(t);
-    return t;
-}
-
-// Targets as rows of zeros with one 1, made inside the graph: only their places come from outside.
-static struct ggml_tensor *one_hot(struct build *b, const struct loss_block *k,
-                                   struct ggml_tensor *logits)
-{
-    struct ggml_tensor *zeros = ggml_fill(b->c, logits, 0);
-    struct ggml_tensor *flat = ggml_reshape_2d(b->c, zeros, 1, ggml_nelements(logits));
-    return ggml_reshape_2d(b->c, ggml_set_rows(b->c, flat, k->ones, k->hot), logits->ne[0],
-                           logits->ne[1]);
-}
-
-// The loss of one block; with backward, the gradient of its rows of x [n_embd, n].
-static struct ggml_tensor *block_build(struct build *b, struct loss_block *k, struct ggml_tensor *x)
-{
-    const struct base_model *m = b->g->base;
-    k->rows = input(b, GGML_TYPE_I32, k->n, 1);
-    k->hot = input(b, GGML_TYPE_I64, k->n, 1);
-    k->ones = input(b, GGML_TYPE_F32, 1, k->n);
-    struct ggml_tensor *rows = ggml_get_rows(b->c, x, k->rows);
-    struct ggml_tensor *logits = matrix_forth(b, &m->output, norm(b, rows, m->output_norm));
-    struct ggml_tensor *targets = one_hot(b, k, logits);
-    k->loss = ggml_cross_entropy_loss(b->c, logits, targets);
-    ggml_set_output(k->loss);
-    ggml_build_forward_expand(b->cg, k->loss);
-    if (!b->backward)
-        return NULL;
-    k->grad = input(b, GGML_TYPE_F32, 1, 1);
-    struct ggml_tensor *dlogits = ggml_cross_entropy_loss_back(b->c, k->grad, logits, targets);
-    struct ggml_tensor *drows =
-        norm_back(b, rows, m->output_norm, matrix_back(b, &m->output, dlogits));
-    ggml_build_forward_expand(b->cg, drows); // now, so that this block's logits are not kept
-    return ggml_get_rows_back(b->c, drows, k->rows, x);
-}
-
-static struct ggml_tensor *loss_build(struct build *b, struct ggml_tensor *x)
-{
-    struct ggml_tensor *dx = NULL;
-    for (size_t i = 0; i < b->n_blocks; i++) {
-        struct ggml_tensor *d = block_build(b, &b->blocks[i], x);
-        dx = dx && d ? ggml_add(b->c, dx, d) : d;
-    }
-    return dx;
-}
-
-// ---- one sample -----------------------------------------------------------------------------------------------
-
-static struct ggml_tensor *forward_build(struct build *b)
-{
-    const struct base_model *m = b->g->base;
-    b->tokens = input(b, GGML_TYPE_I32, b->n, 1);
-    b->positions = input(b, GGML_TYPE_I32, b->n, 1);
-    b->mask = input(b, GGML_TYPE_F32, b->n, b->n);
-    struct ggml_tensor *x = ggml_get_rows(b->c, m->embeddings, b->tokens);
-    for (uint32_t i = 0; i < m->n_layer; i++) {
-        b->tapes[i].x = x;
-        x = b->tapes[i].mid = ggml_add(b->c, x, attention(b, i, x));
-        x = ggml_add(b->c, x, feed_forward(b, i, x));
-    }
-    return x;
-}
-
-// Nothing below the first layer learns: its own dx is named, but nobody asks for it to be computed.
-static void backward_build(struct build *b, struct ggml_tensor *dx)
-{
-    for (uint32_t i = b->g->base->n_layer; i-- > 0;) {
-        dx = ggml_add(b->c, dx, feed_forward_back(b, i, dx));
-        dx = ggml_add(b->c, dx, attention_back(b, i, dx));
-    }
-}
-
-static void inputs_set(const struct build *b, const struct graph_sample *s, float weight)
-{
-    size_t n = s->n;
-    int32_t *positions = mem_alloc(n * sizeof *positions);
+    size_t n = (size_t)b->n;
     float *mask = mem_alloc(n * n * sizeof *mask);
-    for (size_t i = 0; i < n; i++) {
-        positions[i] = (int32_t)i;
+    for (size_t i = 0; i < n; i++)
         for (size_t k = i + 1; k < n; k++)
             mask[i * n + k] = -INFINITY;
-    }
-    ggml_backend_tensor_set(b->tokens, s->tokens, 0, n * sizeof *s->tokens);
-    ggml_backend_tensor_set(b->positions, positions, 0, n * sizeof *positions);
     ggml_backend_tensor_set(b->mask, mask, 0, n * n * sizeof *mask);
-    free(positions);
     free(mask);
-    uint32_t at = 1;
-    for (size_t i = 0; i < b->n_blocks; i++) {
-        const struct loss_block *k = &b->blocks[i];
-        float grad = weight * (float)k->n; // the loss is a mean over the block
-        for (uint32_t row = 0; row < k->n; row++, at++) {
-            while (!s->supervised[at])
-                at++;
-            int32_t from = (int32_t)at - 1;
-            int64_t hot = (int64_t)row * b->g->base->n_vocab + s->tokens[at];
-            float one = 1;
-            ggml_backend_tensor_set(k->rows, &from, row * sizeof from, sizeof from);
-            ggml_backend_tensor_set(k->hot, &hot, row * sizeof hot, sizeof hot);
-            ggml_backend_tensor_set(k->ones, &one, row * sizeof one, sizeof one);
-        }
-        if (k->grad)
-            ggml_backend_tensor_set(k->grad, &grad, 0, sizeof grad);
-    }
 }
 
-static int compute(const struct build *b, const struct graph_sample *s, float weight, double *loss,
-                   struct err *e)
+// A supervised prediction: row `from` of x says `token`.
+struct prediction {
+    int32_t from, token;
+};
+
+static struct prediction *predictions_list(const struct graph_batch *batch)
+{
+    struct prediction *list = mem_alloc((batch_targets(batch) + 1) * sizeof *list), *at = list;
+    int32_t first = 0;
+    for (size_t i = 0; i < batch->n; i++) {
+        const struct graph_sample *s = batch->samples[i];
+        for (uint32_t k = 1; k < s->n; k++)
+            if (s->supervised[k])
+                *at++ = (struct prediction){first + (int32_t)k - 1, s->tokens[k]};
+        first += (int32_t)s->n;
+    }
+    return list;
+}
+
+static void blocks_set(const struct build *b)
+{
+    struct prediction *list = predictions_list(b->batch), *at = list;
+    int32_t *rows = mem_alloc((size_t)b->blocks[0].n * sizeof *rows); // no block is larger
+    int32_t *hot = mem_alloc((size_t)b->blocks[0].n * sizeof *hot);
+    for (size_t i = 0; i < b->n_blocks; i++) {
+        const struct loss_block *k = &b->blocks[i];
+        for (uint32_t row = 0; row < k->n; row++, at++) {
+            rows[row] = at->from;
+            hot[row] = (int32_t)(row * b->g->base->n_vocab) + at->token;
+        }
+        ggml_backend_tensor_set(k->rows, rows, 0, k->n * sizeof *rows);
+        ggml_backend_tensor_set(k->hot, hot, 0, k->n * sizeof *hot);
+    }
+    free(list);
+    free(rows);
+    free(hot);
+}
+
+static int compute(const struct build *b, double *loss, struct err *e)
 {
     ggml_backend_sched_reset(b->g->sched);
     if (!ggml_backend_sched_alloc_graph(b->g->sched, b->cg))
-        return err_set(e, ERR_RANGE, "no memory for a sample of %" PRIu32 " tokens", s->n);
-    inputs_set(b, s, weight);
+        return err_set(e, ERR_RANGE, "no memory for samples of %" PRId64 " tokens", b->n);
+    positions_set(b);
+    if (b->mask)
+        mask_set(b);
+    blocks_set(b);
     enum ggml_status status = ggml_backend_sched_graph_compute(b->g->sched, b->cg);
     if (status == GGML_STATUS_ABORTED)
         return err_set(e, ERR_CANCELLED, "stopped");
     if (status != GGML_STATUS_SUCCESS)
-        return err_set(e, ERR_ENGINE, "ggml could not compute a sample of %" PRIu32 " tokens (%d)",
-                       s->n, (int)status);
+        return err_set(e, ERR_ENGINE, "ggml could not compute samples of %" PRId64 " tokens (%d)",
+                       b->n, (int)status);
     *loss = 0;
     for (size_t i = 0; i < b->n_blocks; i++) {
-        float mean = 0;
-        ggml_backend_tensor_get(b->blocks[i].loss, &mean, 0, sizeof mean);
-        *loss += (double)mean * b->blocks[i].n;
+        float likely = 0;
+        ggml_backend_tensor_get(b->blocks[i].likely, &likely, 0, sizeof likely);
+        *loss -= (double)likely;
     }
     return 0;
 }
@@ -426,13 +130,15 @@ static int sample_check(const struct graph *g, const struct graph_sample *s, str
     return 0;
 }
 
-static void blocks_make(struct build *b, uint32_t targets)
+static void blocks_make(struct build *b)
 {
-    b->n_blocks = (targets + LOSS_ROWS - 1) / LOSS_ROWS;
+    size_t targets = batch_targets(b->batch);
+    size_t most = LOSS_BYTES / (sizeof(float) * b->g->base->n_vocab) + 1;
+    b->n_blocks = (targets + most - 1) / most;
     b->blocks = mem_alloc(b->n_blocks * sizeof *b->blocks);
     for (size_t i = 0; i < b->n_blocks; i++) {
-        uint32_t left = targets - (uint32_t)i * LOSS_ROWS;
-        b->blocks[i].n = left < LOSS_ROWS ? left : LOSS_ROWS;
+        size_t left = targets - i * most;
+        b->blocks[i].n = (uint32_t)(left < most ? left : most);
     }
 }
 
@@ -458,29 +164,64 @@ static int room_make(struct graph *g, size_t n_blocks, struct err *e)
     return g->n_nodes ? 0 : err_set(e, ERR_RANGE, "no memory for a graph of %zu nodes", nodes);
 }
 
-int graph_run(struct graph *g, const struct graph_sample *s, bool backward, float weight,
-              double *loss, struct err *e)
+static void lengths_set(struct build *b)
 {
-    struct build b = {.g = g, .n = s->n, .backward = backward};
-    int rc = sample_check(g, s, e);
+    b->lengths = mem_alloc(b->batch->n * sizeof *b->lengths);
+    for (size_t i = 0; i < b->batch->n; i++) {
+        b->lengths[i] = b->batch->samples[i]->n;
+        b->n += b->lengths[i];
+    }
+    b->shape = (struct attention_shape){b->lengths, b->batch->n,
+                                        1.0f / sqrtf((float)b->g->base->head_dim)};
+}
+
+size_t graph_batch_fit(const struct graph *g, const struct graph_sample *const *samples, size_t n)
+{
+    size_t tokens = samples[0]->n, fit = 1;
+    while (g->own && fit < n && tokens + samples[fit]->n <= BATCH_TOKENS)
+        tokens += samples[fit++]->n;
+    return fit;
+}
+
+static int batch_check(const struct graph *g, const struct graph_batch *batch, struct err *e)
+{
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && i < batch->n; i++)
+        rc = sample_check(g, batch->samples[i], e);
+    if (rc == 0 && (batch->n == 0 || (batch->n > 1 && !g->own)))
+        rc = err_set(e, ERR_INVALID, "%zu samples do not go into one graph", batch->n);
+    return rc;
+}
+
+int graph_batch_run(struct graph *g, const struct graph_batch *batch, double *loss, struct err *e)
+{
+    struct build b = {.g = g, .batch = batch};
+    int rc = batch_check(g, batch, e);
     if (rc != 0)
         return rc;
-    blocks_make(&b, graph_targets(s));
+    blocks_make(&b);
+    lengths_set(&b);
     rc = room_make(g, b.n_blocks, e);
     if (rc == 0) {
         struct ggml_init_params p = {g->arena_bytes, g->arena, true};
         b.c = ggml_init(p);
         b.cg = ggml_new_graph_custom(b.c, g->n_nodes, false);
         b.tapes = mem_alloc(g->base->n_layer * sizeof *b.tapes);
-        struct ggml_tensor *dx = loss_build(&b, forward_build(&b));
-        if (backward)
-            backward_build(&b, dx);
-        rc = compute(&b, s, weight, loss, e);
+        graph_build(&b);
+        rc = compute(&b, loss, e);
         free(b.tapes);
         ggml_free(b.c);
     }
+    free(b.lengths);
     free(b.blocks);
     return rc;
+}
+
+int graph_run(struct graph *g, const struct graph_sample *s, bool backward, float weight,
+              double *loss, struct err *e)
+{
+    const struct graph_batch batch = {&s, 1, backward, weight};
+    return graph_batch_run(g, &batch, loss, e);
 }
 
 // ---- making ----------------------------------------------------------------------------------------------------
@@ -504,7 +245,7 @@ int graph_new(const struct base_model *base, const struct lora *lora, const atom
     g->base = base;
     g->lora = lora;
     g->stop = stop;
-    g->own_products = cpu && base->dense;
+    g->own = cpu && base->dense;
     if (!cpu)
         g->fallback = ggml_backend_init_by_type(GGML_BACKEND_DEVICE_TYPE_CPU, NULL);
     if (stop && cpu)

@@ -1,4 +1,4 @@
-// Loss and gradients of one sample, as a ggml graph in which forward and backward are written out by hand.
+// Loss and gradients of samples, as a ggml graph in which forward and backward are written out by hand.
 //
 // Why by hand: the model's matrices are frozen, so the backward of a product needs only dx = W dy. ggml's own
 // automatic gradients would compute it by OUT_PROD, which is slow on the CPU and missing for quantised
@@ -30,9 +30,20 @@ int graph_new(const struct base_model *base, const struct lora *lora, const atom
               struct graph **out, struct err *e);
 void graph_free(struct graph *g);
 
+// Samples that are computed together: each matrix is read once for all of them.
+struct graph_batch {
+    const struct graph_sample *const *samples;
+    size_t n;
+    bool backward;
+    float weight;
+};
 // *loss: the sum over supervised predictions of the cross-entropy in nats. With `backward`, adds the
 // gradient of weight * that sum to the adapter's gradients. ERR_CANCELLED after stop; ERR_INVALID for a
-// sample without targets.
+// sample without targets, or more samples than graph_batch_fit allows.
+int graph_batch_run(struct graph *g, const struct graph_batch *batch, double *loss, struct err *e);
+// How many of these samples (n >= 1), from the first on, are best computed together; at least 1.
+size_t graph_batch_fit(const struct graph *g, const struct graph_sample *const *samples, size_t n);
+// One sample.
 int graph_run(struct graph *g, const struct graph_sample *s, bool backward, float weight,
               double *loss, struct err *e);
 

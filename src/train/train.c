@@ -233,22 +233,26 @@ static int resume(struct run *r)
 // Gradients of one step's examples, each prediction with the same weight. *loss: mean per prediction.
 static int batch_run(struct run *r, const uint32_t *items, size_t n, double *loss)
 {
+    const struct graph_sample **samples = mem_alloc(n * sizeof *samples);
     uint64_t targets = 0;
     double sum = 0;
-    for (size_t i = 0; i < n; i++)
-        targets += graph_targets(&r->data->samples[items[i]]);
-    lora_grads_clear(r->lora);
+    int rc = 0;
     for (size_t i = 0; i < n; i++) {
-        const struct graph_sample *s = &r->data->samples[items[i]];
-        double one = 0;
-        int rc = graph_run(r->graph, s, true, 1.0f / (float)targets, &one, r->e);
-        if (rc != 0)
-            return rc;
-        sum += one;
-        r->tokens_done += s->n;
+        samples[i] = &r->data->samples[items[i]];
+        targets += graph_targets(samples[i]);
+        r->tokens_done += samples[i]->n;
     }
+    lora_grads_clear(r->lora);
+    for (size_t i = 0, fit; rc == 0 && i < n; i += fit) {
+        double some = 0;
+        fit = graph_batch_fit(r->graph, samples + i, n - i);
+        const struct graph_batch batch = {samples + i, fit, true, 1.0f / (float)targets};
+        rc = graph_batch_run(r->graph, &batch, &some, r->e);
+        sum += some;
+    }
+    free(samples);
     *loss = sum / (double)targets;
-    return 0;
+    return rc;
 }
 
 static int evaluate(struct run *r)
