@@ -16,7 +16,8 @@
 //            "paced":bool,
 //            "model":"smollm2-135m", "has_chat_template":true, "media":bool (images may be in a RENDER),
 //            "spread":"12 of 30 layers here, 18 on studio (10.0.0.7:7077)" (absent: all are here),
-//            "node_id":"hex32" (absent: it tells none), "pid":123}
+//            "node_id":"hex32" (absent: it tells none), "pid":123,
+//            "adapters":bool (ADAPTER is understood), "measures":bool (MEASURE is)}
 //   (role "spread", of a worker that borrows a lender's memory: node/message_spread.h)
 //   REFUSED {"code":"mismatch", "message":".."}
 //
@@ -204,6 +205,7 @@ struct message_welcome {
     struct message_power power; // when it greeted
     bool paced;
     bool adapters;    // ADAPTER frames are understood
+    bool measures;    // MEASURE frames are
     char spread[512]; // which machines hold how many layers, in words; "": all are here
     int64_t pid;
 };

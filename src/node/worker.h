@@ -62,6 +62,7 @@
 #define WORKER_STUCK_STALLS 10 // a transfer without progress for so many stall times is given up
 
 struct worker;
+struct worker_measure;    // a measurement in progress, see worker_measure.c
 struct worker_media_item; // a piece of an image, see worker_media.c
 
 static inline uint64_t worker_key(uint32_t link_serial, uint64_t id)
@@ -154,6 +155,21 @@ struct worker_piece {
     struct worker_media_item *item; // NULL: not here any more
 };
 
+// A run of chunks of about the same size, one behind the other.
+struct worker_reading {
+    double tokens, depth, chunks;
+    int64_t ns;
+};
+
+// What a job took of the engine, see worker_cost.c; rows and depths are summed up over its steps.
+struct worker_cost {
+    struct worker_reading readings[MESSAGE_COST_READS];
+    size_t n_readings;
+    double steps, rows, depths;
+    int64_t steps_ns;
+    struct message_moved export, import;
+};
+
 // What both roles have in common: a prompt, a sequence, a requester.
 struct worker_job {
     struct worker_job *next;
@@ -186,6 +202,7 @@ struct worker_job {
     int64_t received_ns, admitted_ns, progress_ns;
     struct worker_timeline timeline;
     int64_t compute_ns;
+    struct worker_cost cost;
     uint32_t ends[WORKER_CHUNKS_MAX]; // chunk schedule
     size_t n_ends, next_end;
 
@@ -294,6 +311,10 @@ struct worker {
     // id, and the bulk link; 0: nothing that takes long. Sequentially consistent, see running_set.
     _Atomic uint64_t running;
     _Atomic uint32_t running_link, running_bulk;
+    // A step of a measurement runs: whoever brings work takes it back and interrupts. Sequentially consistent:
+    // work is posted before this is looked at, and this is set before the inbox is.
+    _Atomic bool measuring;
+    double load_s;                // from the process's start until the model was ready; 0: unknown
     size_t segment_max;           // largest body that a peer may announce
     _Atomic uint32_t next_serial; // relaxed: only uniqueness counts
     _Atomic int handshakes;       // running now, against their limit (relaxed)
@@ -309,8 +330,9 @@ struct worker {
     struct worker_job *jobs; // in order of arrival
     size_t n_jobs;
     struct worker_memory memory;
-    uint32_t cells_used;  // of running jobs, as accounted before they were admitted
-    uint64_t turn, round; // of chunks, of decode steps
+    struct worker_measure *measure; // NULL: none
+    uint32_t cells_used;            // of running jobs, as accounted before they were admitted
+    uint64_t turn, round;           // of chunks, of decode steps
     struct pace pace;
     struct worker_adapter adapters[WORKER_ADAPTERS];
     uint32_t adapter_now, adapter_steps;             // whose answers have their turn; steps of it
@@ -326,14 +348,16 @@ struct worker {
     bool inside;       // such an answer's step runs: no job is freed, no sequence changes hands
     int64_t inside_ns; // what those steps took of the chunk in progress
     int64_t stepped_ns, part_ns;  // when the last decode step ended, the last part of a chunk began
+    int64_t taking_ns;            // what taking the tokens of the last decode step took
     struct worker_job *exporting; // whose export the engine is busy with, NULL: none
     struct worker_block *export_block;
     struct kv_segment export_segment;
     int64_t export_start_ns;
-    bool twins_wait;  // a job waits for what another one reads
-    bool freed;       // something has changed since the last look at those that wait
-    int64_t alone_ns; // since when no gateway is connected; 0: one is
-    bool stop, idle;  // idle: it stops because nobody needs it
+    bool export_mixed; // something was computed since it began
+    bool twins_wait;   // a job waits for what another one reads
+    bool freed;        // something has changed since the last look at those that wait
+    int64_t alone_ns;  // since when no gateway is connected; 0: one is
+    bool stop, idle;   // idle: it stops because nobody needs it
 };
 
 // ---- worker_link.c: handshakes and links; any thread ----
@@ -405,6 +429,13 @@ size_t worker_decoding(const struct worker *w); // answers that are running
 void worker_between(void *worker);              // the engine's callback
 void worker_step_run(struct worker *w);         // one step or two, if there is something to compute
 
+// ---- worker_cost.c: what each job took ----
+void worker_cost_chunk(struct worker_cost *c, uint32_t from, uint32_t to, int64_t ns);
+// A step of so many answers is done, before their tokens are taken.
+void worker_cost_steps(struct worker *w, size_t rows, int64_t ns);
+void worker_cost_moved(struct message_moved *m, size_t bytes, int64_t ns);
+json_t *worker_cost_json(const struct worker_cost *c);
+
 // ---- worker_prefill.c: the prefill role ----
 void worker_prefill_begin(struct worker *w, struct worker_link *l, struct wire_frame *f);
 void worker_prefill_plan(struct worker *w, struct worker_job *j);
@@ -474,6 +505,13 @@ bool worker_adapter_admit(struct worker *w, struct worker_job *j);
 // Does the puller want what this job is computed with?
 int worker_adapter_agree(const struct worker_job *j, const char *sha256, struct err *e);
 void worker_adapter_turn(struct worker *w); // whose answers make the next step: adapter_now
+
+// ---- worker_measure.c: the worker measures itself while it is idle ----
+void worker_measure_begin(struct worker *w, struct worker_link *l, const struct wire_frame *f);
+void worker_measure_run(struct worker *w); // one piece, or with jobs here the end of it
+// Ends what was asked for under this id, if that is what runs.
+void worker_measure_cancel(struct worker *w, const struct worker_link *l, uint64_t id);
+void worker_measure_link_closed(struct worker *w, const struct worker_link *l);
 
 // ---- worker_embed.c ----
 void worker_embed_begin(struct worker *w, struct worker_link *l, struct wire_frame *f);

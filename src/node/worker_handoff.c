@@ -196,6 +196,7 @@ static void segment_take(struct worker *w, struct worker_job *j, struct worker_l
         return;
     }
     j->received_bytes += f->body.len;
+    worker_cost_moved(&j->cost.import, f->body.len, clock_now_ns() - t0);
     j->imported = j->receive.next_p0 - j->cached;
     worker_timeline_add(&j->timeline,
                         &(struct worker_span){"import", t0, clock_now_ns(), s.p0, s.p1});

@@ -58,13 +58,19 @@ static bool link_accepts(const struct worker_link *l, unsigned type)
     case WORKER_LINK_CONTROL:
         return type == WIRE_RENDER || type == WIRE_GENERATE || type == WIRE_PREFILL ||
                type == WIRE_CANCEL || type == WIRE_STATUS || type == WIRE_ABANDON ||
-               type == WIRE_EMBED || type == WIRE_FORGET || type == WIRE_ADAPTER;
+               type == WIRE_EMBED || type == WIRE_FORGET || type == WIRE_ADAPTER ||
+               type == WIRE_MEASURE;
     case WORKER_LINK_BULK_IN:
         return type == WIRE_PULL || type == WIRE_ACK || type == WIRE_ABORT;
     case WORKER_LINK_BULK_OUT:
         return type == WIRE_SEGMENT || type == WIRE_END || type == WIRE_ABORT || type == WIRE_BEAT;
     }
     return false;
+}
+
+static bool brings_work(unsigned type)
+{
+    return type == WIRE_GENERATE || type == WIRE_PREFILL || type == WIRE_EMBED;
 }
 
 static int link_on_frame(void *ctx, struct wire_frame *f, struct err *e)
@@ -85,6 +91,8 @@ static int link_on_frame(void *ctx, struct wire_frame *f, struct err *e)
         worker_post(w, &ev);
     if (ev.frame.type == WIRE_CANCEL &&
         atomic_load(&w->running) == worker_key(l->serial, ev.frame.id))
+        w->engine->ops->interrupt(w->engine, true);
+    if (brings_work(ev.frame.type) && atomic_exchange(&w->measuring, false))
         w->engine->ops->interrupt(w->engine, true);
     return 0;
 }

@@ -87,6 +87,11 @@ static void control_frame(struct worker *w, struct worker_link *l, struct wire_f
     case WIRE_CANCEL:
         if (j != NULL)
             worker_job_fail(w, j, ERR_CANCELLED, "cancelled");
+        else
+            worker_measure_cancel(w, l, f->id);
+        break;
+    case WIRE_MEASURE:
+        worker_measure_begin(w, l, f);
         break;
     case WIRE_ABANDON:
         abandon(w, j, f);
@@ -126,6 +131,7 @@ static void event_link_closed(struct worker *w, struct worker_link *l, const str
             worker_prefill_lost(w, j, why->message);
         }
     }
+    worker_measure_link_closed(w, l);
     if (l->kind == WORKER_LINK_BULK_OUT)
         worker_handoff_link_closed(w, l, why);
     if (l->parent)
@@ -170,7 +176,7 @@ void worker_event_handle(struct worker *w, struct worker_event *ev)
 
 static bool work_waits(const struct worker *w)
 {
-    if (w->exporting != NULL || worker_imports_wait(w))
+    if (w->exporting != NULL || worker_imports_wait(w) || w->measure != NULL)
         return true;
     for (const struct worker_job *j = w->jobs; j != NULL; j = j->next)
         if (j->phase == WORKER_READ || j->phase == WORKER_DECODE || j->phase == WORKER_EMBED)
@@ -257,6 +263,7 @@ void worker_run(struct worker *w)
         events_drain(w);
         if (w->stop)
             break;
+        worker_measure_run(w);
         worker_jobs_admit(w);
         worker_imports_run(w);
         export_run(w);

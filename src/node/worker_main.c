@@ -175,6 +175,7 @@ int node_worker_main(int argc, char **argv)
     static struct worker w; // one worker per process; too large for a stack
     struct err e = {0};
     json_t *v = NULL;
+    int64_t t0 = clock_now_ns();
 
     signal(SIGPIPE, SIG_IGN);
     signal(SIGINT, SIG_IGN); // Ctrl-C reaches the whole group; the supervisor ends us
@@ -200,6 +201,7 @@ int node_worker_main(int argc, char **argv)
         return rc;
     }
     node_id_get(w.options.name, w.node_id);
+    w.load_s = ns_to_s(clock_now_ns() - t0);
     w.listen_fd = w.options.listen != NULL ? FD_LISTEN : -1;
     if ((rc = threads_start(&w, parent, &e)) != 0) {
         log_error("worker", "%s", e.message);

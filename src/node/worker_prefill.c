@@ -174,6 +174,7 @@ static int export_begin(struct worker *w, struct worker_job *j, uint32_t p1, str
     if (!worker_block_fit(b, need))
         return err_set(e, ERR_BUSY, "no memory for a segment of %zu bytes", need);
     w->export_start_ns = clock_now_ns();
+    w->export_mixed = false;
     return ops->export_start(w->engine, j->seq, j->exported, p1, last, b->data, b->cap, e);
 }
 
@@ -198,6 +199,8 @@ static bool export_finish(struct worker *w, struct worker_job *j)
     segment_send(j, &s, body);
     int64_t now = clock_now_ns();
     j->export_ns += now - w->export_start_ns;
+    if (!w->export_mixed)
+        worker_cost_moved(&j->cost.export, len, now - w->export_start_ns);
     worker_timeline_add(&j->timeline,
                         &(struct worker_span){"export", w->export_start_ns, now, j->exported, p1});
     j->exported = p1;
@@ -415,14 +418,15 @@ void worker_prefill_pull(struct worker *w, const struct worker_event *ev)
 static void prefilled_send(struct worker *w, struct worker_job *j)
 {
     struct engine_pace_counts pace = engine_pace_get(w->engine);
-    json_t *head = json_pack(
-        "{s:i,s:i,s:i,s:f,s:f,s:f,s:f,s:f,s:f,s:I,s:i,s:I,s:f,s:o}", "tokens", (int)j->tokens_read,
-        "tokens_cached", (int)j->cached, "from", (int)j->from, "compute_s", ns_to_s(j->compute_ns),
-        "export_s", ns_to_s(j->export_ns), "wait_s", ns_to_s(j->wait_ns), "done_s",
-        ns_to_s(j->done_ns - j->received_ns), "sent_s", ns_to_s(j->sent_ns - j->received_ns),
-        "link_bytes_per_s", w->link_rate, "kv_bytes", (json_int_t)j->kv_bytes, "segments",
-        (int)j->segments, "overruns", (json_int_t)pace.overruns, "worst_ratio", pace.worst_ratio,
-        "timeline", worker_timeline_json(&j->timeline));
+    json_t *head =
+        json_pack("{s:i,s:i,s:i,s:f,s:f,s:f,s:f,s:f,s:f,s:I,s:i,s:I,s:f,s:o,s:o}", "tokens",
+                  (int)j->tokens_read, "tokens_cached", (int)j->cached, "from", (int)j->from,
+                  "compute_s", ns_to_s(j->compute_ns), "export_s", ns_to_s(j->export_ns), "wait_s",
+                  ns_to_s(j->wait_ns), "done_s", ns_to_s(j->done_ns - j->received_ns), "sent_s",
+                  ns_to_s(j->sent_ns - j->received_ns), "link_bytes_per_s", w->link_rate,
+                  "kv_bytes", (json_int_t)j->kv_bytes, "segments", (int)j->segments, "overruns",
+                  (json_int_t)pace.overruns, "worst_ratio", pace.worst_ratio, "cost",
+                  worker_cost_json(&j->cost), "timeline", worker_timeline_json(&j->timeline));
     worker_link_send(j->link, wire_frame_json(WIRE_PREFILLED, j->id, head));
 }
 

@@ -23,6 +23,7 @@ static void welcome_fill(struct worker *w)
                                   .decode_tokens_per_s = w->decode_rate,
                                   .paced = w->options.pace_prefill > 0,
                                   .adapters = w->engine->ops->adapter_load != NULL,
+                                  .measures = true,
                                   .pid = getpid()};
     if (w->options.name != NULL)
         snprintf(m->name, sizeof m->name, "%s", w->options.name);

@@ -113,6 +113,9 @@ int worker_chunk_run(struct worker *w, struct worker_job *j, uint32_t end)
             worker_job_fail(w, j, rc, e.message);
         return rc;
     }
+    // An emulated machine takes the time of an answer's step for the last token: that is no reading.
+    if (!whole || w->options.pace_prefill == 0)
+        worker_cost_chunk(&j->cost, j->computed, end, t1 - t0 - w->inside_ns);
     worker_chunk_count(w, j, whole ? end - 1 : end, t0, t1);
     j->compute_ns -= w->inside_ns;
     rates_learn(w, n, ns_to_s(t1 - t0 - w->inside_ns + 1));
@@ -281,7 +284,13 @@ static void decode_step(struct worker *w, size_t n, struct worker_job *reader, u
         return;
     }
     step_learn(w, n, rows, ns_to_s(t1 - t0 + 1));
+    // A token's time is its step's and that of taking it, which for this one is yet to come.
+    if (rows == 0 && !w->inside)
+        worker_cost_steps(w, n, t1 - t0 + w->taking_ns);
+    size_t jobs = w->n_jobs;
     tokens_take(w, t0, t1);
+    if (w->n_jobs == jobs) // an answer's end takes longer than its tokens
+        w->taking_ns = clock_now_ns() - t1;
     if (reader != NULL)
         reader_count(w, reader, end, t0, t1);
 }
@@ -346,6 +355,7 @@ void worker_step_run(struct worker *w)
     double row_s = w->prefill_rate > 0 ? 1 / w->prefill_rate : 0;
     struct pace_share share = {0, false};
 
+    w->export_mixed = w->export_mixed || n > 0 || reader != NULL;
     if (n == 0) {
         if (reader != NULL && reads_whole(w, reader))
             read_whole(w, reader);
