@@ -60,6 +60,27 @@ static void welcome_try(const json_t *o)
     same_or_abort(once, ok ? message_welcome_json(&again) : NULL);
 }
 
+static void cost_try(const json_t *o)
+{
+    struct message_cost m, again;
+    if (message_cost_parse(o, &m, NULL) != 0)
+        return;
+    json_t *head = json_pack("{s:o}", "cost", message_cost_json(&m));
+    bool ok = message_cost_parse(head, &again, NULL) == 0;
+    same_or_abort(message_cost_json(&m), ok ? message_cost_json(&again) : NULL);
+    json_decref(head);
+}
+
+static void measured_try(const json_t *o)
+{
+    struct message_measured m, again;
+    if (message_measured_parse(o, &m, NULL) != 0)
+        return;
+    json_t *once = message_measured_json(&m);
+    bool ok = message_measured_parse(once, &again, NULL) == 0;
+    same_or_abort(once, ok ? message_measured_json(&again) : NULL);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 {
     json_t *o = json_parse(data, n, NULL);
@@ -69,6 +90,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
     prefill_try(o);
     hello_try(o);
     welcome_try(o);
+    cost_try(o);
+    measured_try(o);
     json_decref(o);
     return 0;
 }

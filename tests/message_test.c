@@ -316,6 +316,105 @@ static void what_is_wrong_is_named(void **state)
     }
 }
 
+// ---- what work took ------------------------------------------------------------------------------
+
+static void measured_round_trips(void **state)
+{
+    struct message_measured m = {.reads = {{448, 72, 448, 1.25}, {64, 0, 64, 0.1}},
+                                 .steps = {{8, 1, 69.5, 0.13}},
+                                 .n_reads = 2,
+                                 .n_steps = 1,
+                                 .import = {1e9, 0.25},
+                                 .load_s = 3.5,
+                                 .memory_left_bytes = 6e9,
+                                 .complete = true};
+    struct message_measured back;
+    struct err e = {0};
+    (void)state;
+    json_t *o = message_measured_json(&m);
+    assert_int_equal(message_measured_parse(o, &back, &e), 0);
+    assert_true(back.n_reads == 2 && back.n_steps == 1 && back.complete);
+    assert_memory_equal(back.reads, m.reads, 2 * sizeof *m.reads);
+    assert_memory_equal(back.steps, m.steps, sizeof *m.steps);
+    assert_true(back.export.bytes == 0 && back.import.bytes == 1e9 && back.import.seconds == 0.25);
+    assert_true(back.load_s == 3.5 && back.memory_left_bytes == 6e9);
+    json_decref(o);
+    double budget_s = 0;
+    o = message_measure_json(2);
+    assert_int_equal(message_measure_parse(o, &budget_s, &e), 0);
+    assert_true(budget_s == 2);
+    json_object_clear(o);
+    assert_int_equal(message_measure_parse(o, &budget_s, &e), 0);
+    assert_true(budget_s == PROFILE_MEASURE_S);
+    json_decref(o);
+}
+
+static void cost_round_trips(void **state)
+{
+    struct message_cost c = {.reads = {{512, 0, 128, 2}},
+                             .n_reads = 1,
+                             .steps = {64, 2.5, 1000, 4},
+                             .export = {4096, 1e-6}};
+    struct message_cost back;
+    struct err e = {0};
+    (void)state;
+    json_t *head = json_pack("{s:o}", "cost", message_cost_json(&c));
+    assert_int_equal(message_cost_parse(head, &back, &e), 0);
+    assert_memory_equal(back.reads, c.reads, sizeof *c.reads);
+    assert_memory_equal(&back.steps, &c.steps, sizeof c.steps);
+    assert_true(back.n_reads == 1 && back.export.bytes == 4096 && back.import.seconds == 0);
+    json_object_clear(head); // an older worker says nothing of it
+    assert_int_equal(message_cost_parse(head, &back, &e), 0);
+    assert_true(back.n_reads == 0 && back.steps.steps == 0);
+    json_decref(head);
+}
+
+#define READ_OF(tokens, seconds)                                                                   \
+    "{\"tokens\":" tokens ",\"depth\":0,\"chunk_tokens\":64,\"seconds\":" seconds "}"
+#define NINE(x) x "," x "," x "," x "," x "," x "," x "," x "," x
+
+// Numbers of a peer are finite and positive, and there are not too many.
+static void wrong_costs_are_named(void **state)
+{
+    static const struct {
+        const char *text, *says; // NULL: accepted
+    } cases[] = {
+        {"{\"cost\":{}}", NULL},
+        {"{\"cost\":null}", NULL},
+        {"{\"cost\":{\"read\":[" READ_OF("1", "1") "]}}", NULL},
+        {"{\"cost\":[]}", "cost"},
+        {"{\"cost\":{\"read\":{}}}", "read"},
+        {"{\"cost\":{\"read\":[5]}}", "read must be"},
+        {"{\"cost\":{\"read\":[" READ_OF("0", "1") "]}}", "tokens"},
+        {"{\"cost\":{\"read\":[" READ_OF("-4", "1") "]}}", "tokens"},
+        {"{\"cost\":{\"read\":[" READ_OF("1e9", "1") "]}}", "tokens"},
+        {"{\"cost\":{\"read\":[" READ_OF("1", "0") "]}}", "seconds"},
+        {"{\"cost\":{\"read\":[" READ_OF("1", "-1") "]}}", "seconds"},
+        {"{\"cost\":{\"read\":[" READ_OF("1", "1e300") "]}}", "seconds"},
+        {"{\"cost\":{\"read\":[" READ_OF("1", "\"1\"") "]}}", "seconds"},
+        {"{\"cost\":{\"read\":[" NINE(READ_OF("1", "1")) "]}}", "at most 8"},
+        {"{\"cost\":{\"read\":[{\"tokens\":1,\"depth\":0,\"seconds\":1}]}}", "\"chunk_tokens\" is"},
+        {"{\"cost\":{\"steps\":{\"steps\":1,\"rows\":0,\"depth_sum\":1,\"seconds\":1}}}", "rows"},
+        {"{\"cost\":{\"steps\":{\"steps\":1,\"rows\":1,\"depth_sum\":-1,\"seconds\":1}}}",
+         "depth_sum"},
+        {"{\"cost\":{\"export\":{\"bytes\":1}}}", "export: member \"seconds\""},
+        {"{\"cost\":{\"import\":{\"bytes\":0,\"seconds\":1}}}", "import: "},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct err e = {0};
+        struct message_cost c;
+        json_t *o = json_loads(cases[i].text, 0, NULL);
+        assert_non_null(o);
+        int rc = message_cost_parse(o, &c, &e);
+        if ((rc == 0) != (cases[i].says == NULL) ||
+            (rc != 0 && strstr(e.message, cases[i].says) == NULL))
+            fail_msg("%s: rc %d, \"%s\"", cases[i].text, rc, e.message);
+        assert_true(rc == 0 || c.n_reads == 0);
+        json_decref(o);
+    }
+}
+
 // Every member of a full identity, taken away or given a wrong type, is refused by name.
 static void an_identity_is_read_strictly(void **state)
 {
@@ -350,6 +449,9 @@ int main(void)
         cmocka_unit_test(hello_and_welcome_round_trip),
         cmocka_unit_test(what_is_wrong_is_named),
         cmocka_unit_test(an_identity_is_read_strictly),
+        cmocka_unit_test(measured_round_trips),
+        cmocka_unit_test(cost_round_trips),
+        cmocka_unit_test(wrong_costs_are_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

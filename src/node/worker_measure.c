@@ -18,8 +18,9 @@
 
 #define SEATS 9u // eight answers and the sequence that grows
 #define WARM_TOKENS 16u
-#define MOVE_ROUNDS 3u // of which the first touches the memory
-#define OVERTIME 1.25  // of the budget, then it ends wherever it is
+#define MOVE_ROUNDS 3u   // of which the first touches the memory
+#define OVERTIME 1.25    // of the budget, then it ends wherever it is
+#define MOVE_TOKENS 512u // are enough to see what moving them costs
 #define RANGE_LEAST 16u
 
 struct seat {
@@ -45,6 +46,7 @@ struct worker_measure {
     uint64_t id;
     int64_t until_ns;
     enum phase phase;
+    bool moved, over; // the KV was, or could not be; the order has come to its end
     struct profile_book book;
     struct profile_measure order;
     struct work now;
@@ -422,14 +424,25 @@ static int warm_piece(struct worker *w, struct worker_measure *m, struct err *e)
     return 0;
 }
 
+// KV is moved between two measurements: when there is enough of it and room for it twice, or in the end.
 static int order_piece(struct worker *w, struct worker_measure *m, struct err *e)
 {
-    bool over = m->out.n_steps > 0 && clock_now_ns() >= m->until_ns;
-    if (over || (!m->now.on && !work_begin(w, m))) {
-        m->phase = PHASE_MOVE;
-        return 0;
-    }
-    return m->now.what.reads ? reads_piece(w, m, e) : steps_piece(w, m, e);
+    bool late = m->out.n_steps > 0 && clock_now_ns() >= m->until_ns;
+    bool move = !m->now.on && !m->moved && m->seats[0].held >= MOVE_TOKENS;
+
+    m->over = late || (!m->now.on && !move && !work_begin(w, m));
+    if (!m->over && !move)
+        return m->now.what.reads ? reads_piece(w, m, e) : steps_piece(w, m, e);
+    m->phase = PHASE_MOVE;
+    return 0;
+}
+
+// True: that was all.
+static bool move_all(struct worker *w, struct worker_measure *m)
+{
+    m->moved = m->moved || move_piece(w, m);
+    m->phase = m->moved ? PHASE_ORDER : PHASE_MOVE;
+    return m->moved && m->over;
 }
 
 void worker_measure_run(struct worker *w)
@@ -445,7 +458,7 @@ void worker_measure_run(struct worker *w)
         return;
     }
     if (m->phase == PHASE_MOVE) {
-        if (move_piece(w, m))
+        if (move_all(w, m))
             measure_end(w, true);
         return;
     }
