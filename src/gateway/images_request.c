@@ -39,10 +39,11 @@ static void request_free(struct images *i, struct images_request *r)
     free(r);
 }
 
-// What a worker did is not the client's fault, whatever it is called.
-static unsigned status_of(const struct err *e)
+// A model that cannot be loaded is no fault of the request's, whatever the error is called.
+static unsigned status_of(const struct images *i, const struct err *e)
 {
-    return e->code == ERR_BUSY || e->code == ERR_CLOSED ? 503 : answer_status(e->code);
+    return i->now.failed || e->code == ERR_BUSY || e->code == ERR_CLOSED ? 503
+                                                                         : answer_status(e->code);
 }
 
 static void refuse(struct reply *reply, const struct err *e, unsigned status, const char *param,
@@ -55,7 +56,7 @@ static void refuse(struct reply *reply, const struct err *e, unsigned status, co
 static void request_fail(struct images *i, struct images_request *r, const struct err *e)
 {
     struct buf out;
-    unsigned status = status_of(e);
+    unsigned status = status_of(i, e);
 
     buf_init(&out, EVENT_MORE_BYTES * 4);
     i->now.failures += !r->left;
@@ -212,8 +213,7 @@ static struct images_request *request_new(struct images *i, struct images_task *
 static void not_taken(struct images *i, struct images_request *r, const struct err *e,
                       const char *param)
 {
-    // The model cannot be loaded: no request can help that.
-    unsigned status = e->code == ERR_ENGINE || e->code == ERR_CORRUPT ? 503 : status_of(e);
+    unsigned status = status_of(i, e);
 
     i->now.refused++;
     refuse(r->task->reply, e, status, param, status == 503 ? retry_s(i) : 0);
