@@ -105,7 +105,7 @@ static int load_error(const char *path, const char *why, struct err *e)
             "'%s': llama.cpp %s does not know this architecture (%s); choose another model "
             "or a newer release",
             path, llama_version(), why);
-    if (strstr(why, "unable to allocate"))
+    if (strstr(why, "allocate"))
         return err_set(e, ERR_RANGE,
                        "'%s' does not load: %s; the layers that go to each machine with --spread "
                        "can be set with --tensor-split",
