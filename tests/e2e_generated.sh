@@ -10,7 +10,7 @@ import sys
 
 from e2e import *
 
-server = Program("serve", "-m", "fake", "--listen", "127.0.0.1:0", "--parallel", "4")
+server = Program("serve", "-m", "fake", "--listen", "127.0.0.1:0", "--parallel", "4", "--image-model", "fake:0")
 worker = server.worker()
 code = subprocess.run([sys.executable, "clients/generated.py", str(server.port), sys.argv[1]], timeout=1000).returncode
 check(server.worker() == worker, "the worker ended:", log_tail(server))

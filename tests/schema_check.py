@@ -38,6 +38,8 @@ WHOLE = {
     "/tokenize": "tokenize",
     "/detokenize": "detokenize",
     "/apply-template": "apply_template",
+    "/images/generations": "images",
+    "/images/edits": "images",
     "/models": "models",
     "/health": "health",
     "/livez": "health",
@@ -188,6 +190,23 @@ def order_messages(values, whole):
     return wrong
 
 
+def order_images(values, whole):
+    """Pictures come one after the other, each with its unfinished ones before it, numbered from 0."""
+    index = partial = 0
+    for v in values:
+        kind = v["type"].rsplit(".", 1)[-1]
+        if kind == "error":
+            continue
+        if v["index"] != index:
+            return ["%s of picture %d, drawn is %d" % (v["type"], v["index"], index)]
+        if kind == "partial_image" and v["partial_image_index"] != partial:
+            return ["unfinished picture %d is told as %d" % (partial, v["partial_image_index"])]
+        partial = 0 if kind == "completed" else partial + (kind == "partial_image")
+        index += kind == "completed"
+    last = values[-1]["type"].rsplit(".", 1)[-1]
+    return ["the stream ends with %s" % last] if whole and last not in ("completed", "error") else []
+
+
 def order_lines(values, whole):
     ends = [i for i, v in enumerate(values) if v.get("done") or "error" in v]
     if whole and ends != [len(values) - 1]:
@@ -217,7 +236,7 @@ def stream_check(kind, text, whole=True):
     if kind.startswith("ollama"):
         return order_lines(values, whole)
     wrong = names_check(events)
-    return wrong + {"responses": order_responses, "messages": order_messages}[kind](values, whole)
+    return wrong + {"responses": order_responses, "messages": order_messages, "images": order_images}[kind](values, whole)
 
 
 # ---- exchanges ----------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 import schema_check
+from checks import picture
 
 PORT = int(sys.argv[1])
 CASES = int(sys.argv[2]) if len(sys.argv) > 2 else 2000
@@ -64,6 +65,12 @@ OLLAMA = {
                  {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": {"a": "b"}}}]},
                  {"role": "tool", "tool_name": "f", "content": "r"}]}
 
+IMAGE = {
+    "model": "fake:0", "prompt": "a cat", "negative_prompt": "a dog", "n": 2, "size": "64x64", "seed": 7, "steps": 3, "cfg": 2.5,
+    "sampler": "euler", "scheduler": "karras", "quality": "low", "background": "opaque", "style": "natural", "user": "u",
+    "moderation": "auto", "output_format": "jpeg", "output_compression": 50, "response_format": "b64_json", "stream": False}
+URL = "data:image/png;base64," + picture(255, 0, 0)
+
 # Bodies that are right, to begin with; a route may have several.
 POSTS = [
     ("/v1/chat/completions", CHAT), ("/v1/chat/completions", dict(CHAT, stream=True)),
@@ -77,6 +84,9 @@ POSTS = [
     ("/apply-template", CHAT), ("/api/chat", OLLAMA), ("/api/chat", dict(OLLAMA, stream=False)),
     ("/api/generate", {"model": "fake", "prompt": "p", "system": "s", "stream": False, "options": {"num_predict": 4}}),
     ("/api/show", {"model": "fake", "verbose": False}),
+    ("/v1/images/generations", IMAGE), ("/v1/images/generations", dict(IMAGE, response_format="url", output_format="webp")),
+    ("/v1/images/generations", dict(IMAGE, stream=True, partial_images=2, progress=True)),
+    ("/v1/images/edits", dict(IMAGE, size="auto", strength=0.5, images=[{"image_url": URL}], mask={"image_url": URL})),
 ]
 GETS = ["/v1/models", "/v1/models/fake", "/health", "/livez", "/readyz", "/metrics", "/api/tags", "/api/ps", "/api/version",
         "/v1/tandem/status", "/"]

@@ -41,7 +41,8 @@ def start(kind, script=os.path.join(HERE, "script.json")):
                            "--ctx", "8192", "--parallel", "4", "--threads", "1")
     # A byte is a token here and agents send a hundred thousand of them, so a token is kept small.
     return e2e.Program("serve", "-m", "fake:layers=1,kv_bytes=2,script=" + script, "--listen", "127.0.0.1:0",
-                       "--ctx", str(1 << 20), "--parallel", "4")
+                       "--ctx", str(1 << 20), "--parallel", "4",
+                       "--image-model", "fake:5", "--image-queue", "1")
 
 
 def replies_check(*folders):
