@@ -107,6 +107,12 @@ bench-place: $(STAMP)
 	@cmake --build $(BUILD) --target bench_place >&2
 	@$(BUILD)/bench/place
 
+# Does the gateway choose the fastest plan? Goodput of two cores beside llama-server. Two Sparks and a Mac. All into
+# bench/results/, held against their bounds; parts of `make acceptance`.
+.PHONY: bench-grid bench-goodput bench-fleet
+bench-grid bench-goodput bench-fleet: all
+	@TANDEM_BIN=$(abspath $(BUILD)) scripts/with-model.sh bench/acceptance.sh $(@:bench-%=%)
+
 # Time and memory of the fleet simulator: a thousand nodes, a million requests.
 .PHONY: bench-simulate
 bench-simulate: all

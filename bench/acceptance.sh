@@ -8,12 +8,15 @@
 #   local      the local path against llama-bench (bench/local.sh)
 #   memory     what gateway and nodes add
 #   gateway    what a request, a streamed token and thousands of connections cost (bench/gateway.sh)
+#   grid       regret and predictions of the gateway's choices (`tandem bench --grid`), six to ten minutes
+#   fleet      two emulated Sparks and a Mac against one and a Mac (bench/fleet.sh), three minutes
+#   goodput    chats and long prompts on two cores, beside llama-server (bench/goodput.sh), half an hour
 #   llama-server  tandem beside llama-server of the same build (bench/llama_server.sh), about half an hour;
 #              only when asked for
 #   long       7168 tokens in, 28 out, one run; only when asked for
 #
 # Writes bench/results/acceptance.json with date and machine (what of it is not measured now stays) and prints a table. Exit code 3 when a
-# bound is missed. About fifteen minutes; the machine should have nothing else to do.
+# bound is missed. About an hour; the machine should have nothing else to do.
 # TANDEM_BIN: the build folder. TANDEM_MODEL: the model.
 . "$(dirname -- "$0")/../scripts/lib.sh"
 
@@ -48,6 +51,16 @@ measure_memory() {
 measure_gateway() {
     "$root/bench/gateway.sh" >"$1"
 }
+measure_grid() {
+    "$bin/tandem" bench -m "$model" --grid --svg "$results/grid.svg" --report "$results/grid.txt" \
+        --json-file "$1" >&2
+}
+measure_fleet() {
+    SVG="$results/fleet.svg" "$root/bench/fleet.sh" >"$1"
+}
+measure_goodput() {
+    SVG="$results/goodput.svg" "$root/bench/goodput.sh" >"$1"
+}
 measure_llama_server() {
     "$root/bench/llama_server.sh" >"$1"
 }
@@ -56,12 +69,15 @@ measure_long() {
         --json-file "$1" >&2
 }
 
-[ $# -gt 0 ] || set -- link memory local gateway streaming emulated slow-link
+[ $# -gt 0 ] || set -- link memory local gateway streaming emulated slow-link grid fleet goodput
 for part in "$@"; do
     say "acceptance: $part"
     function=measure_$(printf '%s' "$part" | tr - _)
     "$function" "$parts/$part.new.json" || die "$part could not be measured"
     mv "$parts/$part.new.json" "$parts/$part.json"
+    case $part in
+    grid | fleet | goodput) cp "$parts/$part.json" "$results/$part.json" ;;
+    esac
 done
 
 python3 "$root/bench/bounds.py" "$parts" "$results/acceptance.json"

@@ -414,10 +414,12 @@ static void results_are_medians(void **state)
     bench_options_default(&o);
     for (size_t i = 0; i < 3; i++) {
         double x = i == 0 ? 100 : 1; // one run was disturbed
-        s.samples[BENCH_REMOTE][i] = (struct bench_sample){7 * x, 2 * x, 5 * x, 0, 0, 0, 0};
-        s.samples[BENCH_LOCAL][i] = (struct bench_sample){9 * x, 8 * x, 1 * x, 0, 0, 0, 0};
-        s.samples[BENCH_SERIAL][i] = (struct bench_sample){5 * x, 2 * x, 1 * x, 2 * x, 0, 0, 10};
-        s.samples[BENCH_HYBRID][i] = (struct bench_sample){4 * x, 2.2 * x, 1 * x, 1, 2, 0.1, 10};
+        s.samples[BENCH_REMOTE][i] = (struct bench_sample){7 * x, 2 * x, 5 * x, 0, 0, 0, 0, 0, 0};
+        s.samples[BENCH_LOCAL][i] = (struct bench_sample){9 * x, 8 * x, 1 * x, 0, 0, 0, 0, 0, 0};
+        s.samples[BENCH_SERIAL][i] =
+            (struct bench_sample){5 * x, 2 * x, 1 * x, 2 * x, 0, 0, 10, 0, 0};
+        s.samples[BENCH_HYBRID][i] =
+            (struct bench_sample){4 * x, 2.2 * x, 1 * x, 1, 2, 0.1, 10, 0, 0};
     }
     struct bench_outcome outcome = {&o, &s, &s, true, 18, 1e6};
     json_t *r = bench_result_json(&outcome);

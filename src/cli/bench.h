@@ -61,9 +61,9 @@ struct bench_request {
 struct bench_answer {
     struct bench_sample sample;
     enum bench_plan plan; // that was followed
-    char *text;      // owned
-    char *model;     // owned
-    json_t *timings; // owned
+    char *text;           // owned
+    char *model;          // owned
+    json_t *timings;      // owned
 };
 // ERR_MISMATCH when the plan was not followed to the end (a fallback, a warm prefix that was not
 // asked for): such an answer measures something else. ERR_CANCELLED after a signal.

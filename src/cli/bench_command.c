@@ -61,7 +61,8 @@ static int bench_main(int argc, char **argv)
          "KV time / prefill time (default 0.63, as measured on 10GbE)", 0.001, 1000},
         {"--time-scale", 0, CLI_DOUBLE, &o.time_scale, "S", "fixed instead of found", 0, 1e6},
         {"--grid", 0, CLI_FLAG, &o.grid, NULL,
-         "many prompts, answers, links and held prefixes instead of one: what each plan takes, what "
+         "many prompts, answers, links and held prefixes instead of one: what each plan takes, "
+         "what "
          "the gateway chooses and predicts (six to ten minutes)",
          0, 0},
         {"--cells", 0, CLI_UINT32, &o.grid_cells, "N", "of the grid: so many for each link", 1,

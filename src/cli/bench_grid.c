@@ -114,9 +114,8 @@ static int prime(const struct grid_run *r, const struct asked *a, struct err *e)
 
 static struct bench_choice choice_of(const struct bench_answer *a)
 {
-    return (struct bench_choice){.plan = a->plan,
-                                 .total_s = a->sample.total_s,
-                                 .predicted_s = a->sample.predicted_s};
+    return (struct bench_choice){
+        .plan = a->plan, .total_s = a->sample.total_s, .predicted_s = a->sample.predicted_s};
 }
 
 static void row_record(struct bench_row *row, enum bench_plan asked, const struct bench_answer *a)
@@ -283,8 +282,8 @@ static int real_scale_find(struct grid_run *r, double *scale, struct err *e)
     if (rc != 0)
         return rc;
     r->kv_token_bytes = s.samples[BENCH_HYBRID][0].kv_bytes / REAL_PROMPT;
-    *scale = r->o->time_scale > 0 ? r->o->time_scale
-                                  : bench_time_scale(&s, r->machines) * REAL_MARGIN;
+    *scale =
+        r->o->time_scale > 0 ? r->o->time_scale : bench_time_scale(&s, r->machines) * REAL_MARGIN;
     bench_series_fini(&s);
     return 0;
 }

@@ -28,7 +28,7 @@ enum bench_held { BENCH_COLD, BENCH_HELD_DECODE, BENCH_HELD_PREFILL };
 
 struct bench_cell {
     uint32_t prompt_tokens, gen_tokens;
-    double link_ratio; // KV time / prefill time of the prefill machine; 0: not slowed down
+    double link_ratio;    // KV time / prefill time of the prefill machine; 0: not slowed down
     enum bench_held held; // the node that holds the first three quarters of the prompt
     bool real;            // the caller's model, not the fake engine
 };
@@ -52,10 +52,10 @@ struct bench_grid {
     size_t n_rows;
     struct bench_choice firsts[BENCH_GRID_PAIRS]; // each pair's first request
     size_t n_firsts;
-    double time_scale;      // of the cells of the caller's model; 0: there are none
-    double overruns;        // steps of theirs that took longer than their slots
-    size_t strays;          // runs that went another way than asked and were made again
-    double seconds;         // all of it took
+    double time_scale; // of the cells of the caller's model; 0: there are none
+    double overruns;   // steps of theirs that took longer than their slots
+    size_t strays;     // runs that went another way than asked and were made again
+    double seconds;    // all of it took
 };
 
 struct bench_verdict {

@@ -56,8 +56,11 @@ static void cell_text_put(const json_t *cell, struct buf *out)
     for (size_t i = 0; i < BENCH_PLANS; i++)
         buf_printf(out, " %9.4f", plan_s(cell, plans[i]));
     buf_printf(out, "  %-7s %7s", text_of(cell, "chosen"), percent_text(cell, "regret", regret));
-    buf_printf(out, " %9.4f %7s\n", draw_number(cell, "predicted_s"),
-               percent_text(cell, "error", error));
+    if (json_is_number(json_object_get(cell, "predicted_s")))
+        buf_printf(out, " %9.4f", draw_number(cell, "predicted_s"));
+    else
+        buf_printf(out, " %9s", "-");
+    buf_printf(out, " %7s\n", percent_text(cell, "error", error));
 }
 
 void bench_grid_text(const json_t *r, struct buf *out)
@@ -202,8 +205,7 @@ void bench_grid_svg(const json_t *r, struct buf *out)
                WIDTH, h, WIDTH, h);
     head_put(r, out);
     axis_put(bottom, out);
-    json_array_foreach(cells, i, cell)
-        cell_put(cell, HEAD_H + ROW_H * ((double)i + 0.5) - 4, out);
+    json_array_foreach(cells, i, cell) cell_put(cell, HEAD_H + ROW_H * ((double)i + 0.5) - 4, out);
     legend_put(bottom + 26, out);
     buf_puts(out, "</svg>\n");
 }

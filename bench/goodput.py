@@ -1,0 +1,305 @@
+"""goodput.py LLAMA-SERVER: mixed load on two cores. Prints JSON.
+
+tandem runs a worker that reads long prompts on one core and one that writes answers on the other; llama-server, of the
+same build, has both cores, at its default and with batches (-b and -ub) of 32, 128 and 512. One after the other:
+
+  stall    three, then eight chats are running when prompts of 2,500 and 4,000 tokens come, one after the other: the longest
+           time between two tokens of a chat, against the p99 before (`quiet`), and the prompts' time to first token. Once
+           more against llama-server on one core: as fast at reading as tandem's reader is (`equal`)
+  goodput  chats (64 to 192 tokens in, 128 out) come at random and every twentieth request is a prompt of 2,500 or 4,000
+           tokens (16 out), at several rates: how many a second are answered within the limits. The best -ub is that of
+           the middle rate. Limits come from quiet figures, of whoever is slower: time per token 1.5 times that of four
+           chats side by side, time to first token 5 times (chats) and 3 times (prompts) that of a request alone
+
+Nothing of it is emulated. TINY, SECONDS_EACH and SVG as bench/goodput.sh says.
+"""
+
+import json
+import os
+import random
+import statistics
+import sys
+import time
+
+import e2e
+import picture
+import throughput as load
+
+TINY = load.TINY
+SVG = os.environ.get("SVG")
+SECONDS = float(os.environ.get("SECONDS_EACH") or (4 if TINY else 60))
+AFTER_S = 2 if TINY else 25  # what is not answered so long after the last request came is missed
+LONGS = (300, 500) if TINY else (2500, 4000)
+CHATS = (2,) if TINY else (3, 8)
+BATCHES = (128,) if TINY else (32, 128, 512)
+RATES = (1.0, 2.0) if TINY else (0.4, 0.8, 1.2, 1.6)
+CHAT_IN, CHAT_OUT, LONG_OUT, LONG_EVERY = ((16, 48), 12, 4, 5) if TINY else ((64, 192), 128, 16, 20)
+QUIET_EVENTS = 10 if TINY else 60
+STREAMS, CTX_EACH = (4, 1024) if TINY else (12, 4608)
+TPOT_ROOM, CHAT_ROOM, LONG_ROOM = 1.5, 5.0, 3.0
+SCALES = (0.75, 1.0, 1.5, 2.0)  # of all limits: how much the result depends on them
+
+
+def say(what):
+    print("goodput: " + what, file=sys.stderr, flush=True)
+
+
+# ---- servers --------------------------------------------------------------------------------------------------
+
+class Pair:
+    """A node that reads on core 0, and the gateway with the worker that writes on core 1."""
+
+    name = "tandem"
+
+    def __init__(self):
+        common = ("--ctx", str(STREAMS * CTX_EACH), "--parallel", str(STREAMS), "--threads", "1", "--listen", "127.0.0.1:0",
+                  "-m", load.MODEL)
+        self.node = e2e.Program("node", *common, "--cpus", "0", "--name", "reader")
+        self.serve = e2e.Program("serve", *common, "--cpus", "1", "--name", "writer", "--prefill", "127.0.0.1:%d" % self.node.port)
+        self.port = self.serve.port
+        e2e.wait_for("the reader", e2e.node_is(self.port), 60)
+
+    def stop(self):
+        self.serve.stop()
+        self.node.stop()
+
+
+def llama(batch=None, cores="0,1"):
+    """The threads follow the cores; a process's cores are set before it starts its threads."""
+    here = os.sched_getaffinity(0)
+    wanted = {int(c) for c in cores.split(",")} & here
+    load.THREADS = str(len(wanted))
+    args = ("-c", str(STREAMS * CTX_EACH), "-np", str(STREAMS), *(("-b", str(batch), "-ub", str(batch)) if batch else ()))
+    try:
+        os.sched_setaffinity(0, wanted)
+        return load.LlamaServer("llama-" + ("ub%d" % batch if batch else "default") + ("" if len(wanted) > 1 else "-one-core"), *args)
+    finally:
+        os.sched_setaffinity(0, here)
+
+
+def makers():
+    return {"tandem": Pair, "llama-default": llama, **{"llama-ub%d" % b: (lambda b=b: llama(b)) for b in BATCHES}}
+
+
+def warm(server):
+    """Links are dialled, memory is touched, the machines are known: what comes first is not measured."""
+    loop = load.Loop()
+    for i, n in enumerate((64, LONGS[0], 64)):
+        loop.finish(loop.start(server, load.body(load.prompt(n, "warm", i), 4)))
+
+
+# ---- stalls -----------------------------------------------------------------------------------------------------
+
+def gaps(chats, begin, end):
+    found = []
+    for s in chats:
+        times = s.tokens()
+        found += [b - a for a, b in zip(times, times[1:]) if begin <= b <= end]
+    return found
+
+
+def run_on(loop, chats, events):
+    seen = [s.seen() for s in chats]
+    loop.run(lambda: all(s.seen() >= n + events or not s.open for s, n in zip(chats, seen)))
+
+
+def stall_of(server, n_chats):
+    loop = load.Loop()
+    room = CTX_EACH - 128
+    chats = [loop.start(server, load.body(load.prompt(64, "stall", n_chats, i), room)) for i in range(n_chats)]
+    run_on(loop, chats, 16)
+    begin = time.monotonic()
+    run_on(loop, chats, QUIET_EVENTS)
+    quiet, begin, ttft = gaps(chats, begin, time.monotonic()), time.monotonic(), {}
+    for n in LONGS:
+        read = loop.start(server, load.body(load.prompt(n, "long", n_chats, n), LONG_OUT))
+        loop.finish(read)
+        ttft[str(n)] = read.ttft()
+    run_on(loop, chats, 1)  # the next token ends the stall that a chat may be in
+    busy, early = gaps(chats, begin, time.monotonic()), not all(s.open for s in chats)
+    for s in chats:
+        s.close()
+    p99 = load.quantile(quiet, 0.99)
+    row = {"quiet_median_s": statistics.median(quiet), "quiet_p99_s": p99, "worst_s": max(busy), "busy_p99_s": load.quantile(busy, 0.99),
+           "worst_ratio": max(busy) / p99, "ttft_s": ttft, "ended_early": early}
+    say("stall, %d chats: %s quiet p99 %.3f s, worst %.3f s (%.2f), first tokens after %s s"
+        % (n_chats, server.name, p99, row["worst_s"], row["worst_ratio"], ", ".join("%.2f" % v for v in ttft.values())))
+    return row
+
+
+def stalls():
+    result = {}
+    for name, make in {**makers(), "llama-one-core": lambda: llama(cores="0")}.items():
+        server = make()
+        warm(server)
+        result[name] = {str(n): stall_of(server, n) for n in CHATS}
+        server.stop()
+    return result
+
+
+def ttft_ratios(rows, against):
+    return [rows["tandem"][k]["ttft_s"][n] / rows[against][k]["ttft_s"][n] for k in rows["tandem"] for n in rows["tandem"][k]["ttft_s"]]
+
+
+def stall_summary(rows):
+    servers = [name for name in rows if name.startswith("llama") and name != "llama-one-core"]
+    best = min(servers, key=lambda s: max(r["worst_s"] for r in rows[s].values()))
+    return {"rows": rows, "worst_ratio": max(r["worst_ratio"] for r in rows["tandem"].values()),
+            "worst_s": {name: max(r["worst_s"] for r in rows[name].values()) for name in rows}, "llama_best_stall": best,
+            "ttft_ratio": statistics.median(ttft_ratios(rows, "llama-default")), "ttft_ratio_max": max(ttft_ratios(rows, "llama-default")),
+            "ttft_ratio_equal": statistics.median(ttft_ratios(rows, "llama-one-core"))}
+
+
+# ---- goodput -----------------------------------------------------------------------------------------------------
+
+def arrivals(rate, seconds, seed):
+    """[(when, kind, tokens in, tokens out)]; the same for every server."""
+    r, when, rows = random.Random(repr(("arrivals", rate, seed))), 0.0, []
+    while True:
+        when += r.expovariate(rate)
+        if when >= seconds:
+            return rows
+        # Every so many-th, beginning in the middle: so few would come by chance that chance would decide.
+        long = len(rows) % LONG_EVERY == LONG_EVERY // 2
+        n_in = LONGS[(len(rows) // LONG_EVERY) % len(LONGS)] if long else r.randrange(*CHAT_IN)
+        rows.append((when, str(n_in) if long else "chat", n_in, LONG_OUT if long else CHAT_OUT))
+
+
+def outcome(kind, n_out, stream):
+    """What a client has seen; an answer that is not whole has no times."""
+    row = {"kind": kind, "ttft_s": None, "tpot_s": None}
+    try:
+        times = stream.tokens()
+        whole = any(e.get("usage", {}).get("completion_tokens") == n_out for _, e in stream.events() if e.get("usage"))
+    except AssertionError as e:  # refused: busy, say
+        return dict(row, error=str(e)[:200])
+    if not whole or len(times) < 2:
+        return row
+    # Pieces may hold several tokens: the time per token is that of the whole answer.
+    return dict(row, ttft_s=times[0] - stream.begun, tpot_s=(times[-1] - times[0]) / (n_out - 1))
+
+
+def drive(server, plan, seed):
+    """Sends what is to come when it is to come."""
+    loop, streams, begun = load.Loop(), [], time.monotonic()
+    for i, (when, kind, n_in, n_out) in enumerate(plan):
+        while (left := begun + when - time.monotonic()) > 0:
+            for key, _ in loop.selector.select(left):
+                key.data.read()
+        streams.append((kind, n_out, loop.start(server, load.body(load.prompt(n_in, "drive", seed, i), n_out))))
+    end = max(time.monotonic(), begun + SECONDS) + AFTER_S
+    while time.monotonic() < end and any(s.open for _, _, s in streams):
+        for key, _ in loop.selector.select(min(1, max(end - time.monotonic(), 0))):
+            key.data.read()
+    rows = [outcome(*s) for s in streams]
+    for _, _, s in streams:
+        s.close()
+    return rows
+
+
+def is_good(row, limits, scale=1.0):
+    return row["ttft_s"] is not None and row["ttft_s"] <= scale * limits["ttft_s"][row["kind"]] and row["tpot_s"] <= scale * limits["tpot_s"]
+
+
+def point(rate, rows, limits):
+    good = {str(s): sum(is_good(r, limits, s) for r in rows) for s in SCALES}
+    return {"rate": rate, "offered_per_s": len(rows) / SECONDS, "goodput_per_s": good["1.0"] / SECONDS,
+            "share": good["1.0"] / max(len(rows), 1), "goodput_by_scale": {s: n / SECONDS for s, n in good.items()}, "requests": rows}
+
+
+def quiet_figures(server):
+    """Of four chats side by side, and of a request of each kind alone."""
+    loop = load.Loop()
+    n = min(4, STREAMS)
+    chats = [loop.start(server, load.body(load.prompt(CHAT_IN[1], "quiet", i), CHAT_OUT)) for i in range(n)]
+    loop.finish(*chats)
+    tpot = max(outcome("chat", CHAT_OUT, s)["tpot_s"] for s in chats)
+    alone = {}
+    for kind, n_in in [("chat", CHAT_IN[1])] + [(str(n), n) for n in LONGS]:
+        s = loop.start(server, load.body(load.prompt(n_in, "alone", kind), 2))
+        loop.finish(s)
+        alone[kind] = s.ttft()
+    return {"tpot_s": tpot, "ttft_s": alone}
+
+
+def limits_of(a, b):
+    room = {kind: CHAT_ROOM if kind == "chat" else LONG_ROOM for kind in a["ttft_s"]}
+    return {"tpot_s": TPOT_ROOM * max(a["tpot_s"], b["tpot_s"]),
+            "ttft_s": {k: room[k] * max(a["ttft_s"][k], b["ttft_s"][k]) for k in room}}
+
+
+def curve(name, make, rates, limits):
+    server, points = make(), []
+    warm(server)
+    for rate in rates:
+        points.append(point(rate, drive(server, arrivals(rate, SECONDS, 0), (name, rate)), limits))
+        say("%s at %.1f/s: %.3f of %.3f a second within the limits" % (name, rate, points[-1]["goodput_per_s"], points[-1]["offered_per_s"]))
+    server.stop()
+    return points
+
+
+def most(points, scale="1.0"):
+    return max(p["goodput_by_scale"][scale] for p in points)
+
+
+def sustained(points):
+    """The highest rate up to which nine of ten are answered in time; 0: not even the lowest."""
+    best = 0.0
+    for p in sorted(points, key=lambda p: p["rate"]):
+        if p["share"] < 0.9:
+            break
+        best = p["offered_per_s"]
+    return best
+
+
+def ratio(a, b):
+    """A rival without a single good answer counts as if it had one."""
+    return a / max(b, 1 / SECONDS)
+
+
+def goodput():
+    make, quiet = makers(), {}
+    for name in ("tandem", "llama-default"):
+        server = make[name]()
+        warm(server)
+        quiet[name] = quiet_figures(server)
+        server.stop()
+    limits = limits_of(*quiet.values())
+    say("limits: %s" % limits)
+    middle = RATES[len(RATES) // 2]
+    tried = {"llama-ub%d" % b: curve("llama-ub%d" % b, make["llama-ub%d" % b], [middle], limits) for b in BATCHES}
+    best = max(tried, key=lambda name: most(tried[name]))
+    curves = {name: curve(name, make[name], RATES, limits) for name in ("tandem", "llama-default")}
+    curves[best] = tried[best] + curve(best, make[best], [r for r in RATES if r != middle], limits)
+    rivals = [p for name in ("llama-default", best) for p in curves[name]]
+    return {"quiet": quiet, "limits": limits, "llama_best": best, "curves": {**tried, **curves},
+            "most": {name: most(points) for name, points in curves.items()},
+            "sustained": {name: sustained(points) for name, points in curves.items()},
+            "ratio": ratio(most(curves["tandem"]), most(rivals)),
+            "ratio_default": ratio(most(curves["tandem"]), most(curves["llama-default"])),
+            "ratio_by_scale": {str(s): ratio(most(curves["tandem"], str(s)), most(rivals, str(s))) for s in SCALES}}
+
+
+def draw(result):
+    g, s = result["goodput"], result["stall"]
+    series = {name: [(p["offered_per_s"], p["goodput_per_s"]) for p in g["curves"][name]] for name in ("tandem", "llama-default", g["llama_best"])}
+    limits = g["limits"]
+    notes = ["limits: %.0f ms per token; first token %s" % (1e3 * limits["tpot_s"], ", ".join("%s %.1f s" % kv for kv in limits["ttft_s"].items())),
+             "worst stall of a running chat: " + ", ".join("%s %.2f s" % kv for kv in s["worst_s"].items() if kv[0] != "llama-one-core")]
+    return picture.curves("Requests answered within the limits, two cores", notes,
+                          ("requests a second that come", "requests a second answered within the limits"), series)
+
+
+def main():
+    result = {"seconds_each": SECONDS, "chats": CHATS, "long_prompts": LONGS, "stall": stall_summary(stalls()), "goodput": goodput()}
+    s, g = result["stall"], result["goodput"]
+    say("worst stall / quiet p99 %.2f; first token of prompts / llama-server's %.2f (reader as fast: %.2f); goodput ratio %.2f"
+        % (s["worst_ratio"], s["ttft_ratio"], s["ttft_ratio_equal"], g["ratio"]))
+    if SVG:
+        with open(SVG, "w") as f:
+            f.write(draw(result))
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
