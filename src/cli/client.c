@@ -223,6 +223,19 @@ int client_post(const struct client *c, const char *path, const json_t *body, js
     return rc;
 }
 
+int client_delete(const struct client *c, const char *path, json_t **out, struct err *e)
+{
+    struct transfer t;
+    int rc = transfer_open(&t, c, path, e);
+
+    if (rc == 0) {
+        curl_easy_setopt(t.curl, CURLOPT_CUSTOMREQUEST, "DELETE");
+        rc = whole_run(&t, GET_S, out);
+    }
+    transfer_close(&t);
+    return rc;
+}
+
 int client_stream(const struct client *c, const struct client_stream *s, struct err *e)
 {
     struct transfer t;

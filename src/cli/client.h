@@ -22,6 +22,9 @@ int client_get(const struct client *c, const char *path, json_t **out, struct er
 int client_post(const struct client *c, const char *path, const json_t *body, json_t **out,
                 struct err *e);
 
+// DELETE PATH; the rest as client_get.
+int client_delete(const struct client *c, const char *path, json_t **out, struct err *e);
+
 // POST PATH with an event stream as the answer. Each event's JSON goes to on_event (borrowed), each comment
 // line, without its colon, to on_comment (NULL: nobody listens); the call ends early with ERR_CANCELLED when
 // *stop becomes non-zero, which closes the connection, or when on_event returns an error.

@@ -10,42 +10,48 @@
 #include "node/message_spread.h"
 #include "wire/wire.h"
 
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 static const char usage[] =
     "usage: tandem node [-m MODEL ...] [--lend MEMORY] [--listen ADDR:PORT] [OPTIONS]";
-static const char about[] = "Offers this machine to a gateway (\"tandem serve --prefill "
-                            "THIS:7077\") for reading prompts or\n"
-                            "answering whole requests. Each further model has the next port, and "
-                            "after them what --lend offers to\n"
-                            "\"tandem serve --spread THIS:PORT\". Other machines need the cluster "
-                            "key: \"tandem pair\". Stops on\n"
-                            "SIGINT and SIGTERM.";
+static const char about[] =
+    "Offers this machine to a gateway (\"tandem serve --prefill "
+    "THIS:7077\") for reading prompts or\n"
+    "answering whole requests. Each further model has the next port, and "
+    "after them what --lend offers to\n"
+    "\"tandem serve --spread THIS:PORT\". Other machines need the cluster "
+    "key: \"tandem pair\". On SIGINT and\n"
+    "SIGTERM gateways give it nothing new, running requests end, then it stops.";
 
 #define ALL_OPTIONS 44
+#define DRAIN_S 30.0
 
 // One model and its worker, or the one that lends.
 struct unit {
     struct node *node;
     struct node_worker_options worker;
-    char listen[300];
+    char listen[300], advertise[300];
     struct node_supervisor *supervisor;
     uint16_t port;
     // The supervisor's thread only: the link to the worker. It must stay open, or the worker ends.
     struct wire_link *link;
     // Written by the link's reader, read when the link has ended: why the worker cannot start.
     char refusal[WAIT_TEXT_BYTES];
-    _Atomic bool up; // has been, at some time
+    _Atomic bool up;    // has been, at some time
+    _Atomic bool ended; // draining: nothing runs any more
 };
 
 struct node {
     struct node_worker_options worker; // of all
     struct cli_list models;
-    const char *listen, *key_file, *lend;
+    const char *listen, *key_file, *lend, *advertise;
     bool json, no_memory_check;
-    struct net_addr bound;
+    double drain_s;
+    struct net_addr bound, advertised;
+    _Atomic bool draining; // released before the supervisors are told, acquired in what they call
     struct unit units[CLI_LIST_MAX + 1];
     size_t n_units;
 };
@@ -65,6 +71,20 @@ static void options_fill(struct node *n, struct cli_option *out)
          .arg = "ADDR:PORT",
          .help = "where peers are answered (127.0.0.1:7077; 0.0.0.0 for all of this machine's "
                  "addresses); port 0 takes a free one"},
+        {.name = "--advertise",
+         .kind = CLI_STRING,
+         .value = &n->advertise,
+         .arg = "HOST[:PORT]",
+         .help =
+             "where other nodes reach this one, if not at the address that the gateway was given"},
+        {.name = "--drain",
+         .kind = CLI_DOUBLE,
+         .value = &n->drain_s,
+         .arg = "SECONDS",
+         .help = "after SIGTERM or Ctrl-C, how long running requests may go on (30); a second "
+                 "signal ends them at once",
+         .min = 0,
+         .max = 86400},
         {.name = "--on-demand",
          .kind = CLI_FLAG,
          .value = &n->worker.asleep,
@@ -101,6 +121,25 @@ static void options_fill(struct node *n, struct cli_option *out)
     memset(&out[count], 0, sizeof(out[count]));
 }
 
+static void unit_addresses_set(struct node *n, size_t i)
+{
+    struct unit *u = &n->units[i];
+    const struct net_addr *a = &n->advertised;
+    bool v6 = strchr(a->host, ':') != NULL;
+
+    u->worker.listen = u->listen;
+    snprintf(u->listen, sizeof(u->listen), strchr(n->bound.host, ':') ? "[%s]:%u" : "%s:%u",
+             n->bound.host, n->bound.port > 0 ? n->bound.port + (unsigned)i : 0);
+    if (!n->advertise)
+        return;
+    u->worker.advertise = u->advertise;
+    if (a->port > 0)
+        snprintf(u->advertise, sizeof(u->advertise), v6 ? "[%s]:%u" : "%s:%u", a->host,
+                 a->port + (unsigned)i);
+    else
+        snprintf(u->advertise, sizeof(u->advertise), v6 ? "[%s]" : "%s", a->host);
+}
+
 static int unit_set(struct node *n, size_t i, struct err *e)
 {
     struct unit *u = &n->units[i];
@@ -120,9 +159,7 @@ static int unit_set(struct node *n, size_t i, struct err *e)
     u->worker.engine.model = cli_text_keep(found.path);
     if (!u->worker.engine.projector && found.projector[0])
         u->worker.engine.projector = cli_text_keep(found.projector);
-    u->worker.listen = u->listen;
-    snprintf(u->listen, sizeof(u->listen), strchr(n->bound.host, ':') ? "[%s]:%u" : "%s:%u",
-             n->bound.host, n->bound.port > 0 ? n->bound.port + (unsigned)i : 0);
+    unit_addresses_set(n, i);
     return 0;
 }
 
@@ -143,6 +180,18 @@ static int lend_set(struct node *n, struct err *e)
     return spread_memory_parse(n->lend, &u->worker.lend_bytes, e);
 }
 
+static int advertise_parse(struct node *n, struct err *e)
+{
+    int rc = n->advertise ? net_addr_parse(n->advertise, "", 0, &n->advertised, e) : 0;
+
+    if (rc == 0 && n->advertise && !n->advertised.host[0])
+        rc = err_set(e, ERR_INVALID, "it names no host; say HOST or HOST:PORT");
+    if (rc == 0 && n->advertised.port > 0 && n->advertised.port + n->models.n > 65536)
+        rc = err_set(e, ERR_INVALID, "%zu models need as many ports from %u on", n->models.n,
+                     n->advertised.port);
+    return rc == 0 ? 0 : err_wrap(e, "--advertise %.100s", n->advertise);
+}
+
 static int options_apply(struct node *n, struct err *e)
 {
     int rc = net_addr_parse(n->listen ? n->listen : "127.0.0.1", "127.0.0.1", MESSAGE_PORT,
@@ -160,6 +209,8 @@ static int options_apply(struct node *n, struct err *e)
             n->models.n, n->lend ? " and --lend" : "");
     if (rc == 0)
         rc = cli_spread_check(&n->worker, n->models.n, e);
+    if (rc == 0)
+        rc = advertise_parse(n, e);
     if (rc == 0)
         rc = net_key_load(n->key_file, &n->worker.key, e);
     // Without a key only this machine may connect: binding another address is refused further down.
@@ -273,12 +324,35 @@ static void on_down(void *ctx, const char *why, int64_t retry_ns)
         wait_post(WAIT_FAILED, u->refusal[0] ? u->refusal : why);
 }
 
-static void on_rest(void *ctx)
+static bool all_ended(const struct node *n)
 {
-    link_end(ctx);
+    for (size_t i = 0; i < n->n_units; i++)
+        if (!n->units[i].ended && !n->units[i].worker.lend)
+            return false;
+    return true;
 }
 
-static const struct node_supervisor_ops supervisor_ops = {on_up, on_down, on_rest};
+static void on_rest(void *ctx)
+{
+    struct unit *u = ctx;
+
+    link_end(u);
+    if (!atomic_load_explicit(&u->node->draining, memory_order_acquire))
+        return;
+    u->ended = true;
+    if (all_ended(u->node))
+        wait_post(WAIT_DRAINED, "");
+}
+
+static void on_retire(void *ctx)
+{
+    struct unit *u = ctx;
+
+    if (u->link)
+        wire_link_send(u->link, wire_frame_json(WIRE_DRAIN, 0, NULL), 0);
+}
+
+static const struct node_supervisor_ops supervisor_ops = {on_up, on_down, on_rest, on_retire};
 
 // ---- running --------------------------------------------------------------------------------------
 
@@ -293,6 +367,18 @@ static int units_start(struct node *n, struct err *e)
         rc = node_supervisor_start(&u->worker, &supervisor_ops, u, &u->port, &u->supervisor, e);
     }
     return rc;
+}
+
+// Gateways are told, and let go when what runs has ended.
+static void units_drain(struct node *n)
+{
+    log_info("node", "stopping: running requests have %.0f s to end", n->drain_s);
+    atomic_store_explicit(&n->draining, true, memory_order_release);
+    for (size_t i = 0; i < n->n_units; i++)
+        if (!n->units[i].worker.lend) // who borrows uses it for as long as it is there
+            node_supervisor_retire(n->units[i].supervisor);
+    if (!all_ended(n) && !wait_drained(n->drain_s))
+        log_warn("node", "stopping: what still runs is cut off");
 }
 
 static void units_stop(struct node *n)
@@ -311,6 +397,7 @@ static int node_run(int argc, char **argv)
     bool done = false;
     int rc;
 
+    n.drain_s = DRAIN_S;
     node_worker_options_default(&n.worker);
     options_fill(&n, options);
     rc = cli_parse(argc, argv, options, usage, about, NULL, &done, &e);
@@ -336,6 +423,8 @@ static int node_run(int argc, char **argv)
                                .port = n.units[0].port,
                                .json = n.json};
     rc = wait_until_stopped(&ready);
+    if (rc == 0)
+        units_drain(&n);
     units_stop(&n);
     return rc;
 }

@@ -7,6 +7,7 @@
 #include "gateway/gateway.h"
 #include "net/words.h"
 #include "node/message.h"
+#include "os/os.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -206,14 +207,29 @@ static void options_fill(struct serve *s, struct cli_option *out)
 static int key_load(struct serve *s, struct err *e)
 {
     bool needed = s->key_file != NULL || cli_spread_leaves(&s->gateway.worker);
+    bool nodes = s->gateway.n_prefill > 0 || s->gateway.worker.spread || needed;
     int rc;
 
-    if (!needed && s->gateway.n_prefill == 0 && !s->gateway.worker.spread)
-        return 0;
     for (size_t i = 0; i < s->gateway.n_prefill; i++)
         needed = needed || !net_addr_is_loopback(&s->gateway.prefill[i]);
     rc = net_key_load(s->key_file, &s->gateway.key, e);
-    return rc == ERR_NOT_FOUND && !needed ? 0 : rc;
+    // A server without nodes does not fail for a key that only nodes that may join would need.
+    if (rc != 0 && rc != ERR_NOT_FOUND && !nodes)
+        log_warn("serve", "nodes of other machines cannot join: %s", e->message);
+    return rc == ERR_NOT_FOUND ? (needed ? rc : 0) : nodes ? rc : 0;
+}
+
+// By port, so that two servers of one user do not share their nodes. One that takes whatever port is free
+// is no server that somebody would start again.
+static void nodes_file_set(struct serve *s)
+{
+    char folder[2048], path[2100];
+    struct err e = {0};
+
+    if (s->gateway.listen.port == 0 || os_state_dir(folder, sizeof(folder), &e) != 0)
+        return;
+    snprintf(path, sizeof(path), "%s/nodes-%u.json", folder, s->gateway.listen.port);
+    s->gateway.nodes_file = cli_text_keep(path);
 }
 
 static int image_apply(struct serve *s, struct err *e)
@@ -250,6 +266,8 @@ static int options_apply(struct serve *s, struct err *e)
     for (size_t i = 0; i < s->allow_hosts.n && i < GATEWAY_HOSTS_MAX; i++)
         o->allow_hosts[o->n_allow_hosts++] = s->allow_hosts.items[i];
     o->same_weights = !s->different_weights;
+    if (rc == 0)
+        nodes_file_set(s);
     return rc == 0 ? key_load(s, e) : rc;
 }
 

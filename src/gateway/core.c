@@ -204,6 +204,7 @@ static void *core_main(void *ctx)
         for (int i = 0; i < MESSAGES_PER_TURN && chan_recv(c->inbox, &m, 0) == 0; i++)
             message_handle(c, &m);
         request_reap(c);
+        fleet_tick(c);
         drained_check(c);
     }
     return NULL;
@@ -238,7 +239,7 @@ static void supervisor_on_rest(void *ctx)
 }
 
 static const struct node_supervisor_ops supervisor_ops = {supervisor_on_up, supervisor_on_down,
-                                                          supervisor_on_rest};
+                                                          supervisor_on_rest, NULL};
 
 // ---- starting and stopping ----------------------------------------------------------------------------------
 
@@ -253,9 +254,8 @@ static struct core *core_new(const struct gateway_options *o, const struct core_
     c->started_ns = clock_now_ns();
     c->next_id = 1;
     metrics_init(&c->metrics);
-    c->n_models = o->n_models;
-    c->n_peers = c->n_models + o->n_prefill;
-    for (size_t i = 0; i < c->n_peers; i++)
+    c->n_models = c->n_peers = o->n_models;
+    for (size_t i = 0; i < CORE_PEERS_MAX; i++)
         peer_init(c, i);
     for (size_t i = 0; i < c->n_models; i++) {
         c->callers[i] = (struct core_caller){c, i};
@@ -266,7 +266,7 @@ static struct core *core_new(const struct gateway_options *o, const struct core_
 
 static void greeters_stop(struct core *c)
 {
-    for (size_t i = 0; i < c->n_peers; i++)
+    for (size_t i = 0; i < CORE_PEERS_MAX; i++)
         peer_greeter_stop(&c->peers[i].greeter);
 }
 
@@ -276,10 +276,12 @@ int core_start(const struct gateway_options *o, const struct core_source *source
     struct core *c = core_new(o, source);
     int rc = os_watch_open(chan_fd(c->inbox), &c->watch, e);
 
-    for (size_t i = 0; rc == 0 && i < c->n_peers; i++)
+    for (size_t i = 0; rc == 0 && i < c->n_models; i++)
         rc = peer_greeter_start(&c->peers[i].greeter, c, i, e);
     if (rc == 0)
         rc = upstreams_start(c, e);
+    if (rc == 0)
+        rc = fleet_begin(c, e);
     if (rc == 0 && pthread_create(&c->thread, NULL, core_main, c) != 0)
         rc = err_set(e, ERR_IO, "cannot start a thread");
     if (rc != 0) {
@@ -352,7 +354,7 @@ void core_free(struct core *c)
         refused_answer(&m);
         message_fini(&m);
     }
-    for (size_t i = 0; i < c->n_peers; i++)
+    for (size_t i = 0; i < CORE_PEERS_MAX; i++)
         peer_fini(&c->peers[i]);
     upstreams_free(c);
     for (size_t i = 0; i < c->n_models; i++)

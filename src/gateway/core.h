@@ -7,6 +7,7 @@
 #define GATEWAY_CORE_H
 
 #include "base/chan.h"
+#include "gateway/fleet.h"
 #include "gateway/gateway.h"
 #include "gateway/metrics.h"
 #include "gateway/model.h"
@@ -98,10 +99,11 @@ struct core {
     struct model models[GATEWAY_MODELS_MAX];
     size_t n_models;
     struct core_caller callers[GATEWAY_MODELS_MAX];
-    // The local workers in the order of their models, and behind them the nodes. Upstream servers, which
-    // have no links, come after all these and are not counted in n_peers.
+    // The local workers in the order of their models, and behind them the nodes, free slots among them. Upstream
+    // servers, which have no links, come after all slots (peers[CORE_PEERS_MAX + i]).
     struct peer peers[CORE_PEERS_MAX + GATEWAY_UPSTREAMS_MAX];
-    size_t n_peers;
+    size_t n_peers; // workers and nodes; behind it there are free slots only
+    struct fleet_pairs pairs;
     struct upstreams *upstreams; // NULL: none
     size_t n_links;              // not yet freed, including closing ones
     struct request *requests;

@@ -21,7 +21,7 @@
 #define GATEWAY_PORT 8080
 #define GATEWAY_BODY_MAX (32u << 20) // bytes of one request body: 413 beyond
 #define GATEWAY_HYBRID_TOKENS 256 // more uncached tokens than this: hybrid, if a prefill node is up
-#define GATEWAY_PREFILL_MAX 16
+#define GATEWAY_PREFILL_MAX 64    // nodes at one time
 #define GATEWAY_MODELS_MAX 64
 #define GATEWAY_ALIASES_MAX 8
 #define GATEWAY_HOSTS_MAX 16
@@ -89,6 +89,8 @@ struct gateway_options {
         models_idle_ns; // one on demand goes after so long without use (default 15 min; 0: never)
     struct net_addr prefill[GATEWAY_PREFILL_MAX];
     size_t n_prefill;
+    // Where nodes that join at run time are kept for the next start (fleet.h); NULL: they are not.
+    const char *nodes_file;
     // With one of them at least, there may be no local model.
     struct gateway_upstream upstreams[GATEWAY_UPSTREAMS_MAX];
     size_t n_upstreams;

@@ -81,7 +81,7 @@ static void order_run(struct peer_greeter *g, struct peer_order *o, struct core_
 
     m->welcome = mem_alloc(sizeof(*m->welcome));
     if (!o->conn) {
-        rc = net_conn_dial(&g->addr, &options->key, clock_now_ns() + PEER_DIAL_NS, &o->conn, &e);
+        rc = net_conn_dial(&o->addr, &options->key, clock_now_ns() + PEER_DIAL_NS, &o->conn, &e);
         deadline_ns = clock_now_ns() + PEER_GREET_NS;
     }
     if (rc == 0)
@@ -117,8 +117,6 @@ int peer_greeter_start(struct peer_greeter *g, struct core *c, size_t index, str
 {
     g->core = c;
     g->index = index;
-    if (index >= c->n_models)
-        g->addr = c->options.prefill[index - c->n_models];
     g->orders = chan_new(sizeof(struct peer_order), ORDERS);
     if (pthread_create(&g->thread, NULL, greeter_main, g) == 0)
         return 0;

@@ -252,7 +252,7 @@ static void nodes_put(const struct core *c, struct buf *out)
             struct metric_label labels[] = {{"node", peer_name(p)},
                                             {"address", p->address},
                                             {"role", p->local ? "decode" : "prefill"}};
-            double v = g->value(c, p);
+            double v = p->state == PEER_FREE ? (double)NAN : g->value(c, p);
 
             if (!isnan(v))
                 metric_sample(out, g->name, labels, 3, v);

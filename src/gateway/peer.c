@@ -10,8 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *const state_names[] = {"down",    "connecting", "waiting", "up",
-                                          "refused", "dead",       "unloaded"};
+static const char *const state_names[] = {"down", "connecting", "waiting",  "up",  "refused",
+                                          "dead", "unloaded",   "draining", "free"};
 
 const char *peer_state_name(enum peer_state s)
 {
@@ -28,16 +28,15 @@ static void peer_state_set(struct peer *p, enum peer_state state, const char *wh
 
 #define UNLOADED "the model is not loaded; a request for it loads it"
 
-static void address_set(const struct core *c, struct peer *p)
+void peer_address_text(const struct net_addr *addr, char *out, size_t out_bytes)
 {
-    const struct gateway_options *o = &c->options;
+    snprintf(out, out_bytes, strchr(addr->host, ':') ? "[%s]:%u" : "%s:%u", addr->host, addr->port);
+}
 
-    if (!p->local) {
-        const struct net_addr addr = o->prefill[p->index - o->n_models];
-
-        snprintf(p->address, sizeof(p->address), "%s:%u", addr.host, addr.port);
-    } else if (p->index > 0) {
-        const struct gateway_model *m = &o->models[p->index];
+static void local_address_set(const struct core *c, struct peer *p)
+{
+    if (p->index > 0) {
+        const struct gateway_model *m = &c->options.models[p->index];
         const char *name = m->name ? m->name : m->path;
 
         snprintf(p->address, sizeof(p->address), "local/%.200s", name);
@@ -55,13 +54,42 @@ void peer_init(struct core *c, size_t index)
     p->local = index < c->n_models;
     p->retry_ns = c->started_ns;
     p->backoff_ns = PEER_BACKOFF_MIN_NS;
-    address_set(c, p);
-    if (p->local && c->options.models[index].on_demand)
-        p->state = PEER_RESTING;
-    if (p->state == PEER_RESTING)
+    if (p->local)
+        local_address_set(c, p);
+    if (!p->local)
+        peer_state_set(p, PEER_FREE, "");
+    else if (c->options.models[index].on_demand)
         peer_state_set(p, PEER_RESTING, UNLOADED);
     else
-        peer_state_set(p, PEER_DOWN, p->local ? "the model is loading" : "not connected yet");
+        peer_state_set(p, PEER_DOWN, "the model is loading");
+}
+
+void peer_begin(struct peer *p, const struct net_addr *addr)
+{
+    const struct peer_greeter greeter = p->greeter;
+    size_t index = p->index;
+    uint64_t turn = p->turn + 1;
+
+    memset(p, 0, sizeof(*p));
+    p->greeter = greeter;
+    p->index = index;
+    p->turn = turn;
+    p->addr = *addr;
+    p->retry_ns = clock_now_ns();
+    p->backoff_ns = PEER_BACKOFF_MIN_NS;
+    peer_address_text(addr, p->address, sizeof(p->address));
+    peer_state_set(p, PEER_DOWN, "not connected yet");
+}
+
+void peer_end(struct peer *p)
+{
+    p->turn++; // a greeting that is under way concerns nobody
+    peer_close(p, "the node was removed");
+    peer_fini(p);
+    p->known = p->added = p->drained = p->leaving = p->quitting = false;
+    p->model = NULL;
+    p->address[0] = '\0';
+    peer_state_set(p, PEER_FREE, "");
 }
 
 void peer_fini(struct peer *p)
@@ -191,11 +219,90 @@ static struct model *equal_find(struct core *c, const struct peer *p, size_t *un
     return NULL;
 }
 
+// Another address under which this very worker is known already; NULL: none. The process counts, not only the
+// machine: one machine may well have several workers.
+static const struct peer *twin_find(const struct core *c, const struct peer *p)
+{
+    for (size_t i = c->n_models; i < c->n_peers && p->welcome.node_id[0]; i++) {
+        const struct peer *q = &c->peers[i];
+
+        if (q != p && q->link && q->known && q->welcome.pid == p->welcome.pid &&
+            strcmp(q->welcome.node_id, p->welcome.node_id) == 0)
+            return q;
+    }
+    return NULL;
+}
+
+static bool twin_refuse(const struct core *c, struct peer *p)
+{
+    const struct peer *twin = twin_find(c, p);
+    char why[ERR_MESSAGE_BYTES];
+
+    if (!twin)
+        return false;
+    snprintf(why, sizeof(why),
+             "it is the node that %.200s leads to as well (id %s); remove one of the two",
+             twin->address, p->welcome.node_id);
+    peer_refuse(p, why);
+    return true;
+}
+
+// ---- draining ---------------------------------------------------------------------------------------------
+
+// Why it is given nothing new; NULL: it is.
+static const char *hold_words(const struct peer *p)
+{
+    if (p->leaving)
+        return "draining: it is being removed when its requests have ended";
+    if (p->quitting)
+        return "draining: it is stopping when its requests have ended";
+    return p->drained ? "draining: it was told to, until \"tandem nodes resume\"" : NULL;
+}
+
+void peer_hold_apply(struct peer *p)
+{
+    const char *why = hold_words(p);
+
+    if (why && (p->state == PEER_UP || p->state == PEER_DRAINING)) {
+        if (p->state == PEER_UP)
+            log_info("gateway", "node %s is not used any more: %s", peer_name(p), why);
+        peer_state_set(p, PEER_DRAINING, why);
+    } else if (!why && p->state == PEER_DRAINING) {
+        peer_state_set(p, PEER_UP, "");
+        log_info("gateway", "node %s is used again", peer_name(p));
+    }
+}
+
+void peer_on_status(struct peer *p, const json_t *head)
+{
+    bool quits = json_is_true(json_object_get(head, "draining"));
+
+    if (p->local || quits == p->quitting)
+        return;
+    p->quitting = quits;
+    peer_hold_apply(p);
+}
+
+void peer_part(struct peer *p)
+{
+    p->turn++;
+    p->quitting = false;
+    peer_state_set(p, PEER_DOWN, "it has stopped");
+    p->retry_ns = clock_now_ns() + p->backoff_ns;
+    log_info("gateway", "node %s has left: address=%s", peer_name(p), p->address);
+    peer_close(p, "the node has stopped");
+}
+
+// ---- whether it can be used ---------------------------------------------------------------------------------
+
 // Whether KV may pass between a local worker and this node.
 static void peer_judge(struct core *c, struct peer *p)
 {
     struct err e = {0};
     size_t unknown;
+
+    if (twin_refuse(c, p))
+        return;
 
     p->model = equal_find(c, p, &unknown, &e);
     if (!p->model && unknown > 0) {
@@ -207,7 +314,7 @@ static void peer_judge(struct core *c, struct peer *p)
         peer_refuse(p, e.message);
         return;
     }
-    if (p->state == PEER_UP)
+    if (p->state == PEER_UP || p->state == PEER_DRAINING)
         return;
     p->logged[0] = '\0';
     p->backoff_ns = PEER_BACKOFF_MIN_NS;
@@ -219,6 +326,7 @@ static void peer_judge(struct core *c, struct peer *p)
     peer_state_set(p, PEER_UP, "");
     log_info("gateway", "prefill node %s is up: address=%s model=%s handoff=%s", peer_name(p),
              p->address, p->welcome.model, engine_handoff_name(p->welcome.limits.handoff));
+    peer_hold_apply(p);
 }
 
 static void local_is_up(struct core *c, struct peer *p)
@@ -229,7 +337,7 @@ static void local_is_up(struct core *c, struct peer *p)
     log_info("gateway", "local worker is up: model=%s n_ctx=%u handoff=%s", p->welcome.model,
              p->welcome.limits.n_ctx, engine_handoff_name(p->welcome.limits.handoff));
     for (size_t i = c->n_models; i < c->n_peers; i++)
-        if (c->peers[i].state == PEER_WAITING || c->peers[i].state == PEER_UP)
+        if (c->peers[i].link)
             peer_judge(c, &c->peers[i]);
     if (c->options.on_event && model_kept_loaded(c))
         c->options.on_event(c->options.on_event_ctx, GATEWAY_UP, c->peers[0].welcome.model);
@@ -241,7 +349,7 @@ static void local_is_up(struct core *c, struct peer *p)
 
 static void peer_order(struct peer *p, struct net_conn *conn)
 {
-    struct peer_order o = {.conn = conn, .turn = ++p->turn};
+    struct peer_order o = {.conn = conn, .addr = p->addr, .turn = ++p->turn};
 
     peer_state_set(p, PEER_GREETING, p->why);
     if (chan_send(p->greeter.orders, &o, 0) == 0)
@@ -329,8 +437,13 @@ void peer_on_greeted(struct core *c, struct core_message *m)
         greeting_failed(p, m->error);
         return;
     }
+    if (!p->known || p->welcome.pid != m->welcome->pid ||
+        strcmp(p->welcome.node_id, m->welcome->node_id) != 0)
+        p->flaps = 0; // another process: what was wrong with the last one says nothing of it
+    p->quitting = false;
     p->known = true;
     p->welcome = *m->welcome;
+    fleet_pairs_forget(c, p);
     // A worker that is greeted again may have restarted: nothing is known of what it holds.
     guess_free(p->guess);
     p->guess = guess_new(p->welcome.limits.n_ctx);
@@ -342,11 +455,23 @@ void peer_on_greeted(struct core *c, struct core_message *m)
         peer_judge(c, p);
 }
 
+// A link that comes and goes is tried less and less often: each time it fails, requests pay for it.
+static int64_t flap_wait(struct peer *p, int64_t now_ns)
+{
+    int64_t wait_ns;
+
+    p->flaps = now_ns - p->since_ns > PEER_STEADY_NS ? 0 : p->flaps + 1;
+    wait_ns = PEER_BACKOFF_MIN_NS << (p->flaps > 6 ? 5 : p->flaps > 0 ? p->flaps - 1 : 0);
+    return wait_ns < PEER_BACKOFF_MAX_NS ? wait_ns : PEER_BACKOFF_MAX_NS;
+}
+
 static void link_lost(struct peer *p, const char *why)
 {
+    int64_t now_ns = clock_now_ns(), wait_ns = flap_wait(p, now_ns);
+
     peer_complain(p, "lost", why);
     peer_state_set(p, PEER_DOWN, why);
-    p->retry_ns = clock_now_ns() + PEER_BACKOFF_MIN_NS;
+    p->retry_ns = now_ns + wait_ns;
     if (p->local)
         p->kill_ns = clock_now_ns() + PEER_KILL_NS;
 }
@@ -419,7 +544,7 @@ static int64_t hang_tick(struct core *c, struct peer *p, int64_t now_ns)
 
 static int64_t dial_tick(struct peer *p, int64_t now_ns)
 {
-    if (p->local || (p->state != PEER_DOWN && p->state != PEER_REFUSED))
+    if (p->local || p->leaving || (p->state != PEER_DOWN && p->state != PEER_REFUSED))
         return INT64_MAX;
     if (now_ns < p->retry_ns)
         return p->retry_ns;

@@ -6,6 +6,9 @@
 // Nodes are dialled again with back-off for as long as the gateway runs. A node serves the local model
 // that its own is equal to. One that equals none is refused, with both values named, and asked again
 // later: somebody may restart it with the right model.
+//
+// A node's slot is taken when it joins and free again when it has left (fleet.h). Slots are used again, but none
+// while a request refers to it; what still comes for an earlier user is told by its turn, which never goes back.
 #ifndef GATEWAY_PEER_H
 #define GATEWAY_PEER_H
 
@@ -28,6 +31,8 @@
 #define PEER_LOCAL_IDLE_NS (10 * NS_PER_S) // the local worker's
 #define PEER_HANG_NS (180 * NS_PER_S) // a worker that has work and says nothing for this long hangs
 #define PEER_KILL_NS (2 * NS_PER_S)   // a local worker that went silent is killed after this
+#define PEER_STEADY_NS                                                                             \
+    (60 * NS_PER_S) // a link that held for so long is not blamed for earlier ones
 
 struct core;
 struct core_message;
@@ -37,9 +42,11 @@ enum peer_state {
     PEER_GREETING, // the greeter is at it
     PEER_WAITING,  // greeted, but the local model to compare it with is not known yet
     PEER_UP,
-    PEER_REFUSED, // another model, version or layout
-    PEER_DEAD,    // a local worker, when the supervisor gave up
-    PEER_RESTING, // the model is unloaded; a node is not dialled meanwhile
+    PEER_REFUSED,  // another model, version or layout
+    PEER_DEAD,     // a local worker, when the supervisor gave up
+    PEER_RESTING,  // the model is unloaded; a node is not dialled meanwhile
+    PEER_DRAINING, // a node that is linked, ends what it has and is given nothing new
+    PEER_FREE,     // a slot without a node
 };
 const char *peer_state_name(enum peer_state s);
 
@@ -53,13 +60,13 @@ struct peer_link {
 // An order for a greeter, and the thread that carries it out.
 struct peer_order {
     struct net_conn *conn; // NULL: dial
-    uint64_t turn;         // comes back with the result
+    struct net_addr addr;
+    uint64_t turn; // comes back with the result
 };
 struct peer_greeter {
     struct core *core;
     size_t index;
-    struct net_addr addr;
-    struct chan *orders; // struct peer_order
+    struct chan *orders; // struct peer_order; NULL: not started
     pthread_t thread;
 };
 
@@ -72,6 +79,12 @@ struct peer {
     struct upstream *upstream; // it is such a server (upstream.h), and has no link; NULL: a worker
     struct model *model;       // that it serves; NULL: a node's is none of ours
     char address[280];         // "spark:7077", "local"
+    struct net_addr addr;      // a node's, as it was given
+    bool added;                // a node that joined at run time: kept over restarts (fleet.h)
+    bool drained;              // an operator's word: it is given nothing new
+    bool leaving;              // it is being removed
+    bool quitting;             // its own word: it ends when its requests have
+    uint32_t flaps;            // links to this very process that were lost too soon, in a row
     struct peer_greeter greeter;
     enum peer_state state;
     char why[ERR_MESSAGE_BYTES];
@@ -95,8 +108,13 @@ int peer_greeter_start(struct peer_greeter *g, struct core *c, size_t index, str
 void peer_greeter_stop(struct peer_greeter *g); // not from the core thread: joins
 
 // ---- peer.c ----
-void peer_init(struct core *c, size_t index);
+void peer_init(struct core *c, size_t index); // a local worker, or a free slot
 void peer_fini(struct peer *p);
+// A slot gets a node, and gives it up: only when nothing refers to it.
+void peer_begin(struct peer *p, const struct net_addr *addr);
+void peer_end(struct peer *p);
+// "HOST:PORT", "[V6]:PORT".
+void peer_address_text(const struct net_addr *addr, char *out, size_t out_bytes);
 const char *peer_name(const struct peer *p); // as it calls itself, or its address
 // Takes the frame. Failure needs no handling: the link's end will be told as CORE_CLOSED.
 void peer_send(struct peer *p, struct wire_frame f);
@@ -113,6 +131,12 @@ void peer_close(struct peer *p, const char *why);
 // alone as well.
 void peer_wake(struct peer *p);
 void peer_rest(struct peer *p);
+// What was said of its draining has changed: it is used, or it is not.
+void peer_hold_apply(struct peer *p);
+// It told how it is: STATUS_IS, asked for or not.
+void peer_on_status(struct peer *p, const json_t *head);
+// Ends the link of a node that is leaving and has nothing to do any more.
+void peer_part(struct peer *p);
 // Closes the link of a peer that misbehaves: a node is dialled again, a local worker killed if it does
 // not end by itself.
 void peer_drop(struct peer *p, const char *why);

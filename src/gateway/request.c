@@ -269,6 +269,7 @@ static void on_done(struct core *c, struct request *r, uint32_t at, const json_t
     request_run_shut(r, at);
     r->begun = true;
     done_take(r, at, head);
+    fleet_on_done(c, r, at, head);
     r->done_ns = at_ns;
     request_told(c, r, at, head);
     if (!r->over)

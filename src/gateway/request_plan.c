@@ -174,13 +174,14 @@ static uint32_t held_guess(const struct request *r, const struct peer *p)
 
 static void ticket_make(struct core *c, struct request *r)
 {
-    const struct net_addr *a = &c->options.prefill[r->prefill->index - c->n_models];
+    struct net_addr a;
     struct message_handoff *h = &r->handoff;
     uint8_t random[MESSAGE_TICKET_HEX / 2];
 
+    fleet_address(request_home(r), r->prefill, &a);
     memset(h, 0, sizeof(*h));
-    snprintf(h->host, sizeof(h->host), "%s", a->host);
-    h->port = a->port;
+    snprintf(h->host, sizeof(h->host), "%s", a.host);
+    h->port = a.port;
     os_random(random, sizeof(random));
     hex_encode(random, sizeof(random), h->ticket);
     os_random(&h->transfer, sizeof(h->transfer));

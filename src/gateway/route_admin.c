@@ -9,7 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 
-static enum MHD_Result query_send(struct exchange *x, struct query *q)
+enum MHD_Result route_query_send(struct exchange *x, struct query *q)
 {
     struct core_message m = {.what = CORE_QUERY, .query = q};
     struct reply *reply = q->reply;
@@ -22,7 +22,7 @@ static enum MHD_Result query_send(struct exchange *x, struct query *q)
 
 static enum MHD_Result run_query(struct exchange *x, enum query_kind kind)
 {
-    return query_send(x, query_new(kind, reply_new(x->connection), x->rest));
+    return route_query_send(x, query_new(kind, reply_new(x->connection), x->rest));
 }
 
 enum MHD_Result run_models(struct exchange *x)
@@ -73,7 +73,7 @@ static enum MHD_Result run_order(struct exchange *x, enum query_kind kind)
 
     http_body_drop(x);
     if (rc == 0)
-        return query_send(x, q);
+        return route_query_send(x, q);
     query_free(q);
     reply_drop(reply);
     return http_answer(x, 400, route_error(x, 400, err_name(rc), "model", e.message));
@@ -125,7 +125,7 @@ enum MHD_Result run_metrics(struct exchange *x)
     http_metrics_put(x, &q->page);
     if (x->images)
         images_metrics_put(x->images, &q->page);
-    return query_send(x, q);
+    return route_query_send(x, q);
 }
 
 // ---- forgetting -----------------------------------------------------------------------------------------
@@ -164,7 +164,7 @@ enum MHD_Result run_forget(struct exchange *x)
     http_body_drop(x);
     if (rc == 0) {
         q->images = json_integer((json_int_t)images_store_forget(q->all ? NULL : q->owner));
-        return query_send(x, q);
+        return route_query_send(x, q);
     }
     query_free(q);
     reply_drop(reply);
@@ -203,5 +203,5 @@ enum MHD_Result run_ollama_show(struct exchange *x)
         return http_answer(x, (unsigned)fault.status,
                            route_error(x, (unsigned)fault.status, err_name(fault.e.code),
                                        fault.param, fault.e.message));
-    return query_send(x, query_new(QUERY_OLLAMA_SHOW, reply_new(x->connection), model));
+    return route_query_send(x, query_new(QUERY_OLLAMA_SHOW, reply_new(x->connection), model));
 }

@@ -191,8 +191,9 @@ static void welcome_put(json_t *o, const struct message_welcome *w)
     json_put(o, "pid", json_integer(w->pid));
 }
 
-static json_t *peer_json(struct core *c, const struct peer *p, int64_t now_ns)
+json_t *status_peer(struct core *c, const struct peer *p)
 {
+    int64_t now_ns = clock_now_ns();
     json_t *o = json_object();
 
     json_put(o, "name", answer_string(peer_name(p)));
@@ -204,6 +205,8 @@ static json_t *peer_json(struct core *c, const struct peer *p, int64_t now_ns)
     json_put(o, "why", p->state == PEER_UP ? json_null() : answer_string(p->why));
     json_put(o, "requests", json_integer(request_count(c, p)));
     json_put(o, "link_bytes_per_s", json_real(p->link_bytes_per_s));
+    if (!p->local && !p->upstream)
+        fleet_node_put(o, p);
     if (p->known)
         welcome_put(o, &p->welcome);
     json_put(o, "worker", p->status ? json_incref(p->status) : json_null());
@@ -256,9 +259,10 @@ static void tell_status(struct core *c, struct query *q)
     const struct peer *local = c->models[0].peer;
 
     for (size_t i = 0; i < c->n_peers; i++)
-        json_array_append_new(nodes, peer_json(c, &c->peers[i], now_ns));
-    for (size_t i = c->n_peers; i < c->n_peers + c->options.n_upstreams; i++)
-        json_array_append_new(nodes, peer_json(c, &c->peers[i], now_ns));
+        if (c->peers[i].state != PEER_FREE)
+            json_array_append_new(nodes, status_peer(c, &c->peers[i]));
+    for (size_t i = 0; i < c->options.n_upstreams; i++)
+        json_array_append_new(nodes, status_peer(c, &c->peers[CORE_PEERS_MAX + i]));
     for (const struct request *r = c->requests; r; r = r->next)
         json_array_append_new(requests, request_json(r, now_ns));
     json_put(o, "status", json_string(c->draining ? "draining" : health_word(c)));
@@ -342,7 +346,7 @@ static void workers_ask(struct core *c, struct query *q)
     for (size_t i = 0; i < c->n_peers; i++) {
         struct peer *p = &c->peers[i];
 
-        if (p->state != PEER_UP)
+        if (p->state != PEER_UP && p->state != PEER_DRAINING)
             continue;
         peer_send(p, question(q));
         q->waiting++;
@@ -387,6 +391,14 @@ void status_on_query(struct core *c, struct query *q)
     case QUERY_OLLAMA_SHOW:
         tell_ollama(c, q);
         break;
+    case QUERY_NODES:
+    case QUERY_NODE:
+    case QUERY_NODE_ADD:
+    case QUERY_NODE_REMOVE:
+    case QUERY_NODE_DRAIN:
+    case QUERY_NODE_RESUME:
+        fleet_on_query(c, q);
+        break;
     }
     query_free(q);
 }
@@ -412,6 +424,7 @@ void status_on_frame(struct core *c, struct peer *p, const struct wire_frame *f)
     if (f->type == WIRE_STATUS_IS) {
         json_decref(p->status);
         p->status = json_incref(head);
+        peer_on_status(p, head);
     } else if (q && f->type == WIRE_FORGOTTEN) {
         forgotten_count(q, head);
     }

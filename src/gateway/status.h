@@ -7,6 +7,7 @@
 #define GATEWAY_STATUS_H
 
 #include "base/buf.h"
+#include "gateway/fleet.h"
 #include "gateway/parse.h"
 #include "gateway/peer.h"
 #include "gateway/reply.h"
@@ -30,6 +31,12 @@ enum query_kind {
     QUERY_OLLAMA_TAGS,
     QUERY_OLLAMA_PS,
     QUERY_OLLAMA_SHOW,
+    QUERY_NODES, // fleet.h
+    QUERY_NODE,
+    QUERY_NODE_ADD,
+    QUERY_NODE_REMOVE,
+    QUERY_NODE_DRAIN,
+    QUERY_NODE_RESUME,
 };
 
 struct query {
@@ -37,6 +44,7 @@ struct query {
     enum query_kind kind;
     struct reply *reply;
     char model[PARSE_MODEL_BYTES];   // of those that are about one
+    struct fleet_order order;        // of those that are about a node
     struct buf page;                 // of QUERY_METRICS: its head, by the HTTP thread
     char owner[MESSAGE_OWNER_BYTES]; // of QUERY_FORGET, with `all` false
     bool all;
@@ -57,7 +65,8 @@ void status_on_query(struct core *c, struct query *q); // takes it
 void status_on_frame(struct core *c, struct peer *p, const struct wire_frame *f);
 bool status_asked(const struct core *c, uint64_t id); // by a query that still waits
 int64_t status_tick(struct core *c, int64_t now_ns);
-void status_stop(struct core *c); // answers what waits
+void status_stop(struct core *c);                          // answers what waits
+json_t *status_peer(struct core *c, const struct peer *p); // a new reference
 
 // ---- status_ollama.c ----
 json_t *status_ollama(struct core *c, struct query *q, unsigned *status); // a new reference

@@ -111,9 +111,9 @@ void upstream_word_free(struct upstream_word *w)
 
 static void peer_init_as(struct core *c, struct upstream *u)
 {
-    struct peer *p = &c->peers[c->n_peers + u->index];
+    struct peer *p = &c->peers[CORE_PEERS_MAX + u->index];
 
-    *p = (struct peer){.index = c->n_peers + u->index,
+    *p = (struct peer){.index = CORE_PEERS_MAX + u->index,
                        .upstream = u,
                        .state = PEER_DOWN,
                        .since_ns = clock_now_ns()};

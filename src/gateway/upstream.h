@@ -8,7 +8,7 @@
 // Threads: one of its own (upstream_thread.c) holds all connections and keys, sends checks of health every few
 // seconds and says what it hears in messages to the core. Everything here is the core thread's.
 //
-// A server is a peer (peer.h) without a link, behind the other peers in the core's table: c->peers[c->n_peers + i].
+// A server is a peer (peer.h) without a link, behind the other peers in the core's table: c->peers[CORE_PEERS_MAX + i].
 // One that fails before the first token of an answer is passed over for that request, as long as another one has the
 // model; after it the client is told in the stream.
 //

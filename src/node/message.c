@@ -568,6 +568,7 @@ int message_welcome_parse(const json_t *head, struct message_welcome *m, struct 
     read_bool(&r, "adapters", &m->adapters);
     read_text(&r, "spread", m->spread, sizeof m->spread);
     read_bool(&r, "measures", &m->measures);
+    read_text(&r, "advertise", m->advertise, sizeof m->advertise);
     if (r.rc == 0)
         r.rc = json_get_i64(head, "pid", -1, INT32_MAX, &m->pid, e);
     return r.rc;
@@ -638,6 +639,8 @@ json_t *message_welcome_json(const struct message_welcome *m)
     if (m->spread[0] != '\0')
         json_put(o, "spread", json_string(m->spread));
     json_put(o, "measures", json_boolean(m->measures));
+    if (m->advertise[0] != '\0')
+        json_put(o, "advertise", json_string(m->advertise));
     json_put(o, "pid", json_integer(m->pid));
     return o;
 }

@@ -16,6 +16,7 @@
 //            "paced":bool,
 //            "model":"smollm2-135m", "has_chat_template":true, "media":bool (images may be in a RENDER),
 //            "spread":"12 of 30 layers here, 18 on studio (10.0.0.7:7077)" (absent: all are here),
+//            "advertise":"HOST:PORT" (where other workers dial it; absent: where the gateway does),
 //            "node_id":"hex32" (absent: it tells none), "pid":123,
 //            "adapters":bool (ADAPTER is understood), "measures":bool (MEASURE is)}
 //   (role "spread", of a worker that borrows a lender's memory: node/message_spread.h)
@@ -58,8 +59,8 @@
 //                  "queue_s":from receipt until it had a sequence,
 //                  "prefill_s":from receipt to the start of the first decode step,
 //                  "decode_s":from there to the last token, "handoff_end_s":..|null (end marker seen),
-//                  "kv_bytes":n,"fallback":null|"text","overruns":n,"worst_ratio":x,"cost":{..},
-//                  "timeline":[..]}
+//                  "kv_bytes":n,"fallback":null|"text","unreached":true (the prefill worker could not be
+//                  dialled; else absent),"overruns":n,"worst_ratio":x,"cost":{..},"timeline":[..]}
 //            FAILED {"code":"..","message":".."}
 //   PREFILL  {"epoch":1,"transfer":id,"ticket":"hex32","serial":bool,"upto":n-1,
 //             "owner":"text","keep":bool,"reuse":bool,"adapter":{..} as in GENERATE,
@@ -85,7 +86,11 @@
 //             "memory":{..},"overruns":n,"worst_ratio":x,
 //             "power":{"idle_w":watts of this machine's chips while this worker does nothing,"prefill_w":while it
 //             reads prompts,"decode_w":while it writes answers (each null: not seen yet),"joules":n since the
-//             worker started,"source":"text"} (absent: power cannot be read here)}
+//             worker started,"source":"text"} (absent: power cannot be read here),
+//             "draining":bool}; a worker that is about to stop
+//             sends one unasked, id 0, with "draining":true: it is to get nothing new, and whoever has
+//             nothing running on it any more closes the link
+//   DRAIN {} (from the supervisor alone): as above; the worker ends when nothing runs and nobody is linked
 //
 // "cost" of DONE and PREFILLED: what this request took of the engine, alone, as far as it can be told apart:
 //   {"read":[{"tokens","depth","chunk_tokens","seconds"}..] (runs of chunks of one size, 8 at most),
@@ -204,9 +209,10 @@ struct message_welcome {
     struct os_facts facts;
     struct message_power power; // when it greeted
     bool paced;
-    bool adapters;    // ADAPTER frames are understood
-    bool measures;    // MEASURE frames are
-    char spread[512]; // which machines hold how many layers, in words; "": all are here
+    bool adapters;       // ADAPTER frames are understood
+    bool measures;       // MEASURE frames are
+    char spread[512];    // which machines hold how many layers, in words; "": all are here
+    char advertise[256]; // where other workers dial it: "HOST[:PORT]"; "": where the gateway does
     int64_t pid;
 };
 int message_welcome_parse(const json_t *head, struct message_welcome *m, struct err *e);

@@ -39,6 +39,8 @@ struct node_worker_options {
     const char
         *listen; // "ADDR:PORT" for peers; NULL: no peers (a gateway's local worker only dials)
     const char
+        *advertise; // "HOST" or "HOST:PORT" where other workers dial it; NULL: as the gateway does
+    const char
         *handoff;  // "ranges", "ranges-late-state", "whole", "none"; NULL: what the probe finds
     bool no_tiles; // send the last chunk whole, not layer by layer
     uint32_t min_chunk_tokens; // finest chunk (default 64)
@@ -77,6 +79,8 @@ struct node_supervisor_ops {
     void (*on_down)(void *ctx, const char *why, int64_t retry_ns);
     // The worker has ended because it was told to rest: none runs until somebody wakes it. May be NULL.
     void (*on_rest)(void *ctx);
+    // It is to end when its requests have: whoever has the link to it says so (WIRE_DRAIN). May be NULL.
+    void (*on_retire)(void *ctx);
 };
 
 // Starts the thread and the first worker. With o->listen, binds at once (errors are returned here);
@@ -87,6 +91,9 @@ int node_supervisor_start(const struct node_worker_options *o,
 // Ends the worker and leaves it at that, or has one run again. Any thread; return at once.
 void node_supervisor_rest(struct node_supervisor *s);
 void node_supervisor_wake(struct node_supervisor *s);
+// Has the worker end when its requests have, and none run after it: on_rest tells when that is so. Who dials
+// meanwhile is told that this node is stopping. Any thread; returns at once.
+void node_supervisor_retire(struct node_supervisor *s);
 // Ends the worker (TERM, grace, KILL), joins and frees.
 void node_supervisor_free(struct node_supervisor *s);
 // The worker's process id, or -1.

@@ -42,6 +42,7 @@ char *node_worker_options_text(const struct node_worker_options *o)
     json_put(v, "pace_decode", json_real(o->pace_decode));
     json_put(v, "link_bytes_per_s", json_real(o->link_bytes_per_s));
     json_put(v, "listen", text_json(o->listen));
+    json_put(v, "advertise", text_json(o->advertise));
     json_put(v, "handoff", text_json(o->handoff));
     json_put(v, "no_tiles", json_boolean(o->no_tiles));
     json_put(v, "min_chunk", json_integer(o->min_chunk_tokens));
@@ -135,6 +136,8 @@ int node_worker_options_parse(const json_t *v, struct node_worker_options *o, st
         rc = json_get_f64(v, "pace_decode", 0, 1e12, &o->pace_decode, e);
     if (rc == 0)
         rc = json_get_f64(v, "link_bytes_per_s", 0, 1e15, &o->link_bytes_per_s, e);
+    if (rc == 0)
+        rc = json_get_string(v, "advertise", &o->advertise, e);
     if (rc == 0)
         rc = json_get_string(v, "handoff", &o->handoff, e);
     if (rc == 0 && o->handoff != NULL)

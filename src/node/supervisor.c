@@ -28,7 +28,9 @@
 #define SUPERVISOR_TICK_MS 50
 #define SUPERVISOR_REFUSALS 16 // at once; more are closed without an answer
 
-enum { ORDER_STOP = 's', ORDER_REST = 'r', ORDER_WAKE = 'w' };
+#define RETIRED "this node is stopping"
+
+enum { ORDER_STOP = 's', ORDER_REST = 'r', ORDER_WAKE = 'w', ORDER_RETIRE = 'q' };
 
 struct node_supervisor {
     const struct node_worker_options *options;
@@ -41,6 +43,7 @@ struct node_supervisor {
     // the supervisor's thread only:
     int ready_fd; // readable or closed: the worker said so, or ended
     bool ready, resting;
+    bool retired; // no worker after this one
     int64_t started_ns, backoff_ns, restart_ns;
     char state[160]; // what a peer is told meanwhile
 };
@@ -183,9 +186,10 @@ static void worker_ended(struct node_supervisor *s, int status)
     if (s->ready_fd >= 0)
         close(s->ready_fd);
     s->ready_fd = -1;
-    if (WIFEXITED(status) && WEXITSTATUS(status) == NODE_EXIT_IDLE) {
+    if (s->retired || (WIFEXITED(status) && WEXITSTATUS(status) == NODE_EXIT_IDLE)) {
         s->resting = true;
-        log_info("supervisor", "the worker is asleep until somebody connects");
+        log_info("supervisor", s->retired ? "the worker has ended"
+                                          : "the worker is asleep until somebody connects");
         if (s->ops.on_rest != NULL)
             s->ops.on_rest(s->ctx);
         return;
@@ -242,6 +246,17 @@ static void worker_restart(struct node_supervisor *s)
     snprintf(s->state, sizeof s->state, "no worker can be started: %.100s", e.message);
 }
 
+// One that has not loaded yet has nothing to end.
+static void worker_retire(struct node_supervisor *s)
+{
+    s->retired = true;
+    snprintf(s->state, sizeof s->state, RETIRED);
+    if (s->ready && s->ops.on_retire != NULL)
+        s->ops.on_retire(s->ctx);
+    else
+        worker_rest(s);
+}
+
 static void worker_wake(struct node_supervisor *s)
 {
     s->resting = false;
@@ -255,7 +270,9 @@ static bool order_take(struct node_supervisor *s)
 
     if (read(s->orders[0], &order, 1) != 1 || order == ORDER_STOP)
         return true;
-    if (order == ORDER_WAKE && s->resting)
+    if (order == ORDER_RETIRE && !s->retired)
+        worker_retire(s);
+    else if (order == ORDER_WAKE && s->resting && !s->retired)
         worker_wake(s);
     else if (order == ORDER_REST && !s->resting)
         worker_rest(s);
@@ -281,7 +298,7 @@ static bool wait_events(struct node_supervisor *s)
         }
     }
     // Who connects while it rests waits in the backlog until the worker itself takes the connection.
-    if (p[2].revents != 0 && s->resting)
+    if (p[2].revents != 0 && s->resting && !s->retired)
         worker_wake(s);
     else if (p[2].revents != 0)
         peer_refuse(s);
@@ -379,6 +396,11 @@ void node_supervisor_rest(struct node_supervisor *s)
 void node_supervisor_wake(struct node_supervisor *s)
 {
     order_give(s, ORDER_WAKE);
+}
+
+void node_supervisor_retire(struct node_supervisor *s)
+{
+    order_give(s, ORDER_RETIRE);
 }
 
 void node_supervisor_free(struct node_supervisor *s)

@@ -34,7 +34,7 @@
 #define WORKER_INBOX 4096
 #define WORKER_BLOCKS_MIN 4
 #define WORKER_BLOCKS_MAX 64
-#define WORKER_PEERS 16
+#define WORKER_PEERS 64
 #define WORKER_CHUNKS_MAX 4096 // x 512 tokens: MESSAGE_MAX_TOKENS twice
 #define WORKER_TIMELINE_MAX 4096
 #define WORKER_FLIGHTS 16
@@ -43,8 +43,9 @@
 #define WORKER_HANDSHAKES 16
 #define WORKER_HANDSHAKE_NS (5 * NS_PER_S)
 #define WORKER_SEGMENT_BYTES (4u << 20)
-#define WORKER_UNPULLED_NS (60 * NS_PER_S)   // a request may wait for a sequence on the other side
-#define WORKER_IDLE_NS (30 * NS_PER_S)       // a peer that left without a word
+#define WORKER_UNPULLED_NS (60 * NS_PER_S) // a request may wait for a sequence on the other side
+#define WORKER_IDLE_NS (30 * NS_PER_S)     // a peer that left without a word
+#define WORKER_PART_NS (2 * NS_PER_S)      // a gateway that has nothing running here lets go sooner
 #define WORKER_BULK_FRAME_NS (60 * NS_PER_S) // the other side may be in a long chunk of its own
 #define WORKER_OVERTAKES 8                   // a waiting job is passed so often and no more
 #define WORKER_PACE_TOKENS 8    // from so many on an answer has a pace that prompts must keep
@@ -233,6 +234,7 @@ struct worker_job {
     uint32_t imported, tokens_read;
     int64_t decode_start_ns, last_token_ns, handoff_end_ns;
     char fallback[ERR_MESSAGE_BYTES]; // "" = none
+    bool unreached;                   // the prefill worker could not be dialled
     int peer;                         // index of the peer of the hand-off, -1: none
     bool receiving;
     struct kv_receive receive;
@@ -320,6 +322,8 @@ struct worker {
     _Atomic int handshakes;       // running now, against their limit (relaxed)
     _Atomic int threads;   // handshakes and dials (released when done, acquired by worker_close)
     _Atomic bool stopping; // release/acquire: read by the accept thread
+    _Atomic bool
+        draining; // relaxed: handshakes look at it; a gateway that slips in is told like the others
     struct worker_upload upload; // text thread only
 
     _Atomic int64_t media_bytes; // that pieces of images take (relaxed: against a limit)
@@ -357,6 +361,7 @@ struct worker {
     bool twins_wait;   // a job waits for what another one reads
     bool freed;        // something has changed since the last look at those that wait
     int64_t alone_ns;  // since when no gateway is connected; 0: one is
+    int64_t done_ns;   // draining: since when nothing runs; 0: something does
     bool stop, idle;   // idle: it stops because nobody needs it
 };
 
@@ -381,8 +386,14 @@ bool worker_block_fit(struct worker_block *b, size_t bytes);
 void worker_close(struct worker *w);
 
 // ---- worker_loop.c: the engine thread ----
+void worker_status_send(struct worker *w, struct worker_link *l, uint64_t id);
 void worker_event_handle(struct worker *w, struct worker_event *ev);
 void worker_run(struct worker *w);
+
+// ---- worker_drain.c: the end of a worker that is let finish its work ----
+void worker_drain_begin(struct worker *w);
+void worker_drain_greet(struct worker *w, struct worker_link *l); // one that was just in time
+int64_t worker_drain_run(struct worker *w, int64_t now_ns);       // the next time to look
 
 // ---- worker_job.c: jobs and their order ----
 void worker_progress_send(struct worker *w, struct worker_job *j, const char *phase, uint32_t done,

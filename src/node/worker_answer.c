@@ -168,6 +168,8 @@ static void times_put(struct worker *w, const struct worker_job *j, json_t *head
     json_put(head, "handoff_end_s", end != 0 ? seconds(end - j->received_ns) : json_null());
     json_put(head, "kv_bytes", json_integer((json_int_t)j->received_bytes));
     json_put(head, "fallback", text_or_null(j->fallback));
+    if (j->unreached)
+        json_put(head, "unreached", json_true());
     json_put(head, "overruns", json_integer((json_int_t)pace.overruns));
     json_put(head, "worst_ratio", json_real(pace.worst_ratio));
     json_put(head, "cost", worker_cost_json(&j->cost));

@@ -90,10 +90,12 @@ void worker_handoff_dialed(struct worker *w, const struct worker_event *ev)
         next = j->next;
         if (j->phase != WORKER_HANDOFF || j->peer != (int)ev->peer)
             continue;
-        if (ev->link != NULL)
+        if (ev->link != NULL) {
             pull_send(w, j);
-        else
+        } else {
+            j->unreached = true;
             worker_handoff_lost(w, j, why);
+        }
     }
 }
 

@@ -59,7 +59,7 @@ static bool link_accepts(const struct worker_link *l, unsigned type)
         return type == WIRE_RENDER || type == WIRE_GENERATE || type == WIRE_PREFILL ||
                type == WIRE_CANCEL || type == WIRE_STATUS || type == WIRE_ABANDON ||
                type == WIRE_EMBED || type == WIRE_FORGET || type == WIRE_ADAPTER ||
-               type == WIRE_MEASURE;
+               type == WIRE_MEASURE || (type == WIRE_DRAIN && l->parent);
     case WORKER_LINK_BULK_IN:
         return type == WIRE_PULL || type == WIRE_ACK || type == WIRE_ABORT;
     case WORKER_LINK_BULK_OUT:
@@ -188,9 +188,12 @@ static int hello_check(struct worker *w, const struct message_hello *h, enum wor
                        "this port serves %s and lends no memory; --spread wants the port of a "
                        "\"tandem node --lend\"",
                        w->welcome.model);
+    // Another worker may still come for what was promised to it.
     if (strcmp(h->role, "bulk") != 0) {
         *kind = WORKER_LINK_CONTROL;
-        return 0;
+        return atomic_load_explicit(&w->draining, memory_order_relaxed)
+                   ? err_set(e, ERR_BUSY, "this node is stopping")
+                   : 0;
     }
     *kind = WORKER_LINK_BULK_IN;
     if (!h->has_identity)

@@ -17,7 +17,7 @@ static struct worker_job *job_find(struct worker *w, const struct worker_link *l
     return j;
 }
 
-static void status_send(struct worker *w, struct worker_link *l, uint64_t id)
+void worker_status_send(struct worker *w, struct worker_link *l, uint64_t id)
 {
     struct engine_pace_counts pace = engine_pace_get(w->engine);
     struct os_memory m = {0};
@@ -35,6 +35,8 @@ static void status_send(struct worker *w, struct worker_link *l, uint64_t id)
         "memory", "resident_bytes", (json_int_t)m.resident_bytes, "peak_bytes",
         (json_int_t)m.peak_bytes, "anonymous_bytes", (json_int_t)m.anonymous_bytes, "overruns",
         (json_int_t)pace.overruns, "worst_ratio", pace.worst_ratio);
+    json_put(head, "draining",
+             json_boolean(atomic_load_explicit(&w->draining, memory_order_relaxed)));
     worker_link_send(l, wire_frame_json(WIRE_STATUS_IS, id, head));
 }
 
@@ -96,8 +98,11 @@ static void control_frame(struct worker *w, struct worker_link *l, struct wire_f
     case WIRE_ABANDON:
         abandon(w, j, f);
         break;
+    case WIRE_DRAIN:
+        worker_drain_begin(w);
+        break;
     case WIRE_STATUS:
-        status_send(w, l, f->id);
+        worker_status_send(w, l, f->id);
         break;
     default:
         break; // link_on_frame lets no other type through
@@ -151,6 +156,7 @@ void worker_event_handle(struct worker *w, struct worker_event *ev)
     case WORKER_EVENT_LINK_UP:
         ev->link->next = w->links;
         w->links = ev->link;
+        worker_drain_greet(w, ev->link);
         break;
     case WORKER_EVENT_LINK_CLOSED:
         event_link_closed(w, ev->link, &ev->error);
@@ -233,9 +239,10 @@ static void events_drain(struct worker *w)
 {
     struct worker_event ev;
     int64_t now = clock_now_ns();
-    int64_t next = timers_run(w, now), alone = idle_run(w, now);
+    int64_t next = timers_run(w, now), alone = idle_run(w, now), part = worker_drain_run(w, now);
 
     next = alone < next ? alone : next;
+    next = part < next ? part : next;
     int64_t wait = work_waits(w) || w->freed ? 0 : next - now;
 
     while (!w->stop && chan_recv(w->inbox, &ev, wait) == 0) {

@@ -25,6 +25,8 @@ static void welcome_fill(struct worker *w)
                                   .adapters = w->engine->ops->adapter_load != NULL,
                                   .measures = true,
                                   .pid = getpid()};
+    if (w->options.advertise != NULL)
+        snprintf(m->advertise, sizeof m->advertise, "%s", w->options.advertise);
     if (w->options.name != NULL)
         snprintf(m->name, sizeof m->name, "%s", w->options.name);
     else

@@ -51,6 +51,7 @@ static const struct type_row type_rows[] = {
     {"embedded", WIRE_EMBEDDED, 2, JSON_SMALL, WIRE_FLOATS_MAX * 4u},
     {"forgotten", WIRE_FORGOTTEN, 2, JSON_SMALL, 0},
     {"adapter", WIRE_ADAPTER, 2, JSON_SMALL, WIRE_ADAPTER_MAX},
+    {"drain", WIRE_DRAIN, 2, JSON_SMALL, 0},
     {"adapter_is", WIRE_ADAPTER_IS, 2, JSON_SMALL, 0},
     {"measure", WIRE_MEASURE, 2, JSON_SMALL, 0},
     {"measured", WIRE_MEASURED, 2, JSON_MEDIUM, 0},

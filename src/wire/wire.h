@@ -52,6 +52,7 @@ enum wire_type {
     WIRE_FORGET = 23,   // JSON {owner} -> FORGOTTEN: prefix memory is erased
     WIRE_ADAPTER = 24,  // JSON + a piece of a file -> ADAPTER_IS or FAILED
     WIRE_MEASURE = 25,  // JSON {budget_s} -> MEASURED or FAILED: the worker measures itself
+    WIRE_DRAIN = 26,    // empty JSON; a supervisor to its worker: end when what runs has ended
     // worker -> gateway
     WIRE_RENDERED = 32,
     WIRE_ACCEPTED = 33,

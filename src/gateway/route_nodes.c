@@ -1,0 +1,73 @@
+// Routes for the list of nodes: who is there, joins, drains and leaves.
+#include "gateway/route.h"
+
+#include "base/json.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static enum MHD_Result refuse(struct exchange *x, unsigned status, const char *message)
+{
+    http_body_drop(x);
+    return http_answer(x, status, route_error(x, status, NULL, "address", message));
+}
+
+static enum MHD_Result send_order(struct exchange *x, enum query_kind kind, const char *address,
+                                  size_t n)
+{
+    struct query *q;
+
+    if (n >= FLEET_ADDRESS_BYTES)
+        return refuse(x, 400, "the address is too long; say HOST:PORT");
+    q = query_new(kind, reply_new(x->connection), NULL);
+    snprintf(q->order.address, sizeof(q->order.address), "%.*s", (int)n, address);
+    q->order.force = kind == QUERY_NODE_REMOVE && http_has_argument(x, "force");
+    http_body_drop(x);
+    return route_query_send(x, q);
+}
+
+enum MHD_Result run_nodes(struct exchange *x)
+{
+    return send_order(x, QUERY_NODES, "", 0);
+}
+
+enum MHD_Result run_node(struct exchange *x)
+{
+    return send_order(x, QUERY_NODE, x->rest, strlen(x->rest));
+}
+
+enum MHD_Result run_node_remove(struct exchange *x)
+{
+    return send_order(x, QUERY_NODE_REMOVE, x->rest, strlen(x->rest));
+}
+
+// {"address": "HOST:PORT"}
+enum MHD_Result run_node_add(struct exchange *x)
+{
+    char address[FLEET_ADDRESS_BYTES] = "";
+    struct err e = {0};
+    size_t n;
+    const char *body = http_body(x, &n);
+    json_t *o = json_parse(body, n, &e);
+    int rc = o ? json_copy_string(o, "address", address, sizeof(address), &e) : e.code;
+
+    json_decref(o);
+    if (rc == 0 && !address[0])
+        rc = err_set(&e, ERR_INVALID, "'address' is missing: say which node, as HOST:PORT");
+    return rc == 0 ? send_order(x, QUERY_NODE_ADD, address, strlen(address))
+                   : refuse(x, 400, e.message);
+}
+
+// ADDRESS/drain, ADDRESS/resume
+enum MHD_Result run_node_act(struct exchange *x)
+{
+    size_t n = strcspn(x->rest, "/");
+    const char *word = x->rest + n;
+
+    if (strcmp(word, "/drain") == 0)
+        return send_order(x, QUERY_NODE_DRAIN, x->rest, n);
+    if (strcmp(word, "/resume") == 0)
+        return send_order(x, QUERY_NODE_RESUME, x->rest, n);
+    return refuse(
+        x, 404, "there are POST /tandem/nodes/ADDRESS/drain and POST /tandem/nodes/ADDRESS/resume");
+}
