@@ -26,7 +26,8 @@ struct fake_frame {
 
 struct fake {
     // Set before it starts.
-    const char *name, *model, *weights;
+    const char *name, *model, *weights, *node_id;
+    _Atomic int64_t pid;
     uint32_t n_ctx;
     uint64_t weights_hash;
     enum engine_handoff handoff;
@@ -67,6 +68,7 @@ static struct fake fake_make(const char *name)
     return (struct fake){.name = name,
                          .model = "fake-model",
                          .weights = "F32",
+                         .pid = 1,
                          .n_ctx = 4096,
                          .weights_hash = 1,
                          .handoff = ENGINE_HANDOFF_RANGES,
@@ -86,8 +88,9 @@ static json_t *fake_welcome(const struct fake *f)
                                 .decode_tokens_per_s = 10,
                                 .facts = {.cores = 2},
                                 .adapters = f->adapters,
-                                .pid = 1};
+                                .pid = f->pid};
 
+    snprintf(w.node_id, sizeof(w.node_id), "%s", f->node_id ? f->node_id : "");
     snprintf(w.name, sizeof(w.name), "%s", f->name);
     snprintf(w.build, sizeof(w.build), "tandem test");
     snprintf(w.model, sizeof(w.model), "%s", f->model);

@@ -189,6 +189,7 @@ void fleet_node_put(json_t *o, const struct peer *p)
     json_put(o, "drained", json_boolean(p->drained));
     json_put(o, "leaving", json_boolean(p->leaving));
     json_put(o, "stopping", json_boolean(p->quitting));
+    json_put(o, "flaps", json_integer(p->flaps));
     json_put(o, "advertise", advertises ? json_string(w->advertise) : json_null());
 }
 
