@@ -30,7 +30,7 @@ enum MHD_Result run_models(struct exchange *x)
     struct query *q = query_new(QUERY_MODELS, reply_new(x->connection), NULL);
 
     q->images = x->images ? images_model_json(x->images) : NULL;
-    return query_send(x, q);
+    return route_query_send(x, q);
 }
 
 static enum MHD_Result answer_json(struct exchange *x, json_t *o)
@@ -94,7 +94,7 @@ enum MHD_Result run_status(struct exchange *x)
     struct query *q = query_new(QUERY_STATUS, reply_new(x->connection), NULL);
 
     q->images = x->images ? images_status_json(x->images) : NULL;
-    return query_send(x, q);
+    return route_query_send(x, q);
 }
 
 // Anybody may ask how the server is; what it does is for those who may see the status.
