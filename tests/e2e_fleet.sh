@@ -109,6 +109,9 @@ def in_background(d, n, seed):
 
 def unhurt(answer):
     status, body = answer
+    if body["timings"]["fallback"]:
+        for s in started[-3:]:
+            print(s.args, log_tail(s), sep="\n")
     check(status == 200 and body["timings"]["plan"] == "hybrid", body)
     check(body["timings"]["fallback"] is None, body["timings"])
 
