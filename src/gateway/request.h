@@ -112,8 +112,9 @@ struct request {
     bool prefill_open;             // the prefill node owes one
     int64_t decode_sent_ns, prefill_sent_ns, first_token_ns, done_ns;
     uint32_t gen_tokens, read_tokens;
-    uint32_t tried; // a bit for each upstream server that failed it
-    struct buf out; // what is about to be written
+    uint32_t tried;                 // a bit for each upstream server that failed it
+    char served[PARSE_MODEL_BYTES]; // an upstream server's model, by our name for it
+    struct buf out;                 // what is about to be written
     char fallback[REQUEST_FALLBACK_BYTES];
     json_t *prefilled; // the prefill node's own account
 };

@@ -15,6 +15,7 @@
 #define CONTEXT_TOKENS 131072 // that one is thought to have, where it does not tell
 #define ANSWER_TOKENS 256     // that are expected of a request without a limit
 #define LEARN_SHARE 0.2
+#define PASSED_S 10 // that a server is passed over after a failure, where another has the model
 
 // ---- asking -------------------------------------------------------------------------------------------
 
@@ -81,19 +82,42 @@ static bool is_candidate(const struct request *r, const struct upstream *u)
            upstream_model_of(u, r->in.model);
 }
 
-// One that asked to be left alone is, as long as there is another.
-static bool all_are_busy(struct core *c, const struct request *r, int64_t now_ns)
+// Servers are compared within the first of these that has any.
+enum tier {
+    TIER_NEW, // of whose speed nothing is known: it would never be found out otherwise
+    TIER_KNOWN,
+    TIER_PASSED, // it failed lately, or asked to be left alone
+    TIER_NONE,   // no candidate
+};
+
+static enum tier tier_of(struct core *c, const struct request *r, const struct upstream *u)
 {
-    for (size_t i = 0; i < c->upstreams->n; i++)
-        if (is_candidate(r, &c->upstreams->all[i]) && c->upstreams->all[i].busy_until_ns <= now_ns)
-            return false;
-    return true;
+    const struct profile_book *b;
+
+    if (!is_candidate(r, u))
+        return TIER_NONE;
+    if (u->busy_until_ns > clock_now_ns())
+        return TIER_PASSED;
+    b = upstream_book(c, u, upstream_model_of(u, r->in.model));
+    // One new request at a time: its answer tells more than ten that wait for it.
+    return b && b->step.samples == 0 && request_count(c, u->peer) == 0 ? TIER_NEW : TIER_KNOWN;
+}
+
+static enum tier best_tier(struct core *c, const struct request *r)
+{
+    enum tier best = TIER_NONE;
+
+    for (size_t i = 0; i < c->upstreams->n; i++) {
+        enum tier t = tier_of(c, r, &c->upstreams->all[i]);
+
+        best = t < best ? t : best;
+    }
+    return best;
 }
 
 static void nodes_fill(struct core *c, const struct request *r, struct place_node *nodes)
 {
-    int64_t now_ns = clock_now_ns();
-    bool busy = all_are_busy(c, r, now_ns);
+    enum tier best = best_tier(c, r);
 
     for (size_t i = 0; i < c->upstreams->n; i++) {
         const struct upstream *u = &c->upstreams->all[i];
@@ -105,7 +129,7 @@ static void nodes_fill(struct core *c, const struct request *r, struct place_nod
             .name = u->options->name,
             .id = i + 1,
             .profile = b ? &b->p : &c->upstreams->unknown,
-            .up = b && is_candidate(r, u) && (busy || u->busy_until_ns <= now_ns),
+            .up = b && best < TIER_NONE && tier_of(c, r, u) == best,
             .why = u->peer->why,
             .roles = PLACE_READS | PLACE_WRITES,
             .answers = running,
@@ -205,6 +229,10 @@ static void fail_none_up(struct core *c, struct request *r)
 // Every run at once: a server reads a prompt that it got twice as it sees fit.
 static void send_all(struct core *c, struct request *r, struct upstream *u)
 {
+    const struct upstream_model *m = upstream_model_of(u, r->in.model);
+
+    snprintf(r->served, sizeof(r->served), "%s", m ? m->ours : r->in.model);
+    r->answer.model = r->served;
     r->decode = u->peer;
     r->decode_sent_ns = clock_now_ns();
     r->followed = true;
@@ -327,8 +355,8 @@ void upstream_on_failed(struct core *c, struct request *r, const json_t *head)
     err_set(&e, name ? err_from_name(name) : ERR_ENGINE, "%.500s",
             message ? message : "the upstream server failed without a reason");
     r->tried |= 1u << u->index;
-    if (wait_s > 0)
-        u->busy_until_ns = clock_now_ns() + wait_s * NS_PER_S;
+    if (!is_wrong(status))
+        u->busy_until_ns = clock_now_ns() + (wait_s > 0 ? wait_s : PASSED_S) * NS_PER_S;
     if (again(c, r, status, &e))
         return;
     if (wait_s > 0)

@@ -27,6 +27,9 @@ struct net_http_transfer {
     struct curl_slist *headers;
     char *body;
     struct net_http_reply reply;
+    uint32_t stall_s;
+    int64_t heard_ns; // when a byte last moved
+    curl_off_t sent;
     int rc; // what ended it from our side
     struct err e;
     char host[NET_HTTP_HOST_BYTES];
@@ -42,6 +45,7 @@ static size_t on_header(char *line, size_t size, size_t n, void *ctx)
     char text[64];
 
     n *= size;
+    t->heard_ns = clock_now_ns();
     if (n > 5 && strncmp(line, "HTTP/", 5) == 0) { // "100 Continue" may stand before the answer
         *r = (struct net_http_reply){0};
         curl_easy_getinfo(t->curl, CURLINFO_RESPONSE_CODE, &r->status);
@@ -58,8 +62,21 @@ static size_t on_data(char *data, size_t size, size_t n, void *ctx)
     struct net_http_transfer *t = ctx;
 
     n *= size;
+    t->heard_ns = clock_now_ns();
     t->rc = t->ops->on_data(t->ctx, &t->reply, data, n, &t->e);
     return t->rc == 0 ? n : 0;
+}
+
+// A long request that goes out slowly is no silence.
+static int on_progress(void *ctx, curl_off_t a, curl_off_t b, curl_off_t c, curl_off_t sent)
+{
+    struct net_http_transfer *t = ctx;
+
+    (void)a, (void)b, (void)c;
+    if (sent != t->sent)
+        t->heard_ns = clock_now_ns();
+    t->sent = sent;
+    return 0;
 }
 
 // ---- one request ---------------------------------------------------------------------------------
@@ -92,8 +109,6 @@ static void headers_set(struct net_http_transfer *t, const struct net_http_reque
 static void limits_set(CURL *c, const struct net_http_request *q)
 {
     curl_easy_setopt(c, CURLOPT_CONNECTTIMEOUT, (long)(q->connect_s ? q->connect_s : CONNECT_S));
-    curl_easy_setopt(c, CURLOPT_LOW_SPEED_LIMIT, 1L);
-    curl_easy_setopt(c, CURLOPT_LOW_SPEED_TIME, (long)(q->stall_s ? q->stall_s : STALL_S));
     curl_easy_setopt(c, CURLOPT_TIMEOUT, (long)q->total_s);
     curl_easy_setopt(c, CURLOPT_BUFFERSIZE, RECEIVE_BYTES);
     curl_easy_setopt(c, CURLOPT_FOLLOWLOCATION, 0L);
@@ -122,6 +137,9 @@ static void options_set(struct net_http_transfer *t, const struct net_http_reque
     curl_easy_setopt(c, CURLOPT_HEADERDATA, t);
     curl_easy_setopt(c, CURLOPT_WRITEFUNCTION, on_data);
     curl_easy_setopt(c, CURLOPT_WRITEDATA, t);
+    curl_easy_setopt(c, CURLOPT_NOPROGRESS, 0L);
+    curl_easy_setopt(c, CURLOPT_XFERINFOFUNCTION, on_progress);
+    curl_easy_setopt(c, CURLOPT_XFERINFODATA, t);
     curl_easy_setopt(c, CURLOPT_ERRORBUFFER, t->why);
     curl_easy_setopt(c, CURLOPT_PRIVATE, t);
     if (!t->body)
@@ -156,6 +174,8 @@ int net_http_pool_start(struct net_http_pool *p, const struct net_http_request *
     t->ops = q->ops;
     t->ctx = q->ctx;
     t->body = q->body;
+    t->stall_s = q->stall_s ? q->stall_s : STALL_S;
+    t->heard_ns = clock_now_ns();
     t->curl = curl_easy_init();
     host_set(t, q->url);
     if (t->curl) {
@@ -203,18 +223,43 @@ static void transfer_end(struct net_http_pool *p, struct net_http_transfer *t, C
     transfer_free(t);
 }
 
+static int64_t stall_ns(const struct net_http_transfer *t)
+{
+    return t->heard_ns + (int64_t)t->stall_s * NS_PER_S;
+}
+
+// libcurl's own bound is on a rate averaged over seconds, which is too coarse for this.
+static void stalls_end(struct net_http_pool *p)
+{
+    int64_t now_ns = clock_now_ns();
+
+    for (struct net_http_transfer *t = p->transfers, *next; t; t = next) {
+        next = t->next;
+        if (t->rc == 0 && now_ns >= stall_ns(t)) {
+            snprintf(t->why, sizeof(t->why), "not one byte came for %u s", t->stall_s);
+            transfer_end(p, t, CURLE_OPERATION_TIMEDOUT);
+            next = p->transfers; // on_end may have started others
+        }
+    }
+}
+
+static int wait_ms(const struct net_http_pool *p, int64_t timeout_ns)
+{
+    int64_t now_ns = clock_now_ns(), ms;
+
+    for (const struct net_http_transfer *t = p->transfers; t; t = t->next)
+        timeout_ns = stall_ns(t) - now_ns < timeout_ns ? stall_ns(t) - now_ns : timeout_ns;
+    ms = (timeout_ns + NS_PER_MS - 1) / NS_PER_MS;
+    return (int)(ms < 0 ? 0 : ms > WAIT_MAX_MS ? WAIT_MAX_MS : ms);
+}
+
 void net_http_pool_wait(struct net_http_pool *p, int64_t timeout_ns)
 {
-    int64_t ms = (timeout_ns + NS_PER_MS - 1) / NS_PER_MS;
     struct net_http_transfer *t;
     int running, left;
     CURLMsg *m;
 
-    curl_multi_poll(p->multi, NULL, 0,
-                    (int)(ms < 0             ? 0
-                          : ms > WAIT_MAX_MS ? WAIT_MAX_MS
-                                             : ms),
-                    NULL);
+    curl_multi_poll(p->multi, NULL, 0, wait_ms(p, timeout_ns), NULL);
     curl_multi_perform(p->multi, &running);
     while ((m = curl_multi_info_read(p->multi, &left))) {
         if (m->msg != CURLMSG_DONE)
@@ -225,6 +270,7 @@ void net_http_pool_wait(struct net_http_pool *p, int64_t timeout_ns)
         curl_easy_getinfo(m->easy_handle, CURLINFO_PRIVATE, (void *)&t);
         transfer_end(p, t, code);
     }
+    stalls_end(p);
 }
 
 void net_http_pool_wake(struct net_http_pool *p)
