@@ -12,7 +12,7 @@
 //            "handoff":"ranges", "kv_bytes_per_token":23040,
 //            "state_bytes":0, "rates":{"prefill_tokens_per_s":300,"decode_tokens_per_s":60},
 //            "facts":{"system":"..","cpu":"..","cores":2,"memory_bytes":.., ..} (of the machine: os/facts.h),
-//            "power":{"idle_w":..,"prefill_w":..,"decode_w":..} (as in STATUS_IS; absent: it cannot be read here),
+//            "power":{"idle_w":..,"prefill_w":..,"decode_w":..} (as in STATUS_IS; absent: not known),
 //            "paced":bool,
 //            "model":"smollm2-135m", "has_chat_template":true, "media":bool (images may be in a RENDER),
 //            "spread":"12 of 30 layers here, 18 on studio (10.0.0.7:7077)" (absent: all are here),
@@ -86,7 +86,7 @@
 //             "memory":{..},"overruns":n,"worst_ratio":x,
 //             "power":{"idle_w":watts of this machine's chips while this worker does nothing,"prefill_w":while it
 //             reads prompts,"decode_w":while it writes answers (each null: not seen yet),"joules":n since the
-//             worker started,"source":"text"} (absent: power cannot be read here),
+//             worker started,"source":"text"|null,"why":"nothing can be read, because"|null} (absent: nobody asks here),
 //             "draining":bool}; a worker that is about to stop
 //             sends one unasked, id 0, with "draining":true: it is to get nothing new, and whoever has
 //             nothing running on it any more closes the link

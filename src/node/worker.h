@@ -26,6 +26,9 @@
 #include "node/node.h"
 #include "node/pace.h"
 #include "node/text.h"
+#include "os/facts.h"
+#include "os/power.h"
+#include "sched/watts.h"
 #include "wire/wire.h"
 
 #include <pthread.h>
@@ -295,6 +298,22 @@ struct worker_peer {
     struct worker_link *link;
 };
 
+// The meter and who looks at it (worker_power.c).
+struct worker_power {
+    struct os_power *meter;      // NULL: none; set before any other thread starts
+    char why[ERR_MESSAGE_BYTES]; // there is none; "": nobody asked
+    pthread_t thread;
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    // Under the lock.
+    bool stopping;
+    int kind; // what the engine thread does: enum watts_kind, -1: something else
+    int64_t since_ns, window_ns;
+    double seconds[WATTS_KINDS]; // of each kind, in this window
+    double joules;               // up to this window
+    struct watts watts;
+};
+
 struct worker {
     struct node_worker_options options; // immutable
     struct message_welcome welcome;     // immutable after loading
@@ -325,6 +344,8 @@ struct worker {
     _Atomic bool
         draining; // relaxed: handshakes look at it; a gateway that slips in is told like the others
     struct worker_upload upload; // text thread only
+
+    struct worker_power power;
 
     _Atomic int64_t media_bytes; // that pieces of images take (relaxed: against a limit)
 
@@ -384,6 +405,14 @@ int worker_open(struct worker *w, struct engine *g, struct err *e);
 bool worker_block_fit(struct worker_block *b, size_t bytes);
 // After worker_run: ends all links and threads and frees everything but `w` itself.
 void worker_close(struct worker *w);
+
+// ---- worker_power.c ----
+// Before worker_open. Without it, or where nothing can be read, the other calls do nothing.
+void worker_power_start(struct worker *w, const struct os_roots *roots);
+void worker_power_stop(struct worker *w);
+void worker_power_now(struct worker *w, int kind); // engine thread: from now on; -1: something else
+struct message_power worker_power_get(struct worker *w, double *joules); // any thread
+json_t *worker_power_json(struct worker *w); // of STATUS_IS; NULL: nobody asked. Any thread
 
 // ---- worker_loop.c: the engine thread ----
 void worker_status_send(struct worker *w, struct worker_link *l, uint64_t id);

@@ -224,6 +224,17 @@ static int hello_read(struct worker *w, struct net_conn *conn, int64_t deadline_
     return rc;
 }
 
+// What never changes, and what is known of power by now.
+static json_t *welcome_now(struct worker *w)
+{
+    double joules = 0;
+    json_t *o = message_welcome_json(&w->welcome);
+    struct message_power power = worker_power_get(w, &joules);
+    if (power.idle_w > 0 || power.prefill_w > 0 || power.decode_w > 0)
+        json_put(o, "power", message_power_json(&power));
+    return o;
+}
+
 // Reads HELLO and answers it; on success the link runs and the connection is taken.
 static int handshake(struct worker *w, struct net_conn *conn, int64_t deadline_ns, bool parent,
                      struct err *e)
@@ -234,7 +245,7 @@ static int handshake(struct worker *w, struct net_conn *conn, int64_t deadline_n
     int rc = hello_read(w, conn, deadline_ns, &kind, e);
 
     if (rc == 0)
-        reply = wire_frame_json(WIRE_WELCOME, 0, message_welcome_json(&w->welcome));
+        reply = wire_frame_json(WIRE_WELCOME, 0, welcome_now(w));
     else
         reply = wire_frame_failed(WIRE_REFUSED, 0, rc, e->message);
     int sent = wire_frame_write(conn, &reply, clock_now_ns() + WORKER_HANDSHAKE_NS, &reply_error);

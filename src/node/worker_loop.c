@@ -37,6 +37,9 @@ void worker_status_send(struct worker *w, struct worker_link *l, uint64_t id)
         (json_int_t)pace.overruns, "worst_ratio", pace.worst_ratio);
     json_put(head, "draining",
              json_boolean(atomic_load_explicit(&w->draining, memory_order_relaxed)));
+    json_t *power = worker_power_json(w);
+    if (power != NULL)
+        json_put(head, "power", power);
     worker_link_send(l, wire_frame_json(WIRE_STATUS_IS, id, head));
 }
 
@@ -245,10 +248,15 @@ static void events_drain(struct worker *w)
     next = part < next ? part : next;
     int64_t wait = work_waits(w) || w->freed ? 0 : next - now;
 
+    bool idle = wait > 0;
+    if (idle)
+        worker_power_now(w, WATTS_IDLE);
     while (!w->stop && chan_recv(w->inbox, &ev, wait) == 0) {
         worker_event_handle(w, &ev);
         wait = 0;
     }
+    if (idle)
+        worker_power_now(w, -1);
 }
 
 static bool export_run(struct worker *w)

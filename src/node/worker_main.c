@@ -101,6 +101,15 @@ static void bandwidth_find(struct worker *w)
     w->memory_bytes_per_s = os_bandwidth_get(&f);
 }
 
+static void power_start(struct worker *w)
+{
+    if (engine_is_fake(&w->options.engine) || w->options.pace_prefill > 0)
+        snprintf(w->power.why, sizeof w->power.why,
+                 "this worker emulates a machine: what this one uses says nothing of that");
+    else
+        worker_power_start(w, &os_roots_default);
+}
+
 static int engine_start(struct worker *w, struct err *e)
 {
     struct node_worker_options *o = &w->options;
@@ -203,6 +212,7 @@ int node_worker_main(int argc, char **argv)
     node_id_get(w.options.name, w.node_id);
     w.load_s = ns_to_s(clock_now_ns() - t0);
     w.listen_fd = w.options.listen != NULL ? FD_LISTEN : -1;
+    power_start(&w);
     if ((rc = threads_start(&w, parent, &e)) != 0) {
         log_error("worker", "%s", e.message);
         return 1;

@@ -142,6 +142,7 @@ static void links_end(struct worker *w)
 void worker_close(struct worker *w)
 {
     atomic_store_explicit(&w->stopping, true, memory_order_release);
+    worker_power_stop(w);
     if (w->listen_fd >= 0)
         pthread_join(w->accept_thread, NULL);
     while (w->jobs != NULL)

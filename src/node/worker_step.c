@@ -14,6 +14,7 @@
 // and then look at the inbox: so one of the two sees the other, and no interrupt is missed.
 bool worker_running_set(struct worker *w, const struct worker_job *j)
 {
+    worker_power_now(w, WATTS_PREFILL);
     w->engine->ops->interrupt(w->engine, false);
     if (j->link != NULL) {
         atomic_store(&w->running, worker_key(j->link->serial, j->id));
@@ -274,9 +275,12 @@ static void decode_step(struct worker *w, size_t n, struct worker_job *reader, u
     }
     if (!w->inside)
         w->engine->ops->interrupt(w->engine, false); // meant for a chunk that has ended
+    worker_power_now(w, rows > 0 ? -1 : WATTS_DECODE);
     int64_t t0 = clock_now_ns();
     int rc = w->engine->ops->step(w->engine, w->rows[w->inside], n + rows, &e);
     int64_t t1 = w->stepped_ns = clock_now_ns();
+    if (w->inside)
+        worker_power_now(w, WATTS_PREFILL);
     if (rc == ERR_CANCELLED || (rc == ERR_BUSY && !w->inside && worker_memory_relieve(w)))
         return; // nothing changed: the same step again
     if (rc != 0) {
