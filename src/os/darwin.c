@@ -112,3 +112,8 @@ long os_mtime_ns(const struct stat *st)
 {
     return st->st_mtimespec.tv_nsec;
 }
+
+const char *system_dns_sd_library(void)
+{
+    return "/usr/lib/libSystem.B.dylib";
+}

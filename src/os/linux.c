@@ -219,3 +219,8 @@ long os_mtime_ns(const struct stat *st)
 {
     return st->st_mtim.tv_nsec;
 }
+
+const char *system_dns_sd_library(void)
+{
+    return "libdns_sd.so.1";
+}

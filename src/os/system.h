@@ -15,6 +15,9 @@ void system_close_from(int first);
 // Path of the running executable; 0 or an errno.
 int system_self_path(char *out, size_t out_bytes);
 
+// The library that has Bonjour's calls.
+const char *system_dns_sd_library(void);
+
 // Linux only. The first line of a file; the text behind "key" and a colon in the first such line. False where
 // there is none, or it is empty.
 bool system_file_line(const char *path, char *out, size_t out_bytes);
