@@ -32,7 +32,9 @@ static struct {
     uint32_t n_ctx, n_seq, n_batch;
     int32_t stall_ms;
     void (*change)(struct engine *g); // what a test does to its engines; NULL: nothing
-} rig_options = {8192, 4, 128, NODE_STALL_AUTO, NULL};
+    // What opens them; NULL: the fake one. A real one takes the model's path from the options.
+    int (*open)(const struct engine_options *o, struct engine **out, struct err *e);
+} rig_options = {8192, 4, 128, NODE_STALL_AUTO, NULL, NULL};
 
 static inline void *rig_thread(void *arg)
 {
@@ -63,7 +65,7 @@ static inline struct engine *rig_engine(const char *model, enum engine_handoff m
     o.n_batch = rig_options.n_batch;
     o.handoff = mode;
     o.tiles = true;
-    if (engine_fake_open(&o, &g, &e) != 0)
+    if ((rig_options.open != NULL ? rig_options.open : engine_fake_open)(&o, &g, &e) != 0)
         fail_msg("%s", e.message);
     if (rig_options.change != NULL)
         rig_options.change(g);
