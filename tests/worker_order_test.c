@@ -236,6 +236,108 @@ static void test_prompts_take_turns(void **state)
     free(b.tokens);
 }
 
+// What the engine was asked to compute, as it saw it: whose prompt each step was of.
+static struct {
+    const struct engine_ops *inner;
+    struct engine_ops ops;
+    struct worker *_Atomic worker; // NULL: not yet
+    uint32_t seqs[8192];           // of steps that read a prompt, in order
+    size_t n;
+    unsigned waiting, over; // steps while segments waited, and those of them with rows of a prompt
+} seen;
+
+static int seen_step(struct engine *g, const struct engine_row *rows, size_t n, struct err *e)
+{
+    const struct engine_row *last = &rows[n - 1];
+    struct worker *w = atomic_load(&seen.worker);
+    bool waits = w != NULL && worker_imports_wait(w);
+    int rc = seen.inner->step(g, rows, n, e);
+    if (rc != 0)
+        return rc;
+    seen.waiting += waits;
+    seen.over += waits && !last->want_logits;
+    if (!last->want_logits && seen.n < sizeof seen.seqs / sizeof *seen.seqs)
+        seen.seqs[seen.n++] = last->seq;
+    return rc;
+}
+
+static void engine_watch(struct engine *g)
+{
+    memset(&seen, 0, sizeof seen);
+    seen.inner = g->ops;
+    seen.ops = *g->ops;
+    seen.ops.step = seen_step;
+    g->ops = &seen.ops;
+}
+
+static struct rig_node *start_watched(const char *model)
+{
+    rig_options.change = engine_watch;
+    struct rig_node *d = start(model);
+    rig_options.change = NULL;
+    return d;
+}
+
+// Steps of the prompt in `seq` before the last one of the prompt in `until`.
+static size_t steps_before(uint32_t seq, uint32_t until)
+{
+    size_t last = 0, n = 0;
+    for (size_t i = 0; i < seen.n; i++)
+        last = seen.seqs[i] == until ? i : last;
+    for (size_t i = 0; i < last; i++)
+        n += seen.seqs[i] == seq;
+    return n;
+}
+
+// Of two that came together the one that is nearly read is finished; the other has a turn now and then.
+static void test_the_shorter_first(void **state)
+{
+    (void)state;
+    struct rig_node *d = start_watched("fake:prefill_us=100");
+    struct prompt a = prompt_make(N_LONG + 400, 21), b = prompt_make(N_LONG, 22);
+    size_t chunks = N_LONG / 128;
+
+    generate(d, 1, &a, 2, NULL);
+    generate(d, 2, &b, 2, NULL);
+    assert_int_equal(next_done(d), 2);
+    assert_int_equal(next_done(d), 1);
+    rig_stop(d);
+    size_t meanwhile = steps_before(0, 1);
+    print_message("%zu chunks of the longer one before the shorter one of %zu was read\n",
+                  meanwhile, chunks + 1);
+    assert_true(meanwhile >= chunks / 6 &&
+                meanwhile <= chunks / 2); // in turns they would be as many
+    free(a.tokens);
+    free(b.tokens);
+}
+
+// Short prompts keep coming: the long one is read all the same.
+static void test_long_ones_are_read(void **state)
+{
+    (void)state;
+    enum { SHORT = 160 };
+    struct rig_node *d = start_watched("fake:prefill_us=10");
+    struct prompt big = prompt_make(N_LONG, 23), p[SHORT];
+    unsigned before = 0;
+
+    generate(d, 999, &big, 2, NULL);
+    for (uint64_t i = 0; i < SHORT; i++) {
+        p[i] = prompt_make(N_SHORT, 400 + (unsigned)i);
+        generate(d, i, &p[i], 1, NULL);
+    }
+    while (next_done(d) != 999)
+        before++;
+    print_message("%u of %d were answered before\n", before, SHORT);
+    // 24 chunks, each after at most 12 of others (of 4 readers), which are of two chunks.
+    assert_true(before < 24 * 12 / 2);
+    for (unsigned i = before; i < SHORT; i++)
+        next_done(d);
+    rig_stop(d);
+    free(big.tokens);
+    for (int i = 0; i < SHORT; i++)
+        free(p[i].tokens);
+}
+
 // One owner has filled the queue; another one's request is the next to be served.
 static void test_owners_are_fair(void **state)
 {
@@ -334,6 +436,44 @@ static void test_imports_beside_answers(void **state)
     free(b.tokens);
 }
 
+// Segments that wait are taken in before more of a prompt is read, but a prompt does not wait for ever.
+static void test_imports_before_prompts(void **state)
+{
+    (void)state;
+    struct rig_node *p = rig_start("fake:kv_bytes=512", ENGINE_HANDOFF_RANGES, true, false);
+    rig_options.stall_ms = 1; // less than a step takes: one segment, one row with each
+    struct rig_node *d = start_watched("fake:kv_bytes=512,decode_us=1500,prefill_us=20");
+    struct prompt a = prompt_make(50, 31), b = prompt_make(300, 32), c = prompt_make(2000, 33);
+    unsigned type = 0, ended = 0;
+
+    atomic_store(&seen.worker, &d->w);
+    generate(d, 2, &a, 4000, NULL);
+    next_of(d, WIRE_TOKEN, WIRE_TOKEN, NULL);
+    struct rig_request r = {
+        .id = 3, .tokens = c.tokens, .n = c.n, .max_tokens = 3, .port = p->port};
+    rig_prefill(p, &r);
+    json_decref(rig_recv(p, &type));
+    generate(d, 4, &b, 3, NULL);
+    rig_generate(d, &r);
+    while (ended < 2) {
+        json_t *head = NULL;
+        uint64_t id = next_of(d, WIRE_DONE, WIRE_DONE, &head);
+        assert_true(id == 3 || id == 4);
+        if (id == 3)
+            assert_int_equal(rig_integer(head, "tokens_imported"), 1999);
+        json_decref(head);
+        ended++;
+    }
+    rig_stop(d);
+    rig_stop(p);
+    print_message("%u steps while segments waited, %u with rows of a prompt\n", seen.waiting,
+                  seen.over);
+    assert_true(seen.over <= seen.waiting / WORKER_IMPORTS_AHEAD + 1);
+    free(a.tokens);
+    free(b.tokens);
+    free(c.tokens);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -341,9 +481,12 @@ int main(void)
         cmocka_unit_test_setup(test_same_answers, defaults),
         cmocka_unit_test_setup(test_more_answers_than_rows, defaults),
         cmocka_unit_test_setup(test_prompts_take_turns, defaults),
+        cmocka_unit_test_setup(test_the_shorter_first, defaults),
+        cmocka_unit_test_setup(test_long_ones_are_read, defaults),
         cmocka_unit_test_setup(test_owners_are_fair, defaults),
         cmocka_unit_test_setup(test_large_ones_are_served, defaults),
         cmocka_unit_test_setup(test_imports_beside_answers, defaults),
+        cmocka_unit_test_setup(test_imports_before_prompts, defaults),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -51,6 +51,9 @@
 #define WORKER_PART_NS (2 * NS_PER_S)      // a gateway that has nothing running here lets go sooner
 #define WORKER_BULK_FRAME_NS (60 * NS_PER_S) // the other side may be in a long chunk of its own
 #define WORKER_OVERTAKES 8                   // a waiting job is passed so often and no more
+#define WORKER_PASSES                                                                              \
+    2u // a prompt that is read is passed over so often for each that is, and no more
+#define WORKER_IMPORTS_AHEAD 8u // steps that a prompt waits for segments of hand-offs, and no more
 #define WORKER_PACE_TOKENS 8    // from so many on an answer has a pace that prompts must keep
 #define WORKER_SETTLE_TOKENS 16 // an answer with so many to come is worth moving
 #define WORKER_LOOK_AHEAD 16    // so many jobs that do not fit are looked at in one go
@@ -197,6 +200,7 @@ struct worker_job {
     uint32_t owner_running;      // scratch too: jobs of its owner that run
     uint32_t overtaken;          // how often a later job was admitted before this one
     uint64_t turn;               // when it last computed, in turns
+    uint32_t passed_over;        // chunks of other prompts since it last read
     uint64_t round;              // the last round of decode steps that it had a row in
     size_t row;                  // that row, while in_step
     bool in_step;
@@ -362,7 +366,8 @@ struct worker {
     struct worker_adapter adapters[WORKER_ADAPTERS];
     uint32_t adapter_now, adapter_steps;             // whose answers have their turn; steps of it
     uint64_t adapter_turns[ENGINE_ADAPTERS_MAX + 1]; // when each had its last one
-    struct chan *imports; // struct worker_event: frames that came while answers ran
+    struct chan *imports;   // struct worker_event: frames that came while answers ran
+    uint32_t imports_ahead; // steps that prompts have waited for them
     struct worker_peer peers[WORKER_PEERS];
     double prefill_rate, decode_rate, link_rate; // measured, per second; 0: not yet
     double floor_s;  // what a small chunk takes where that is more than its share of the rate

@@ -3,7 +3,8 @@
 // With nobody decoding, prompts are read in whole chunks, exactly as their schedule says. While answers
 // run, the next of their steps comes between two layers of a chunk, as soon as it is due (worker_between).
 // Where an answer cannot live apart from the prompt (windows, recurrent states, no room), pace.h says how
-// many rows of a prompt go along with a step or in between. Jobs that read take turns.
+// many rows of a prompt go along with a step or in between. Of the prompts that are here the one with the least
+// left is read first, and segments of a hand-off come before either.
 #include "base/log.h"
 #include "node/worker.h"
 
@@ -143,6 +144,62 @@ static void token_take(struct worker *w, struct worker_job *j, size_t row)
     worker_answer_token(w, j, token, row);
 }
 
+// ---- whose prompt is read -------------------------------------------------------------------------
+
+static uint32_t tokens_left(const struct worker_job *j)
+{
+    uint32_t upto = j->kind == WORKER_JOB_PREFILL ? j->prefill.upto : j->n_tokens - 1;
+    return upto - j->computed;
+}
+
+// Shortest remaining first: on average nobody can have first tokens sooner (Schrage, Operations Research 16(3),
+// 1968), and the small last pieces of a hand-off, for which another machine waits, wait for no full chunk. But
+// who was passed over often enough goes first, so that everybody gets a third of what turns would give.
+static bool reads_before(const struct worker_job *a, const struct worker_job *b, uint32_t bound)
+{
+    bool a_due = a->passed_over >= bound, b_due = b->passed_over >= bound;
+
+    if (a_due != b_due)
+        return a_due;
+    if (!a_due && tokens_left(a) != tokens_left(b))
+        return tokens_left(a) < tokens_left(b);
+    return a->turn < b->turn;
+}
+
+static struct worker_job *reader_next(const struct worker *w)
+{
+    struct worker_job *next = NULL;
+    uint32_t readers = 0;
+
+    for (const struct worker_job *j = w->jobs; j != NULL; j = j->next)
+        readers += j->phase == WORKER_READ;
+    for (struct worker_job *j = w->jobs; j != NULL; j = j->next)
+        if (j->phase == WORKER_READ &&
+            (next == NULL || reads_before(j, next, WORKER_PASSES * readers)))
+            next = j;
+    return next;
+}
+
+// The job has its turn to read, and all others that do have one less.
+static void turn_take(struct worker *w, struct worker_job *reader)
+{
+    for (struct worker_job *j = w->jobs; j != NULL; j = j->next)
+        j->passed_over += j->phase == WORKER_READ;
+    reader->passed_over = 0;
+    reader->turn = ++w->turn;
+}
+
+// Segments that have come are taken in before more of other prompts is read: somebody's first token waits for
+// nothing else. For so many steps, then a prompt has its turn all the same.
+static bool imports_first(struct worker *w)
+{
+    bool first = worker_imports_wait(w) && w->imports_ahead < WORKER_IMPORTS_AHEAD;
+    w->imports_ahead = first ? w->imports_ahead + 1 : 0;
+    return first;
+}
+
+// ---- reading ---------------------------------------------------------------------------------------
+
 // May the last chunk take the prompt's last token along? That is a step less until the first token comes,
 // where no prefill worker could have read the prompt in this one's place. Nobody's pace is in the way, since
 // such a chunk is computed in one go.
@@ -159,7 +216,7 @@ static void read_whole(struct worker *w, struct worker_job *j)
 {
     size_t last = j->n_tokens - j->computed - 1;
 
-    j->turn = ++w->turn;
+    turn_take(w, j);
     if (worker_chunk_run(w, j, j->n_tokens) != 0)
         return;
     worker_generate_read(w, j);
@@ -168,22 +225,13 @@ static void read_whole(struct worker *w, struct worker_job *j)
 
 static void read_chunk(struct worker *w, struct worker_job *j, uint32_t rows)
 {
-    j->turn = ++w->turn;
+    turn_take(w, j);
     if (worker_media_next(j))
         worker_media_read(w, j, rows);
     else if (j->kind == WORKER_JOB_PREFILL)
         worker_prefill_chunk(w, j, rows);
     else if (worker_chunk_run(w, j, worker_chunk_end(w, j, rows)) == 0)
         worker_generate_read(w, j);
-}
-
-static struct worker_job *reader_next(struct worker *w)
-{
-    struct worker_job *next = NULL;
-    for (struct worker_job *j = w->jobs; j != NULL; j = j->next)
-        if (j->phase == WORKER_READ && (next == NULL || j->turn < next->turn))
-            next = j;
-    return next;
 }
 
 // ---- the batched step ----------------------------------------------------------------------------
@@ -250,7 +298,7 @@ static void step_learn(struct worker *w, size_t n, uint32_t rows, double seconds
 static void reader_count(struct worker *w, struct worker_job *reader, uint32_t end, int64_t t0,
                          int64_t t1)
 {
-    reader->turn = ++w->turn;
+    turn_take(w, reader);
     worker_chunk_count(w, reader, end, t0, t1);
     if (reader->kind == WORKER_JOB_PREFILL)
         worker_prefill_read(w, reader);
@@ -359,6 +407,8 @@ void worker_step_run(struct worker *w)
     double row_s = w->prefill_rate > 0 ? 1 / w->prefill_rate : 0;
     struct pace_share share = {0, false};
 
+    if (n > 0 && reader != NULL && imports_first(w))
+        reader = NULL;
     w->export_mixed = w->export_mixed || n > 0 || reader != NULL;
     if (n == 0) {
         if (reader != NULL && reads_whole(w, reader))
