@@ -17,7 +17,7 @@
 #define FASTER 10.0 // than the catalogue's machines
 #define REAL_CTX 2048
 #define REAL_MARGIN 1.10 // of the time scale: what another run of the same step may take longer
-#define REAL_PROMPT 640  // of the run that finds it
+#define REAL_PROMPT 384  // of the run that finds it
 #define HELD(tokens) ((tokens) / 4 * 3)
 // A plan that took so much longer than the best needs no second run.
 #define HOPELESS 1.3
@@ -37,10 +37,10 @@ static const struct bench_cell cells[] = {
     {.prompt_tokens = 128, .gen_tokens = 512},
 };
 static const struct bench_cell real_cells[] = {
-    {.prompt_tokens = 96, .gen_tokens = 4},
-    {.prompt_tokens = 512, .gen_tokens = 2},
-    {.prompt_tokens = 640, .gen_tokens = 1},
-    {.prompt_tokens = 512, .gen_tokens = 2, .held = BENCH_HELD_DECODE},
+    {.prompt_tokens = 64, .gen_tokens = 4},
+    {.prompt_tokens = 256, .gen_tokens = 2},
+    {.prompt_tokens = 384, .gen_tokens = 1},
+    {.prompt_tokens = 256, .gen_tokens = 2, .held = BENCH_HELD_DECODE},
 };
 
 // What a gateway has seen before its choices count; the first stands for itself.
