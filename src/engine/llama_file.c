@@ -78,6 +78,12 @@ int llama_file_check(const char *path, struct gguf_context **out, struct err *e)
     struct gguf_init_params params = {.no_alloc = true};
     struct gguf_context *gguf = gguf_init_from_file(path, params);
     const char *why = llama_log_end();
+    if (!gguf && strstr(why, "invalid ggml type"))
+        return err_set(
+            e, ERR_UNSUPPORTED,
+            "'%s': llama.cpp %s does not know how its weights are quantised (%s); choose "
+            "another quantisation of the model, or a newer release",
+            path, llama_version(), why);
     if (!gguf)
         return err_set(e, ERR_CORRUPT,
                        "'%s' is damaged or cut short (%" PRIu64 " bytes): its header does not read "
