@@ -128,9 +128,9 @@ bench-train: all
 golden-peft: all
 	@$(or $(TORCH_PYTHON),python3) scripts/peft_golden.py $${TANDEM_CACHE:-$$HOME/.cache/tandem}/llama-v0.5.0-src
 
-# A job whose runner, trainer and command are killed twenty times must end like an undisturbed one.
+# A job whose trainer, runner, gateway, node and command are killed twenty times must end like an undisturbed one.
 train-long: test-programs
-	@TANDEM_BIN=$(abspath $(BUILD)) TANDEM_TRAIN_KILLS=20 scripts/with-model.sh tests/e2e_train.sh
+	@TANDEM_BIN=$(abspath $(BUILD)) TANDEM_TRAIN_KILLS=20 TANDEM_TRAIN_RESULT=bench/results/train_kills.json scripts/with-model.sh tests/e2e_train.sh
 
 # torchrun between two machines that are this one, over ssh; TORCH_PYTHON as for bench-train.
 train-torch: test-programs

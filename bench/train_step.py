@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""train_step.py [--rounds N] [--json-file FILE]: a training step of the native trainer against the same step of PyTorch
+"""train_step.py [--rounds N] [--cpu-time] [--json-file FILE]: a training step of the native trainer against the same step of PyTorch
 and PEFT (share/recipes/train_peft.py), on the CPU, the base kept as F32 in both; same rank, length, batch and threads,
 the same tokens in the same order, in turns so that both see the same machine. Prints JSON:
 
   {"ratio": native / PyTorch, the median of the rounds' ratios, "native_step_s", "pytorch_step_s": medians, "rounds": [...]}
 
-The first step of each run is left out, and so is loading. TANDEM_BIN: the build folder. TANDEM_MODEL: the model.
+The first step of each run is left out, and so is loading. --cpu-time is for a machine that is busy with other things: CPU
+seconds of a long run less those of one of two steps, of one thread each. TANDEM_BIN: the build folder. TANDEM_MODEL: the model.
 TORCH_PYTHON: a Python that has torch, transformers, peft and gguf.
 """
 import argparse
@@ -53,6 +54,17 @@ def step_s(folder, tokens_per_step):
     return (ends[1] - ends[0]) / (steps[-1]["step"] - steps[0]["step"]), steps[0]["loss"]
 
 
+def run(words):
+    """CPU seconds of a program and what it started."""
+    with tempfile.TemporaryFile() as said:
+        p = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=said)
+        _, status, usage = os.wait4(p.pid, 0)
+        said.seek(0)
+        if status != 0:
+            sys.exit(f"{words[0]}: {said.read().decode(errors='replace')[-500:]}")
+    return usage.ru_utime + usage.ru_stime
+
+
 def cpu_name():
     try:
         for line in open("/proc/cpuinfo", encoding="utf-8"):
@@ -79,8 +91,10 @@ def main():
     p.add_argument("--batch", type=int, default=4)
     p.add_argument("--rank", type=int, default=8)
     p.add_argument("--threads", type=int, default=os.cpu_count())
+    p.add_argument("--cpu-time", action="store_true", help="CPU seconds, of one thread each")
     p.add_argument("--json-file", type=pathlib.Path)
     args = p.parse_args()
+    args.threads = 1 if args.cpu_time else args.threads
     model, binaries = os.environ["TANDEM_MODEL"], os.environ.get("TANDEM_BIN", "build")
     python, trainer = os.environ.get("TORCH_PYTHON", "python3"), os.path.join(binaries, "tandem-trainer")
     known = versions(python)
@@ -91,19 +105,23 @@ def main():
         programs = {"native": [trainer],
                     "pytorch": [python, ROOT / "share/recipes/train_peft.py", "--tandem", binaries]}
         rounds = []
+
+        def job_run(name, steps):
+            job = folder / f"{name}-{len(rounds)}-{steps}"
+            job.mkdir()
+            (job / "job.json").write_text(json.dumps({
+                "model": model, "data": str(folder / "data.jsonl"), "epochs": 1, "batch": args.batch, "max_steps": steps,
+                "rank": args.rank, "threads": args.threads, "max_tokens": args.length, "gpu": False,
+                "checkpoint_steps": 1000} | ({"weights": "dense"} if name == "native" else {})))
+            cpu = run([*programs[name], job])
+            return cpu, *step_s(job, args.batch * args.length)
+
         for _ in range(args.rounds):
             row = {}
-            for name, words in programs.items():
-                job = folder / f"{name}-{len(rounds)}"
-                job.mkdir()
-                (job / "job.json").write_text(json.dumps({
-                    "model": model, "data": str(folder / "data.jsonl"), "epochs": 1, "batch": args.batch,
-                    "rank": args.rank, "threads": args.threads, "max_tokens": args.length, "gpu": False,
-                    "checkpoint_steps": 1000} | ({"weights": "dense"} if name == "native" else {})))
-                done = subprocess.run([*words, job], capture_output=True, text=True, check=False)
-                if done.returncode != 0:
-                    sys.exit(f"{name}: {done.stderr[-500:]}")
-                row[name], row[name + "_loss"] = step_s(job, args.batch * args.length)
+            for name in programs:
+                cpu, row[name], row[name + "_loss"] = job_run(name, args.steps)
+                if args.cpu_time:
+                    row[name] = (cpu - job_run(name, 2)[0]) / (args.steps - 2)
             row["ratio"] = row["native"] / row["pytorch"]
             print(f"round {len(rounds) + 1}: native {row['native']:.3f} s, PyTorch {row['pytorch']:.3f} s a step, "
                   f"ratio {row['ratio']:.2f}", file=sys.stderr)
@@ -113,7 +131,8 @@ def main():
     result = {
         "date": datetime.date.today().isoformat(), "machine": {"cpu": cpu_name(), "cores": os.cpu_count()},
         "model": os.path.basename(model), "weights": "f32", "length": args.length, "supervised": supervised,
-        "batch": args.batch, "rank": args.rank, "threads": args.threads, "versions": known, "bound": BOUND,
+        "batch": args.batch, "rank": args.rank, "threads": args.threads,
+        "measured": "CPU seconds" if args.cpu_time else "seconds", "load": os.getloadavg()[0], "versions": known, "bound": BOUND,
         "ratio": statistics.median(r["ratio"] for r in rounds),
         "native_step_s": statistics.median(r["native"] for r in rounds),
         "pytorch_step_s": statistics.median(r["pytorch"] for r in rounds), "rounds": rounds,

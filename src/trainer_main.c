@@ -1,6 +1,7 @@
 // tandem-trainer FOLDER: runs the training job that FOLDER/job.json describes, or goes on with it. What a
 // job is, and what else the folder holds: train/train.h.
 // tandem-trainer --examples FOLDER: prints what it would learn, for other trainers.
+// tandem-trainer --speed MODEL [gpu]: prints how fast this machine would train it (train/speed.h).
 // tandem-trainer --merge TYPE BASE ADAPTER OUT: base and adapter as one model.
 //
 // Exit status: 0 succeeded, 1 failed (result.json says why), 3 stopped by SIGTERM or SIGINT with a
@@ -12,6 +13,7 @@
 #include "train/check.h"
 #include "train/merge.h"
 #include "train/parity.h"
+#include "train/speed.h"
 #include "train/train.h"
 
 #include <signal.h>
@@ -49,9 +51,10 @@ static int job_read(const char *folder, struct train_options *o, struct err *e)
 
 static const char usage[] =
     "usage: tandem-trainer FOLDER\n"
-    "       tandem-trainer --check FOLDER\n"
+    "       tandem-trainer --check FOLDER [elsewhere]\n"
     "       tandem-trainer --parity FOLDER\n"
     "       tandem-trainer --examples FOLDER\n"
+    "       tandem-trainer --speed MODEL [gpu]\n"
     "       tandem-trainer --merge TYPE BASE ADAPTER OUT\n\n"
     "Runs the training job of FOLDER/job.json, or goes on with it. --check says "
     "whether\n"
@@ -59,8 +62,10 @@ static const char usage[] =
     "computes\n"
     "the loss of a finished job's adapter with the engine that serves. --examples prints what it "
     "would\n"
-    "learn instead, tokens and which of them count, one JSON object a line. --merge writes base "
-    "and\n"
+    "learn instead, tokens and which of them count, one JSON object a line. --speed measures how "
+    "fast "
+    "this\n"
+    "machine would train MODEL. --merge writes base and\n"
     "adapter (GGUF files) as one model, quantised to TYPE (q8_0, f16, ...).\n";
 
 static int job_run(const char *folder, struct err *e)
@@ -91,11 +96,11 @@ static int job_parity(const char *folder, struct err *e)
     return rc ? rc : train_parity(folder, &o, stdout, e);
 }
 
-static int job_check(const char *folder, struct err *e)
+static int job_check(const char *folder, bool elsewhere, struct err *e)
 {
     struct train_options o;
     int rc = job_read(folder, &o, e);
-    return rc ? rc : train_check(&o, stdout, e);
+    return rc ? rc : train_check(&o, elsewhere, stdout, e);
 }
 
 static int examples_print(const char *folder, struct err *e)
@@ -111,12 +116,16 @@ int main(int argc, char **argv)
     int rc;
     if (argc == 2 && argv[1][0] != '-') {
         rc = job_run(argv[1], &e);
-    } else if (argc == 3 && strcmp(argv[1], "--check") == 0) {
-        rc = job_check(argv[2], &e);
+    } else if ((argc == 3 || (argc == 4 && strcmp(argv[3], "elsewhere") == 0)) &&
+               strcmp(argv[1], "--check") == 0) {
+        rc = job_check(argv[2], argc == 4, &e);
     } else if (argc == 3 && strcmp(argv[1], "--parity") == 0) {
         rc = job_parity(argv[2], &e);
     } else if (argc == 3 && strcmp(argv[1], "--examples") == 0) {
         rc = examples_print(argv[2], &e);
+    } else if ((argc == 3 || (argc == 4 && strcmp(argv[3], "gpu") == 0)) &&
+               strcmp(argv[1], "--speed") == 0) {
+        rc = train_speed(argv[2], argc == 4, stdout, &e);
     } else if (argc == 6 && strcmp(argv[1], "--merge") == 0) {
         rc = merge_run(&(struct merge_options){argv[3], argv[4], argv[5], argv[2]}, &e);
     } else {

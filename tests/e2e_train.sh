@@ -1,6 +1,7 @@
 #!/bin/sh
 # tandem train from end to end with the small model: published, watched, killed again and again, cancelled, and
-# everything that a user can get wrong. TANDEM_TRAIN_KILLS: how many times something is killed (6).
+# everything that a user can get wrong. TANDEM_TRAIN_KILLS: how many times something is killed (6); every one counts
+# where TANDEM_TRAIN_RESULT names a file for what came of it.
 set -eu
 exec python3 -B - <<'PYTHON'
 import atexit, filecmp, glob, json, os, random, shutil, signal, subprocess, sys, tempfile, time
@@ -9,7 +10,8 @@ BIN = os.environ.get("TANDEM_BIN", "build")
 TANDEM = os.path.join(BIN, "tandem")
 MODEL = os.environ["TANDEM_MODEL"]
 KILLS = int(os.environ.get("TANDEM_TRAIN_KILLS", "6"))
-EPOCHS = max(2, KILLS // 2)  # long enough for the last kill
+RESULT = os.environ.get("TANDEM_TRAIN_RESULT")
+EPOCHS = 4 * KILLS if RESULT else max(2, KILLS // 2)  # long enough for the last kill
 DIR = tempfile.mkdtemp(prefix="tandem-train-")
 ENV = dict(os.environ, TANDEM_STATE=DIR + "/state", TANDEM_DATA=DIR + "/data")
 ENV.pop("TANDEM_MODEL")
@@ -134,43 +136,94 @@ os.truncate(again + "/adapter.gguf", os.path.getsize(again + "/adapter.gguf") //
 p = subprocess.run([os.path.join(BIN, "tandem-trainer"), "--parity", again], capture_output=True, text=True)
 assert p.returncode == 1 and "adapter.gguf" in p.stderr, p.stderr
 
+# Where the serving engine says something else, or nothing, the adapter is kept and not published.
+shim = os.path.join(DIR, "bin")
+os.mkdir(shim)
+shutil.copy(TANDEM, shim)
+with open(os.open(shim + "/tandem-trainer", os.O_WRONLY | os.O_CREAT, 0o700), "w") as f:
+    f.write("""#!/bin/sh
+real='%s'
+[ "$1" = --parity ] || exec "$real" "$@"
+[ ! -e "$2/../mute" ] || { echo "no such layer" >&2; exit 1; }
+"$real" "$@" | sed 's/"loss_engine": *[0-9.e-]*/"loss_engine": 99.5/'
+""" % os.path.abspath(os.path.join(BIN, "tandem-trainer")))
+for name, words in (("apart", "99.5000 in the engine"), ("mute", "no such layer")):
+    if name == "mute":
+        open(DIR + "/state/jobs/mute", "w").close()
+    p = subprocess.run([shim + "/tandem", "train", "-m", MODEL, "--data", DATA, "--name", name, *SMALL, "--max-steps", "1"],
+                       env=ENV, capture_output=True, text=True, timeout=120)
+    refused = show(name)
+    assert p.returncode == 1 and refused["state"] == "failed", (p.returncode, refused)
+    assert words in refused["error"]["message"] and "not published" in refused["error"]["message"], refused["error"]
+    assert os.path.exists(refused["folder"] + "/adapter.gguf") and not os.path.exists(DIR + "/data/adapters/" + name)
+    nothing_runs(refused["folder"])
+os.unlink(DIR + "/state/jobs/mute")
+print("refused: what the serving engine computes otherwise is not published")
+
 # ---- killed again and again ------------------------------------------------------------------------
 
 random.seed(7)
+KEY = os.path.join(DIR, "cluster.key")
+with open(os.open(KEY, os.O_WRONLY | os.O_CREAT, 0o600), "w") as f:
+    f.write(os.urandom(32).hex() + "\n")
+
+
+def program(*words):
+    """A process that may be killed with all it started, but for jobs."""
+    return subprocess.Popen([TANDEM, *words], env=dict(ENV, TANDEM_KEY_FILE=KEY), stdout=subprocess.DEVNULL,
+                            stderr=subprocess.DEVNULL, start_new_session=True)
+
+
+def end(process):
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    process.wait()
+
+
+# The gateway holds the queue while it lives; a node is what it serves with.
+START = {"gateway": lambda: program("serve", "-m", "fake", "--listen", "127.0.0.1:0"),
+         "node": lambda: program("node", "-m", "fake", "--listen", "127.0.0.1:0"),
+         "command": lambda: program("train", "watch", job)}
+victims = ["trainer", "gateway", "runner", "node", "command", "trainer"] * (KILLS // 6 + 1)
+victims = victims[:KILLS]
+random.shuffle(victims)
 job = run("-m", MODEL, "--data", DATA, "--name", "wild", *SMALL, "--epochs", str(EPOCHS), "--detach").stdout.strip()
 folder = show(job)["folder"]
-
-
-def watch():
-    return subprocess.Popen([TANDEM, "train", "watch", job], env=ENV, stdout=subprocess.DEVNULL,
-                            stderr=subprocess.DEVNULL)
-
-
-watcher = watch()
-killed = {"runner": 0, "trainer": 0, "command": 0}
-for i in range(KILLS):
+others = {name: start() for name, start in START.items()}
+atexit.register(lambda: [end(p) for p in others.values()])
+killed = dict.fromkeys(["trainer", "runner", *START], 0)
+for who in victims:
     time.sleep(random.uniform(0.2, 2.0))
     if show(job)["state"] != "running":
         break
-    who = random.choice(["runner", "trainer", "trainer", "command"])
-    if who == "command":
-        watcher.kill()
-    pid = holder(folder, who + ".lock") if who != "command" else None
-    if pid:
-        os.kill(pid, signal.SIGKILL)
-    killed[who] += bool(pid) or who == "command"
-    if watcher.poll() is not None:
-        watcher.wait()
-        watcher = watch()
-watcher.kill()
-watcher.wait()
-run("watch", job, limit=300)
+    if who in START:
+        alive = others[who].poll() is None
+        end(others[who])
+        killed[who] += alive
+    else:
+        pid = wait_for(lambda: holder(folder, who + ".lock") or show(job)["state"] != "running")
+        if pid is not True:
+            os.kill(pid, signal.SIGKILL)
+            killed[who] += 1
+    for name, p in others.items():
+        if p.poll() is not None:
+            others[name] = START[name]()
+for p in others.values():
+    end(p)
+run("watch", job, limit=600)
 wild = show(job)
 assert wild["state"] == "succeeded", wild
 assert abs(final_loss(wild) - final_loss(calm)) < 1e-3, (final_loss(wild), final_loss(calm))
 assert filecmp.cmp(folder + "/adapter.gguf", calm["folder"] + "/adapter.gguf", shallow=False)
-assert sum(killed.values()) > 0
+assert sum(killed.values()) == KILLS if RESULT else sum(killed.values()) > 0, killed
 nothing_runs(folder)
+if RESULT:
+    with open(RESULT, "w") as f:
+        json.dump({"date": time.strftime("%Y-%m-%d"), "kills": killed, "steps": 6 * EPOCHS, "attempts": wild["attempts"],
+                   "loss": final_loss(wild), "loss_undisturbed": final_loss(calm), "adapter_identical": True}, f, indent=1)
+        f.write("\n")
 print("killed %s: the same adapter after %d attempts" % (killed, wild["attempts"]))
 
 # ---- cancelled at every state ----------------------------------------------------------------------

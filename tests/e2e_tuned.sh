@@ -14,6 +14,12 @@ sys.path.insert(0, ".")
 import e2e
 from e2e import *
 
+try:
+    import schema_check
+except ImportError:
+    schema_check = None
+    print("without schemas: this Python has no jsonschema package")
+
 if not MODEL:
     print("SKIP: needs the real model")
     sys.exit(0)
@@ -52,6 +58,36 @@ def raw(port, method, path):
     r = urllib.request.Request("http://127.0.0.1:%d%s" % (port, path), method=method)
     with urllib.request.urlopen(r, timeout=30) as a:
         return a.read()
+
+
+def shaped(port, method, path, body=None):
+    """The reply as the schemas have it; where this Python cannot tell, only that it came."""
+    r = urllib.request.Request("http://127.0.0.1:%d%s" % (port, path), method=method,
+                               data=None if body is None else json.dumps(body).encode(),
+                               headers={"Content-Type": "application/json"})
+    try:
+        a = urllib.request.urlopen(r, timeout=240)
+    except urllib.error.HTTPError as e:
+        a = e
+    with a:
+        row = {"method": method, "path": path, "status": a.status, "content_type": a.headers["Content-Type"],
+               "body": a.read().decode(), "whole": True}
+    wrong = schema_check.exchange_check(row) if schema_check else []
+    check(not wrong, method, path, wrong, row["body"][:500])
+    return row["body"]
+
+
+def shapes(port, file, path):
+    """Every reply of files and jobs, once there is one of each."""
+    for end in ("", "/events", "/events?stream=true", "/checkpoints"):
+        shaped(port, "GET", path + end)
+    for rest in ("/v1/fine_tuning/jobs", "/v1/fine_tuning/jobs/ftjob-none", "/v1/files", "/v1/files/" + file):
+        shaped(port, "GET", rest)
+    shaped(port, "POST", path + "/cancel", {})
+    shaped(port, "POST", "/v1/fine_tuning/jobs", {"model": STEM, "training_file": "file-none"})
+    other = upload(port, data())[1]
+    check(not schema_check or not schema_check.shape_check("tuning.json#/$defs/file", other), other)
+    shaped(port, "DELETE", "/v1/files/" + other["id"])
 
 
 def files(port):
@@ -117,6 +153,7 @@ def trained(port, file):
     steps = [c["step_number"] for c in get(port, path + "/checkpoints")[1]["data"]]
     check(steps and max(steps) == 6, steps)
     check([j["id"] for j in get(port, "/v1/fine_tuning/jobs")[1]["data"]] == [job["id"]])
+    shapes(port, file, path)
     return "ft:facts"
 
 
@@ -125,8 +162,8 @@ def cancelled(port, file):
                                                       "tandem": {"max_steps": 5000}})
     check(status == 200, job)
     path = "/v1/fine_tuning/jobs/" + job["id"]
-    status, a = post(port, path + "/cancel", {})
-    check(status == 200 and a["status"] in ("running", "cancelled"), a)
+    a = json.loads(shaped(port, "POST", path + "/cancel", {}))
+    check(a["status"] in ("running", "cancelled"), a)
     wait_for("the job to be cancelled", lambda: get(port, path)[1]["status"] == "cancelled", 60)
     check(post(port, path + "/cancel", {})[0] == 400)
     # The name was taken: this one was to get another.

@@ -397,6 +397,67 @@ static void programs_are_heard_and_bounded(void **state)
     assert_non_null(strstr(e.message, "no-such-program-anywhere"));
 }
 
+// ---- the fastest of several machines ---------------------------------------------------------------
+
+// Plays ssh: the host is the word before the last.
+static const char fake_ssh[] =
+    "#!/bin/sh\n"
+    "for word; do host=$last last=$word; done\n"
+    "case $host in\n"
+    "gone) echo 'no route' >&2; exit 255 ;;\n"
+    "small) echo 'tandem-trainer: 3.0 GB are free' >&2; exit 1 ;;\n"
+    "odd) echo '{\"gflops\": \"many\"}' ;;\n"
+    "fast*) case $last in *\"'/models/there.gguf'\"*) ;; *) exit 3 ;; esac\n"
+    "    echo '{\"gflops\": 900.5, \"device\": \"CUDA0\", \"memory_bytes\": 1}' ;;\n"
+    "*) echo '{\"gflops\": 80, \"device\": \"CPU\", \"memory_bytes\": 1}' ;;\n"
+    "esac\n";
+
+static int submit_to(const char *hosts, struct jobs_job *job, struct err *e)
+{
+    json_t *command = rig_command("ok");
+    json_t *executor = json_pack("{s:s,s:s,s:s,s:s}", "kind", "fastest", "hosts", hosts, "trainer",
+                                 "/opt/tandem-trainer", "model", "/models/there.gguf");
+    struct jobs_spec s = rig_spec("chosen", command);
+    s.executor = executor;
+    int rc = jobs_submit(rig_jobs, &s, job, e);
+    json_decref(command);
+    json_decref(executor);
+    return rc;
+}
+
+static void the_fastest_machine_is_chosen(void **state)
+{
+    char *old = mem_strdup(getenv("PATH")), *path = mem_format("%s:%s", rig_dir, old);
+    char *ssh = rig_path("ssh");
+    struct jobs_job job;
+    struct err e = {0};
+    json_t *events = NULL;
+    (void)state;
+    rig_put("ssh", fake_ssh);
+    assert_int_equal(chmod(ssh, 0700), 0);
+    setenv("PATH", path, 1);
+    assert_int_equal(submit_to("gone,slow,fast1,small,odd", &job, &e), 0);
+    assert_string_equal(job.executor, "ssh");
+    assert_string_equal(json_string_value(json_object_get(job.executor_options, "hosts")), "fast1");
+    assert_int_equal(jobs_events(rig_jobs, job.id, 0, 10, &events, &e), 0);
+    const char *told = json_string_value(json_object_get(json_array_get(events, 0), "message"));
+    for (size_t i = 0; i < 5; i++)
+        if (!strstr(told, (const char *[]){"fast1 is the fastest", "slow 80 GFLOP/s", "no route",
+                                           "3.0 GB are free", "names no speed"}[i]))
+            fail_msg("%s", told);
+    json_decref(events);
+    assert_int_equal(jobs_cancel(rig_jobs, job.id, &e), 0);
+    jobs_job_fini(&job);
+    assert_int_equal(submit_to("gone,small", &job, &e), ERR_NOT_FOUND);
+    assert_non_null(strstr(e.message, "no route"));
+    assert_int_equal(submit_to("", &job, &e), ERR_INVALID);
+    assert_non_null(strstr(e.message, "hosts=NAME"));
+    setenv("PATH", old, 1);
+    free(ssh);
+    free(path);
+    free(old);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -412,6 +473,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(others_leave_the_start_to_the_host, rig_setup,
                                         rig_teardown),
         cmocka_unit_test_setup_teardown(jobs_outlive_their_database, rig_setup, rig_teardown),
+        cmocka_unit_test_setup_teardown(the_fastest_machine_is_chosen, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(bad_lines_are_named, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(a_line_of_ten_megabytes_is_not_kept, rig_setup,
                                         rig_teardown),

@@ -12,6 +12,7 @@ A program uses exchange_check(row), which returns a list of what is wrong. Needs
 import functools
 import json
 import os
+import re
 import sys
 
 import jsonschema
@@ -45,6 +46,20 @@ WHOLE = {
     "/livez": "health",
     "/readyz": "health",
 }
+
+# Method and path of what carries ids -> part of tuning.json.
+TUNING = [(method, re.compile(path + "$"), part) for method, path, part in (
+    ("GET", "/files", "files"),
+    ("POST", "/files", "file"),
+    ("GET", "/files/[^/]+", "file"),
+    ("DELETE", "/files/[^/]+", "file_deleted"),
+    ("GET", "/fine_tuning/jobs", "jobs"),
+    ("POST", "/fine_tuning/jobs", "job"),
+    ("GET", "/fine_tuning/jobs/[^/]+", "job"),
+    ("POST", "/fine_tuning/jobs/[^/]+/cancel", "job"),
+    ("GET", "/fine_tuning/jobs/[^/]+/events", "events"),
+    ("GET", "/fine_tuning/jobs/[^/]+/checkpoints", "checkpoints"),
+)]
 
 
 # ---- schemas ----------------------------------------------------------------------------------------------
@@ -252,6 +267,23 @@ def error_ref(path, status):
     return "openai.json#/$defs/error"
 
 
+def tuning_part(method, path):
+    return next((part for m, pattern, part in TUNING if m == method and pattern.match(path)), None)
+
+
+def tuning_check(part, text):
+    """A reply of files and jobs; of events also as a stream, which ends with [DONE]."""
+    ref = "tuning.json#/$defs/"
+    if not text.startswith("{"):
+        events, wrong = sse_split(text)
+        texts = [data for _, data in events]
+        values, bad = parsed(t for t in texts if t != "[DONE]")
+        wrong += bad + ([] if texts[-1:] == ["[DONE]"] else ["the stream ends without [DONE]"])
+        return wrong + [w for v in values for w in shape_check(ref + part.removesuffix("s"), v)]
+    values, wrong = parsed([text])
+    return wrong or shape_check(ref + part, values[0])
+
+
 def exchange_check(row):
     """What is wrong with a recorded exchange, as a list of sentences."""
     path = row["path"].split("?")[0]
@@ -260,6 +292,9 @@ def exchange_check(row):
     media = row["content_type"].split(";")[0].strip()
     if row["method"] == "HEAD":
         return []
+    part = tuning_part(row["method"], path)
+    if part and row["status"] < 400 and row["whole"]:
+        return tuning_check(part, row["body"])
     if media in ("text/event-stream", "application/x-ndjson"):
         return stream_check(kind, row["body"], row["whole"]) if kind else ["a stream where none is known"]
     if not row["whole"]:

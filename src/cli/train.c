@@ -141,7 +141,7 @@ static size_t options_where(struct submit *s, struct cli_option *out)
         {.name = "--executor",
          .kind = CLI_STRING,
          .value = (void *)&s->executor,
-         .arg = "local|slurm|ssh",
+         .arg = "local|slurm|ssh|fastest",
          .help = "where it is trained (local)"},
         {.name = "--executor-option",
          .kind = CLI_LIST,

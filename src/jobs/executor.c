@@ -14,9 +14,10 @@ int jobs_executor_find(const json_t *options, const struct jobs_executor **out, 
             *out = all[i];
             return 0;
         }
-    return rc != 0 ? rc
-                   : err_set(e, ERR_INVALID,
-                             "no executor \"%.40s\"; local, slurm and ssh are known", kind);
+    return rc != 0
+               ? rc
+               : err_set(e, ERR_INVALID,
+                         "no executor \"%.40s\"; local, slurm, ssh and fastest are known", kind);
 }
 
 int jobs_executor_members(const json_t *options, const char *const *known, struct err *e)

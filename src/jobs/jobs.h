@@ -94,7 +94,7 @@ struct jobs_spec {
     // Members of job.json but for model, data and eval_data ("rank", "learning_rate", ...). NULL: defaults.
     // Checked by the trainer before the job is accepted.
     const json_t *options;
-    // How it is run. NULL or {}: here. {"kind": "local" | "slurm" | "ssh", ...}: docs/training.md
+    // How it is run. NULL or {}: here. {"kind": "local" | "slurm" | "ssh" | "fastest", ...}: docs/training.md
     const json_t *executor;
     const json_t *meta; // an object that is kept and given back unread; NULL: {}
     const char *owner;  // of the API key; "": the command line

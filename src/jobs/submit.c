@@ -4,6 +4,7 @@
 #include "base/examples.h"
 #include "base/json.h"
 #include "jobs/capture.h"
+#include "jobs/choose.h"
 #include "jobs/executor.h"
 #include "jobs/jobs_impl.h"
 #include "models/adapters.h"
@@ -196,7 +197,8 @@ static int trainer_ask(const struct jobs_job *job, json_t **facts, struct err *e
     if (rc != 0)
         return rc;
     snprintf(program, sizeof program, "%s/tandem-trainer", dir);
-    const char *const argv[] = {program, "--check", job->folder, NULL};
+    const char *const argv[] = {program, "--check", job->folder,
+                                strcmp(job->executor, "local") == 0 ? NULL : "elsewhere", NULL};
     struct jobs_capture c = {.argv = argv, .timeout_s = CHECK_S, .out = &out};
     buf_init(&out, JOBS_CAPTURE_MAX);
     rc = jobs_capture_run(&c, e);
@@ -250,9 +252,10 @@ static int name_free(struct jobs *j, const char *name, struct err *e)
     return rc;
 }
 
-static int job_queue(struct jobs *j, const struct jobs_job *job, struct err *e)
+static int job_queue(struct jobs *j, const struct jobs_job *job, const char *why, struct err *e)
 {
-    char *text = mem_format("queued: %" PRIu64 " examples", job->examples);
+    char *text = mem_format("queued: %" PRIu64 " examples%s%s", job->examples, why ? "; " : "",
+                            why ? why : "");
     struct jobs_event event = {"info", "state", text, NULL};
     int rc = db_begin(j->db, e);
     if (rc == 0) {
@@ -267,7 +270,8 @@ static int job_queue(struct jobs *j, const struct jobs_job *job, struct err *e)
     return rc;
 }
 
-int jobs_submit(struct jobs *j, const struct jobs_spec *spec, struct jobs_job *out, struct err *e)
+static int chosen_submit(struct jobs *j, const struct jobs_spec *spec, const char *why,
+                         struct jobs_job *out, struct err *e)
 {
     struct examples_facts facts;
     struct err aside;
@@ -286,11 +290,32 @@ int jobs_submit(struct jobs *j, const struct jobs_spec *spec, struct jobs_job *o
         rc = trainer_check(j, out, e);
     pthread_mutex_lock(&j->lock);
     if (rc == 0)
-        rc = job_queue(j, out, e);
+        rc = job_queue(j, out, why, e);
     pthread_mutex_unlock(&j->lock);
     if (rc == 0)
         return 0;
     jobs_folder_remove(out->folder, &aside);
     jobs_job_fini(out);
+    return rc;
+}
+
+int jobs_submit(struct jobs *j, const struct jobs_spec *spec, struct jobs_job *out, struct err *e)
+{
+    const char *kind = json_string_value(json_object_get(spec->executor, "kind"));
+    struct jobs_question question = {spec->executor, spec->model,
+                                     json_is_true(json_object_get(spec->options, "gpu"))};
+    struct jobs_spec own = *spec;
+    json_t *chosen = NULL;
+    char *why = NULL;
+    int rc = 0;
+    if (kind && strcmp(kind, "fastest") == 0) {
+        rc = spec->model ? jobs_choose(&question, &chosen, &why, e)
+                         : err_set(e, ERR_INVALID, "a job needs a name, a model and data");
+        own.executor = chosen;
+    }
+    if (rc == 0)
+        rc = chosen_submit(j, &own, why, out, e);
+    json_decref(chosen);
+    free(why);
     return rc;
 }

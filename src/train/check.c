@@ -6,7 +6,7 @@
 
 #include <stdlib.h>
 
-int train_check(const struct train_options *o, FILE *out, struct err *e)
+int train_check(const struct train_options *o, bool elsewhere, FILE *out, struct err *e)
 {
     struct base_model_facts facts;
     uint64_t values = 0, limit = o->memory_bytes > 0 ? o->memory_bytes : os_memory_available();
@@ -20,7 +20,7 @@ int train_check(const struct train_options *o, FILE *out, struct err *e)
     uint64_t least = o->weights == TRAIN_WEIGHTS_DENSE ? wide : narrow;
     bool dense = o->weights == TRAIN_WEIGHTS_DENSE ||
                  (o->weights == TRAIN_WEIGHTS_AUTO && (limit == 0 || wide <= limit));
-    if (limit > 0 && least > limit)
+    if (limit > 0 && least > limit && (!elsewhere || o->memory_bytes > 0))
         return err_set(e, ERR_RANGE,
                        "training '%s' takes at least %.1f GB of memory, and %.1f GB may be used; "
                        "free some, raise the limit, or take a smaller model",

@@ -11,7 +11,7 @@
 
 // Writes one line of JSON: {"memory_bytes", "memory_least_bytes", "available_bytes", "checkpoint_bytes",
 // "adapter_bytes"}. ERR_UNSUPPORTED and the like for the model, ERR_RANGE where the memory that may be used
-// does not do.
-int train_check(const struct train_options *o, FILE *out, struct err *e);
+// does not do. `elsewhere`: it is to run on another machine, so what is free here is no matter.
+int train_check(const struct train_options *o, bool elsewhere, FILE *out, struct err *e);
 
 #endif
