@@ -15,6 +15,7 @@ static int defaults(void **state)
     rig_options.n_batch = 128;
     rig_options.stall_ms = NODE_STALL_AUTO;
     rig_options.change = NULL;
+    rig_options.open = NULL;
     rig_tokens(prompt, N_LONG, 3);
     return 0;
 }
@@ -116,6 +117,29 @@ static void test_measures(void **state)
     }
 }
 
+static int open_paced(const struct engine_options *o, struct engine **out, struct err *e)
+{
+    int rc = engine_fake_open(o, out, e);
+    if (rc == 0)
+        *out = engine_paced_new(*out, 4000, 200);
+    return rc;
+}
+
+// An emulated machine is measured as it is paced: a step takes its slot, however many answers it is of.
+static void test_emulated_machines(void **state)
+{
+    struct message_measured m;
+    (void)state;
+    rig_options.open = open_paced;
+    struct rig_node *n = start("fake", ENGINE_HANDOFF_RANGES);
+    measure(n, 1.5, &m);
+    assert_true(m.complete && m.n_reads >= 3 && m.n_steps >= 2);
+    numbers_check(&m, 1e6 / 4000, 0);
+    for (size_t i = 0; i < m.n_steps; i++)
+        assert_true(m.steps[i].seconds >= m.steps[i].steps / 200);
+    rig_stop(n);
+}
+
 // Nothing of it is left: not in what is held, nor in what answers say.
 static void test_nobody_notices(void **state)
 {
@@ -160,6 +184,20 @@ static void test_kept_sequences_stay(void **state)
         rig_answer_read(n, &answer);
         assert_true(answer.cached > N_PROMPT / 2);
     }
+    rig_stop(n);
+}
+
+// A machine so slow that the first prompt of the order is too much: a little is measured, and told as it is.
+static void test_slow_ones(void **state)
+{
+    struct message_measured m;
+    (void)state;
+    struct rig_node *n = start("fake:prefill_us=10000,decode_us=20000", ENGINE_HANDOFF_RANGES);
+    measure(n, 1, &m);
+    assert_true(m.complete && m.n_reads == 1 && m.n_steps == 1);
+    assert_true(m.reads[0].tokens == 16 && m.reads[0].depth == 0 && m.reads[0].seconds >= 0.16);
+    assert_true(m.steps[0].steps == 2 && m.steps[0].rows == 1 && m.steps[0].depth_sum == 17.5);
+    assert_true(m.steps[0].seconds >= 0.04 && m.export.bytes > 0);
     rig_stop(n);
 }
 
@@ -396,8 +434,10 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(test_measures, defaults),
+        cmocka_unit_test_setup(test_emulated_machines, defaults),
         cmocka_unit_test_setup(test_nobody_notices, defaults),
         cmocka_unit_test_setup(test_kept_sequences_stay, defaults),
+        cmocka_unit_test_setup(test_slow_ones, defaults),
         cmocka_unit_test_setup(test_small_rooms, defaults),
         cmocka_unit_test_setup(test_kinds_of_models, defaults),
         cmocka_unit_test_setup(test_a_request_ends_it, defaults),

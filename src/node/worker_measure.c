@@ -18,7 +18,10 @@
 
 #define SEATS 9u // eight answers and the sequence that grows
 #define WARM_TOKENS 16u
-#define MOVE_ROUNDS 3u   // of which the first touches the memory
+#define MOVE_ROUNDS 3u // of which the first touches the memory
+#define SLOW_SHARE 0.4 // of the budget for the order's first prompt: more is too slow for the order
+#define SLOW_STEPS 2
+#define FIRST_TOKENS 64u
 #define OVERTIME 1.25    // of the budget, then it ends wherever it is
 #define MOVE_TOKENS 512u // are enough to see what moving them costs
 #define RANGE_LEAST 16u
@@ -44,8 +47,10 @@ enum phase { PHASE_WARM, PHASE_ORDER, PHASE_MOVE };
 struct worker_measure {
     struct worker_link *link; // who asked
     uint64_t id;
+    double budget_s;
     int64_t until_ns;
     enum phase phase;
+    bool slow;        // a machine for which the order is too long
     bool moved, over; // the KV was, or could not be; the order has come to its end
     struct profile_book book;
     struct profile_measure order;
@@ -109,10 +114,12 @@ static int step_run(struct worker *w, size_t n, int64_t *ns, struct err *e)
     atomic_store(&w->running, worker_key(m->link->serial, m->id));
     atomic_store(&w->running_link, m->link->serial);
     atomic_store(&w->measuring, true);
+    worker_power_now(w, w->rows[0][0].want_logits ? WATTS_DECODE : WATTS_PREFILL);
     int64_t t0 = clock_now_ns();
     if (chan_len(w->inbox) == 0)
         rc = w->engine->ops->step(w->engine, w->rows[0], n, e);
     *ns = clock_now_ns() - t0;
+    worker_power_now(w, -1);
     bool alone = atomic_exchange(&w->measuring, false);
     worker_running_clear(w);
     m->now.on = m->now.on && (rc != 0 || alone);
@@ -227,7 +234,8 @@ static void work_end(struct worker_measure *m)
                                    .rows = (double)now->n_seats,
                                    .depth_sum = now->depths / now->what.steps,
                                    .seconds = seconds};
-    profile_measure_took(&m->order, &m->book, seconds);
+    if (!m->slow)
+        profile_measure_took(&m->order, &m->book, seconds);
     now->on = false;
 }
 
@@ -410,6 +418,17 @@ static void measure_end(struct worker *w, bool complete)
     w->measure = NULL;
 }
 
+// The first prompt of the order alone would take too long: what was read to warm up and a few steps after
+// it have to do.
+static void slow_begin(struct worker_measure *m, uint32_t n, int64_t ns)
+{
+    m->slow = true;
+    m->out.reads[m->out.n_reads++] =
+        (struct profile_read){.tokens = n, .chunk_tokens = n, .seconds = ns_to_s(ns + 1)};
+    m->now = (struct work){
+        .on = true, .what = {.rows = 1, .steps = SLOW_STEPS}, .n_seats = 1, .left = SLOW_STEPS};
+}
+
 // The first touch of memory and kernels is nobody's time.
 static int warm_piece(struct worker *w, struct worker_measure *m, struct err *e)
 {
@@ -419,8 +438,11 @@ static int warm_piece(struct worker *w, struct worker_measure *m, struct err *e)
 
     if (rc != 0)
         return rc;
-    seat_clear(w, &m->seats[0]);
     m->phase = PHASE_ORDER;
+    if (ns_to_s(ns) * FIRST_TOKENS / n > SLOW_SHARE * m->budget_s && cells_left(m) > SLOW_STEPS)
+        slow_begin(m, n, ns);
+    else
+        seat_clear(w, &m->seats[0]);
     return 0;
 }
 
@@ -430,7 +452,7 @@ static int order_piece(struct worker *w, struct worker_measure *m, struct err *e
     bool late = m->out.n_steps > 0 && clock_now_ns() >= m->until_ns;
     bool move = !m->now.on && !m->moved && m->seats[0].held >= MOVE_TOKENS;
 
-    m->over = late || (!m->now.on && !move && !work_begin(w, m));
+    m->over = late || (!m->now.on && !move && (m->slow || !work_begin(w, m)));
     if (!m->over && !move)
         return m->now.what.reads ? reads_piece(w, m, e) : steps_piece(w, m, e);
     m->phase = PHASE_MOVE;
@@ -482,6 +504,7 @@ static void book_begin(const struct worker *w, struct worker_measure *m, double 
     p.chunk_tokens = w->engine->limits.n_batch;
     profile_book_init(&m->book, &p, PROFILE_TRUST_NONE);
     profile_measure_begin(&m->order, &m->book, budget_s);
+    m->budget_s = budget_s;
     m->until_ns = clock_now_ns() + (int64_t)(budget_s * OVERTIME * 1e9);
 }
 
