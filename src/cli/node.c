@@ -4,10 +4,12 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "cli/cli.h"
+#include "cli/discover.h"
 #include "cli/models.h"
 #include "cli/wait.h"
 #include "net/words.h"
 #include "node/message_spread.h"
+#include "os/discover.h"
 #include "wire/wire.h"
 
 #include <stdatomic.h>
@@ -26,7 +28,7 @@ static const char about[] =
     "key: \"tandem pair\". On SIGINT and\n"
     "SIGTERM gateways give it nothing new, running requests end, then it stops.";
 
-#define ALL_OPTIONS 44
+#define ALL_OPTIONS 48
 #define DRAIN_S 30.0
 
 // One model and its worker, or the one that lends.
@@ -40,15 +42,16 @@ struct unit {
     struct wire_link *link;
     // Written by the link's reader, read when the link has ended: why the worker cannot start.
     char refusal[WAIT_TEXT_BYTES];
-    _Atomic bool up;    // has been, at some time
-    _Atomic bool ended; // draining: nothing runs any more
+    _Atomic bool up;               // has been, at some time
+    _Atomic bool ended;            // draining: nothing runs any more
+    struct os_announce *announced; // NULL: it is not
 };
 
 struct node {
     struct node_worker_options worker; // of all
     struct cli_list models;
     const char *listen, *key_file, *lend, *advertise;
-    bool json, no_memory_check;
+    bool json, no_memory_check, no_announce, announce_models, list;
     double drain_s;
     struct net_addr bound, advertised;
     _Atomic bool draining; // released before the supervisors are told, acquired in what they call
@@ -108,6 +111,19 @@ static void options_fill(struct node *n, struct cli_option *out)
          .value = &n->key_file,
          .arg = "FILE",
          .help = "the cluster key (default: the one \"tandem pair\" stored)"},
+        {.name = "--no-announce",
+         .kind = CLI_FLAG,
+         .value = &n->no_announce,
+         .help = "do not tell the local network that this node is here (name, port, id and "
+                 "version, by Bonjour or Avahi); one that only listens on 127.0.0.1 never does"},
+        {.name = "--announce-models",
+         .kind = CLI_FLAG,
+         .value = &n->announce_models,
+         .help = "tell the models' names too; everybody on the network can read them"},
+        {.name = "--list",
+         .kind = CLI_FLAG,
+         .value = &n->list,
+         .help = "show which nodes announce themselves on the local network, and end"},
         {.name = "--json",
          .kind = CLI_FLAG,
          .value = &n->json,
@@ -369,9 +385,65 @@ static int units_start(struct node *n, struct err *e)
     return rc;
 }
 
+// ---- announcing -----------------------------------------------------------------------------------
+
+// The last part of a path, without what kind of file it is.
+static void model_name(const char *path, char out[128])
+{
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    const char *dot = strrchr(name, '.');
+
+    snprintf(out, 128, "%.*s", dot && dot > name ? (int)(dot - name) : (int)strlen(name), name);
+}
+
+static int unit_announce(struct unit *u, struct err *e)
+{
+    const struct node *n = u->node;
+    struct os_announce_options o = {.port = u->port, .version = TANDEM_VERSION};
+    char name[64], model[128], id[OS_ID_HEX + 1];
+
+    node_id_get(n->worker.name, id);
+    if (n->worker.name)
+        snprintf(name, sizeof(name), "%.50s", n->worker.name);
+    else
+        node_name_default(name, 50);
+    // Each model is a node of its own, at a port of its own.
+    if (u != n->units)
+        snprintf(name + strlen(name), 8, " %u", (unsigned)(u - n->units) + 1);
+    model_name(u->worker.engine.model, model);
+    o.name = name;
+    o.id = id;
+    o.models = n->announce_models ? model : NULL;
+    return os_announce_start(&o, &u->announced, e);
+}
+
+// Where only this machine can connect there is nothing to tell others.
+static void units_announce(struct node *n)
+{
+    struct err e = {0};
+
+    if (n->no_announce || net_addr_is_loopback(&n->bound))
+        return;
+    for (size_t i = 0; i < n->models.n; i++)
+        if (unit_announce(&n->units[i], &e) != 0) {
+            log_info("node", "not announced on the network: %s", e.message);
+            return;
+        }
+    log_info("node", "announced on the local network; --no-announce keeps it quiet");
+}
+
+static void units_hush(struct node *n)
+{
+    for (size_t i = 0; i < n->n_units; i++) {
+        os_announce_stop(n->units[i].announced);
+        n->units[i].announced = NULL;
+    }
+}
+
 // Gateways are told, and let go when what runs has ended.
 static void units_drain(struct node *n)
 {
+    units_hush(n);
     log_info("node", "stopping: running requests have %.0f s to end", n->drain_s);
     atomic_store_explicit(&n->draining, true, memory_order_release);
     for (size_t i = 0; i < n->n_units; i++)
@@ -383,6 +455,7 @@ static void units_drain(struct node *n)
 
 static void units_stop(struct node *n)
 {
+    units_hush(n);
     for (size_t i = 0; i < n->n_units; i++) {
         node_supervisor_free(n->units[i].supervisor);
         link_end(&n->units[i]);
@@ -403,6 +476,8 @@ static int node_run(int argc, char **argv)
     rc = cli_parse(argc, argv, options, usage, about, NULL, &done, &e);
     if (rc == 0 && done)
         return 0;
+    if (rc == 0 && n.list)
+        return discover_list("node", n.json);
     if (rc == 0)
         rc = options_apply(&n, &e);
     if (rc != 0)
@@ -416,6 +491,7 @@ static int node_run(int argc, char **argv)
         units_stop(&n);
         return cli_fail("node", &e);
     }
+    units_announce(&n);
     struct wait_ready ready = {.command = "node",
                                .what = "node on",
                                .scheme = "",

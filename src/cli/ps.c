@@ -3,13 +3,14 @@
 #include "base/json.h"
 #include "cli/cli.h"
 #include "cli/client.h"
+#include "cli/discover.h"
 #include "cli/term.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-static const char usage[] = "usage: tandem ps [--server URL] [--json]";
+static const char usage[] = "usage: tandem ps [--server URL] [--facts] [--discover] [--json]";
 static const char about[] =
     "Shows the nodes of a running server, what they can do and what they do now. KEPT are the "
     "tokens\n"
@@ -77,6 +78,80 @@ static void request_print(const json_t *r)
            number(r, "age_s"), text(r, "decode_node"));
 }
 
+// ---- what the machines are ----------------------------------------------------------------------------
+
+static void gpus_print(const json_t *gpus)
+{
+    for (size_t i = 0; i < json_array_size(gpus); i++) {
+        const json_t *g = json_array_get(gpus, i);
+
+        printf("    GPU      %s, %.1f GiB", text(g, "name"), number(g, "memory_bytes") / 0x1p30);
+        if (number(g, "memory_bytes_per_s") > 0)
+            printf(" at %.0f GB/s", number(g, "memory_bytes_per_s") / 1e9);
+        printf(", driver %s\n", text(g, "driver"));
+    }
+}
+
+static void nics_print(const json_t *nics)
+{
+    for (size_t i = 0; i < json_array_size(nics); i++) {
+        const json_t *n = json_array_get(nics, i);
+        double rate = number(n, "bits_per_s");
+
+        printf("    network  %s", text(n, "name"));
+        if (rate > 0)
+            printf(", %.1f Gbit/s", rate / 1e9);
+        puts(json_is_true(json_object_get(n, "wireless")) ? ", wireless" : "");
+    }
+}
+
+static void watts_print(const json_t *power, const char *member, const char *what)
+{
+    if (number(power, member) > 0)
+        printf(" %s %.0f W", what, number(power, member));
+}
+
+static void power_print(const json_t *power)
+{
+    if (!power)
+        return;
+    printf("    power   ");
+    if (json_string_value(json_object_get(power, "why")))
+        printf(" %s", text(power, "why"));
+    watts_print(power, "idle_w", "idle");
+    watts_print(power, "prefill_w", "reading");
+    watts_print(power, "decode_w", "writing");
+    if (json_string_value(json_object_get(power, "source")))
+        printf(" by %s", text(power, "source"));
+    putchar('\n');
+}
+
+static void facts_print(const json_t *node)
+{
+    const json_t *f = json_object_get(node, "facts");
+
+    if (!f)
+        return;
+    printf("\n%s  %s\n    system   %s\n    cpu      %s, %.0f cores of %.0f, %.0f fast\n",
+           text(node, "name"), text(node, "node_id"), text(f, "system"), text(f, "cpu"),
+           number(f, "cores"), number(f, "cores_physical"), number(f, "cores_fast"));
+    printf("    memory   %.1f GiB", number(f, "memory_bytes") / 0x1p30);
+    if (number(f, "memory_bytes_per_s") > 0)
+        printf(" at %.1f GB/s", number(f, "memory_bytes_per_s") / 1e9);
+    putchar('\n');
+    gpus_print(json_object_get(f, "gpus"));
+    nics_print(json_object_get(f, "nics"));
+    power_print(json_object_get(json_object_get(node, "worker"), "power"));
+}
+
+static void machines_print(const json_t *status)
+{
+    const json_t *nodes = json_object_get(status, "nodes");
+
+    for (size_t i = 0; i < json_array_size(nodes); i++)
+        facts_print(json_array_get(nodes, i));
+}
+
 static void status_print(const json_t *status)
 {
     const json_t *nodes = json_object_get(status, "nodes");
@@ -107,7 +182,7 @@ static void status_print(const json_t *status)
 static int ps_run(int argc, char **argv)
 {
     struct client c = {.server = CLIENT_SERVER};
-    bool json = false, done = false;
+    bool json = false, done = false, discover = false, facts = false;
     const struct cli_option options[] = {
         {.name = "--server",
          .kind = CLI_STRING,
@@ -119,6 +194,14 @@ static int ps_run(int argc, char **argv)
          .value = (void *)&c.api_key,
          .arg = "KEY",
          .help = "its API key, if it has one"},
+        {.name = "--facts",
+         .kind = CLI_FLAG,
+         .value = &facts,
+         .help = "show also what each machine is: processor, memory, GPUs, network, power"},
+        {.name = "--discover",
+         .kind = CLI_FLAG,
+         .value = &discover,
+         .help = "ask no server, but the network: which nodes announce themselves"},
         {.name = "--json", .kind = CLI_FLAG, .value = &json, .help = "print what the server told"},
         {0},
     };
@@ -128,6 +211,8 @@ static int ps_run(int argc, char **argv)
 
     if (rc == 0 && done)
         return 0;
+    if (rc == 0 && discover)
+        return discover_list("ps", json);
     if (rc == 0)
         rc = client_get(&c, "/v1/tandem/status", &status, &e);
     if (rc != 0)
@@ -139,6 +224,10 @@ static int ps_run(int argc, char **argv)
         free(line);
     } else {
         status_print(status);
+        discover_print(json_object_get(status, "seen"),
+                       "\nSeen on the network, not used (\"tandem nodes add ADDRESS\"):");
+        if (facts)
+            machines_print(status);
     }
     json_decref(status);
     return 0;

@@ -32,7 +32,7 @@ struct serve {
     struct serve_models models;
     const char *image_policy;
     double image_expiry_s;
-    bool different_weights, json;
+    bool different_weights, json, discover, no_discover;
 };
 
 #define ALL_OPTIONS 96
@@ -133,6 +133,15 @@ static size_t cluster_options(struct serve *s, struct cli_option *out)
          .help = "another server of OpenAI's API (vLLM, llama-server, mlx_lm.server, Ollama, ...) "
                  "that answers whole requests; may be repeated. Behind the address, in the same "
                  "quotes: key-file=FILE, model=THEIRS, as=OURS, ca-file=FILE, stall=SECONDS"},
+        {.name = "--discover",
+         .kind = CLI_FLAG,
+         .value = &s->discover,
+         .help = "use all nodes that announce themselves on the local network and hold the cluster "
+                 "key; without it they are only told of"},
+        {.name = "--no-discover",
+         .kind = CLI_FLAG,
+         .value = &s->no_discover,
+         .help = "do not look for nodes on the network at all; without a cluster key nobody looks"},
         {.name = "--key-file",
          .kind = CLI_STRING,
          .value = &s->key_file,
@@ -219,6 +228,25 @@ static int key_load(struct serve *s, struct err *e)
     return rc == ERR_NOT_FOUND ? (needed ? rc : 0) : nodes ? rc : 0;
 }
 
+// Who has paired machines wants to hear of them; everybody else is not looked around for.
+static int discover_set(struct serve *s, struct err *e)
+{
+    struct gateway_options *o = &s->gateway;
+    bool key = net_key_is_set(&o->key);
+
+    if (s->discover && s->no_discover)
+        return err_set(e, ERR_INVALID, "--discover and --no-discover exclude each other");
+    if (s->discover && !key)
+        return err_set(e, ERR_INVALID,
+                       "--discover needs the cluster key, which tells your machines from "
+                       "others; " NET_KEY_ADVICE);
+    o->discover = s->no_discover ? GATEWAY_DISCOVER_OFF
+                  : s->discover  ? GATEWAY_DISCOVER_USE
+                  : key          ? GATEWAY_DISCOVER_SUGGEST
+                                 : GATEWAY_DISCOVER_OFF;
+    return 0;
+}
+
 // By port, so that two servers of one user do not share their nodes. One that takes whatever port is free
 // is no server that somebody would start again.
 static void nodes_file_set(struct serve *s)
@@ -268,7 +296,9 @@ static int options_apply(struct serve *s, struct err *e)
     o->same_weights = !s->different_weights;
     if (rc == 0)
         nodes_file_set(s);
-    return rc == 0 ? key_load(s, e) : rc;
+    if (rc == 0)
+        rc = key_load(s, e);
+    return rc == 0 ? discover_set(s, e) : rc;
 }
 
 // On the core's thread.

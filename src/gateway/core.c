@@ -152,6 +152,7 @@ static int64_t timers_run(struct core *c)
         if (!r->over)
             next_ns = earlier(next_ns, request_tick(c, r, now_ns));
     next_ns = earlier(next_ns, status_tick(c, now_ns));
+    next_ns = earlier(next_ns, discover_tick(c, now_ns));
     request_reap(c);
     return next_ns;
 }
@@ -282,6 +283,8 @@ int core_start(const struct gateway_options *o, const struct core_source *source
         rc = upstreams_start(c, e);
     if (rc == 0)
         rc = fleet_begin(c, e);
+    if (rc == 0)
+        discover_begin(c);
     if (rc == 0 && pthread_create(&c->thread, NULL, core_main, c) != 0)
         rc = err_set(e, ERR_IO, "cannot start a thread");
     if (rc != 0) {
@@ -354,6 +357,7 @@ void core_free(struct core *c)
         refused_answer(&m);
         message_fini(&m);
     }
+    discover_end(c);
     for (size_t i = 0; i < CORE_PEERS_MAX; i++)
         peer_fini(&c->peers[i]);
     upstreams_free(c);

@@ -7,6 +7,7 @@
 #define GATEWAY_CORE_H
 
 #include "base/chan.h"
+#include "gateway/discover.h"
 #include "gateway/fleet.h"
 #include "gateway/gateway.h"
 #include "gateway/metrics.h"
@@ -104,6 +105,7 @@ struct core {
     struct peer peers[CORE_PEERS_MAX + GATEWAY_UPSTREAMS_MAX];
     size_t n_peers; // workers and nodes; behind it there are free slots only
     struct fleet_pairs pairs;
+    struct discover *discover;   // NULL: nobody looks
     struct upstreams *upstreams; // NULL: none
     size_t n_links;              // not yet freed, including closing ones
     struct request *requests;

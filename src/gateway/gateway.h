@@ -77,6 +77,13 @@ struct gateway_upstream {
     bool plain_key;   // its key may cross the network unencrypted
 };
 
+// What is done with nodes that announce themselves on the local network (discover.h).
+enum gateway_discover {
+    GATEWAY_DISCOVER_OFF, // nobody looks
+    GATEWAY_DISCOVER_SUGGEST,
+    GATEWAY_DISCOVER_USE, // those that hold the cluster key
+};
+
 struct gateway_options {
     struct net_addr listen; // default 127.0.0.1:8080; port 0 takes a free one
     // The local decode workers: what is said for all of them, and their models. Without any there is the
@@ -91,6 +98,7 @@ struct gateway_options {
     size_t n_prefill;
     // Where nodes that join at run time are kept for the next start (fleet.h); NULL: they are not.
     const char *nodes_file;
+    enum gateway_discover discover; // default GATEWAY_DISCOVER_OFF
     // With one of them at least, there may be no local model.
     struct gateway_upstream upstreams[GATEWAY_UPSTREAMS_MAX];
     size_t n_upstreams;

@@ -272,6 +272,7 @@ static void tell_status(struct core *c, struct query *q)
     json_put(o, "hybrid_tokens", json_integer(GATEWAY_HYBRID_TOKENS));
     json_put(o, "max_requests", json_integer(c->options.max_requests));
     json_put(o, "nodes", nodes);
+    json_put(o, "seen", discover_json(c));
     json_put(o, "requests", requests);
     json_put(o, "totals", totals_json(&c->totals));
     json_put(o, "images", q->images ? json_incref(q->images) : json_null());
