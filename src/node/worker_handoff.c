@@ -6,6 +6,9 @@
 
 #include <stdlib.h>
 
+// From a link's socket to the engine thread, for a small segment whose sender waits for a block of ours.
+#define IMPORT_WAIT_NS (NS_PER_MS / 2)
+
 static bool handoff_partial(const struct worker *w)
 {
     // Only complete ranges leave a sequence that can go on from the middle.
@@ -296,15 +299,31 @@ void worker_handoff_frame(struct worker *w, struct worker_event *ev)
     ev->frame = (struct wire_frame){0};
 }
 
+// Segments wait for free blocks in the sender's hands, the many small ones of a last chunk above all. A block that
+// is free again is filled at once: what comes then has its turn now, not a decode step later.
+static bool imports_await(struct worker *w)
+{
+    struct worker_event ev;
+    if (chan_recv(w->inbox, &ev, IMPORT_WAIT_NS) != 0)
+        return false;
+    do
+        worker_event_handle(w, &ev);
+    while (!w->stop && !worker_imports_wait(w) && chan_recv(w->inbox, &ev, 0) == 0);
+    return worker_imports_wait(w);
+}
+
 void worker_imports_run(struct worker *w)
 {
     size_t n = worker_decoding(w);
     double spare_s = n > 0 ? pace_spare_s(&w->pace, (uint32_t)n) : 0;
     int64_t start = clock_now_ns();
+    bool more = worker_imports_wait(w);
 
-    while (import_next(w))
-        if (n > 0 && ns_to_s(clock_now_ns() - start) >= spare_s)
+    while (more) {
+        if (!import_next(w) && (n == 0 || !imports_await(w)))
             return;
+        more = n == 0 || ns_to_s(clock_now_ns() - start) < spare_s;
+    }
 }
 
 void worker_handoff_link_closed(struct worker *w, struct worker_link *l, const struct err *why)
