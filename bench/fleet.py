@@ -119,16 +119,18 @@ def paced(rates):
 
 
 class Fleet:
-    def __init__(self, name):
+    """`state`: what a gateway learns of its nodes is that of one fleet alone."""
+
+    def __init__(self, name, state):
         common = ("-m", MODEL, "--listen", "127.0.0.1:0", "--ctx", str(2 * N * (N_IN + N_OUT)), "--parallel", str(N))
         limit = () if name == "shared" else ("--link-rate", str(LINK))
-        self.sparks = [e2e.Program("node", *common, *paced(SPARK), *limit, "--name", "spark-%d" % (i + 1))
+        self.sparks = [e2e.Program("node", *common, *paced(SPARK), *limit, "--name", "spark-%d" % (i + 1), state=state)
                        for i in range(FLEETS[name])]
         ports = [s.port for s in self.sparks]
         if name == "shared":
             ports = Relay(ports, LINK).ports
         prefill = [a for port in ports for a in ("--prefill", "127.0.0.1:%d" % port)]
-        self.mac = e2e.Program("serve", *common, *paced(MAC), "--name", "mac", *prefill)
+        self.mac = e2e.Program("serve", *common, *paced(MAC), "--name", "mac", *prefill, state=state)
         e2e.wait_for("the nodes", lambda: sum(n["state"] == "up" for n in e2e.nodes(self.mac.port, "prefill")) == len(ports), 60)
 
     def stop(self):
@@ -177,7 +179,7 @@ def bound_s(name, kv_bytes):
 
 def measure(name, plan):
     """A fleet of its own each time: no run finds what another left behind."""
-    fleet, runs = Fleet(name), []
+    fleet, runs = Fleet(name, "%s-%s" % (name, plan)), []
     try:
         # Links are dialled and prompts are read once before it counts; then what is learned of the machines is learned.
         for i in range(1 if TINY else 2):

@@ -38,10 +38,10 @@ def log_tail(process):
 class Program:
     """One `tandem serve` or `tandem node`; ready when its --json line has come."""
 
-    def __init__(self, *args, wait=60, ready=True):
+    def __init__(self, *args, wait=60, ready=True, state=""):
         self.args = WRAP + [os.path.join(BIN, "tandem"), *args, "--json"]
         self.log = os.path.join(DIR, "log-%d" % len(started))
-        env = dict(os.environ, TANDEM_KEY_FILE=key_file(), TANDEM_STATE=DIR)
+        env = dict(os.environ, TANDEM_KEY_FILE=key_file(), TANDEM_STATE=os.path.join(DIR, state) if state else DIR)
         self.p = subprocess.Popen(self.args, stdout=subprocess.PIPE, env=env,
                                   stderr=open(self.log, "w"), text=True, start_new_session=True)
         started.append(self)

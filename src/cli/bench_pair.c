@@ -2,8 +2,8 @@
 // (gateway and decode), each worker on one thread of a core of its own, with a throw-away key.
 //
 // The children find the key through a configuration folder of their own, so that neither the user's
-// key nor tandem.ini is touched or read. Their messages go to a file there; its end is shown when
-// one of them fails.
+// key nor tandem.ini is touched or read; their state is there, too. Their messages go to a file there;
+// its end is shown when one of them fails.
 #include "cli/bench.h"
 
 #include "base/buf.h"
@@ -13,6 +13,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <ftw.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -316,8 +317,7 @@ static int pair_warm(const struct bench_pair *p, struct err *e)
 // caches are may.
 static void environment_clean(void)
 {
-    static const char *const kept[] = {
-        "TANDEM_CACHE=", "TANDEM_STATE=", "TANDEM_LOG=", "TANDEM_SHARE="};
+    static const char *const kept[] = {"TANDEM_CACHE=", "TANDEM_LOG=", "TANDEM_SHARE="};
     for (char **v = environ; *v != NULL;) {
         bool keep = strncmp(*v, "TANDEM_", 7) != 0;
         for (size_t i = 0; i < sizeof kept / sizeof *kept; i++)
@@ -348,7 +348,9 @@ int bench_pair_start(const struct bench_pair_options *o, struct bench_pair **out
     }
     snprintf(p->log, sizeof p->log, "%s/log", p->dir);
     environment_clean();
-    setenv("TANDEM_CONFIG", p->dir, 1); // of this process and so of its children
+    // Of this process and so of its children. What is learned of emulated machines ends with them.
+    setenv("TANDEM_CONFIG", p->dir, 1);
+    setenv("TANDEM_STATE", p->dir, 1);
     if ((rc = key_make(p, e)) != 0)
         goto out;
     if ((rc = node_start(p, o, &port, e)) != 0) {
@@ -387,15 +389,10 @@ static void child_stop(pid_t pid)
     waitpid(pid, NULL, 0);
 }
 
-static void dir_remove(const char *dir)
+static int entry_remove(const char *path, const struct stat *st, int kind, struct FTW *at)
 {
-    static const char *const names[] = {"log", "key", "cluster.key", "tandem.ini"};
-    char path[512];
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        snprintf(path, sizeof path, "%s/%s", dir, names[i]);
-        unlink(path);
-    }
-    rmdir(dir);
+    (void)st, (void)kind, (void)at;
+    return remove(path);
 }
 
 void bench_pair_free(struct bench_pair *p)
@@ -408,7 +405,8 @@ void bench_pair_free(struct bench_pair *p)
             close(p->outs[i]);
     }
     if (p->dir[0] != '\0')
-        dir_remove(p->dir);
+        nftw(p->dir, entry_remove, 8, FTW_DEPTH | FTW_PHYS);
     unsetenv("TANDEM_CONFIG");
+    unsetenv("TANDEM_STATE");
     free(p);
 }
