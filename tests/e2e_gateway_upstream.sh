@@ -140,6 +140,7 @@ def models_are_told(p):
     check(message(chat(p, "")[1])["content"] == "Hello wörld", "the first one")
     status, a = chat(p, "absent")
     check(status == 404 and a["error"]["code"] == "model_not_found" and '"ok"' in a["error"]["message"], status, a)
+    check("ok" in [m["name"] for m in get(p.port, "/api/tags")[1]["models"]], "Ollama's list")
     n = nodes(p.port, "upstream")[0]
     check(n["name"] == "one" and n["address"].endswith("/v1") and "ok" in n["models"] and n["why"] is None, n)
     ps = subprocess.run([TANDEM, "ps", "--server", "http://127.0.0.1:%d" % p.port], capture_output=True, text=True)

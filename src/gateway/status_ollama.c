@@ -58,13 +58,37 @@ static json_t *show(struct core *c, struct query *q, unsigned *status)
     return ollama_error_json(message);
 }
 
+// Behind the local ones: those of upstream servers, of which only the names are known.
+static json_t *tags(struct core *c)
+{
+    static const struct engine_identity identity;
+    static const struct engine_limits limits;
+    struct ollama_model all[GATEWAY_MODELS_MAX];
+    json_t *o = ollama_tags_json(all, models_fill(c, false, all)), *others = json_array();
+
+    upstream_models(c, others);
+    for (size_t i = 0; i < json_array_size(others); i++) {
+        const struct ollama_model m = {
+            .name = json_string_value(json_object_get(json_array_get(others, i), "id")),
+            .identity = &identity,
+            .limits = &limits,
+            .chats = true};
+        json_t *one = ollama_tags_json(&m, 1);
+
+        json_array_extend(json_object_get(o, "models"), json_object_get(one, "models"));
+        json_decref(one);
+    }
+    json_decref(others);
+    return o;
+}
+
 json_t *status_ollama(struct core *c, struct query *q, unsigned *status)
 {
     struct ollama_model all[GATEWAY_MODELS_MAX];
 
     *status = 200;
     if (q->kind == QUERY_OLLAMA_TAGS)
-        return ollama_tags_json(all, models_fill(c, false, all));
+        return tags(c);
     if (q->kind == QUERY_OLLAMA_PS)
         return ollama_ps_json(all, models_fill(c, true, all));
     return show(c, q, status);
