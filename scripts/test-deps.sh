@@ -1,15 +1,16 @@
 #!/bin/sh
-# test-deps.sh python|js|agents: gets the pinned packages that the tests with real clients use, once per set of
+# test-deps.sh python|js|agents|mlx: gets the pinned packages that the tests with real clients use, once per set of
 # versions, into the cache folder. Prints one line: the Python program, or the folder of node_modules.
 . "$(dirname -- "$0")/lib.sh"
 
 clients=$root/tests/clients
 kept=$(cache_dir)/clients
 
+# get_python FOLDER REQUIREMENTS [OPTION]
 get_python() {
     python3 -m venv "$1" >&2 || return 1
     "$1/bin/python" -m pip install --quiet --no-cache-dir --disable-pip-version-check --no-deps \
-        -r "$clients/requirements.txt" >&2
+        --only-binary :all: ${3:-} -r "$clients/$2" >&2
 }
 
 # Scripts of packages run for the agents alone: that is how their programs are put into place. Not `npm ci`, which
@@ -36,8 +37,9 @@ trap 'exit 1' HUP INT TERM
 "$root/scripts/deps.sh" clients
 case $what in
 python) key=$(key_of python3 "$clients/requirements.txt") ;;
+mlx) key=$(key_of python3 "$clients/mlx-requirements.txt") ;;
 js | agents) key=$(key_of node "$clients/$what/package-lock.json") ;;
-*) die "say python, js or agents" ;;
+*) die "say python, js, agents or mlx" ;;
 esac
 folder=$kept/$what-$key
 if [ ! -f "$folder/COMPLETE" ]; then
@@ -45,11 +47,12 @@ if [ ! -f "$folder/COMPLETE" ]; then
     rm -rf "$folder"
     mkdir "$folder"
     case $what in
-    python) get_python "$folder" ;;
+    python) get_python "$folder" requirements.txt ;;
+    mlx) get_python "$folder" mlx-requirements.txt --no-compile ;;
     js) get_npm "$folder" js --ignore-scripts ;;
     agents) get_npm "$folder" agents "" ;;
     esac || die "the packages for $what could not be installed; the reason is above"
     touch "$folder/COMPLETE"
 fi
-[ "$what" = python ] && folder=$folder/bin/python
+case $what in python | mlx) folder=$folder/bin/python ;; esac
 printf '%s\n' "$folder"

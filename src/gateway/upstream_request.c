@@ -11,9 +11,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SLOTS 64              // answers at a time that a server is thought to have room for
-#define CONTEXT_TOKENS 131072 // that one is thought to have, where it does not tell
-#define ANSWER_TOKENS 256     // that are expected of a request without a limit
+#define SLOTS 64 // answers at a time that a server is thought to have room for
+// What fits is the server's to say: of a prompt that nobody here has counted there is only a guess.
+#define CONTEXT_TOKENS 1e9
+#define ANSWER_TOKENS 256 // that are expected of a request without a limit
 #define LEARN_SHARE 0.2
 #define PASSED_S 10 // that a server is passed over after a failure, where another has the model
 
@@ -70,7 +71,7 @@ struct profile_book *upstream_book(struct core *c, const struct upstream *u,
     b = profiles_get(c->upstreams->profiles, u->options->name, m->theirs, &begin,
                      PROFILE_TRUST_NONE);
     if (b) {
-        b->p.n_ctx = m->n_ctx > 0 ? m->n_ctx : CONTEXT_TOKENS;
+        b->p.n_ctx = CONTEXT_TOKENS;
         b->p.n_seq = SLOTS;
     }
     return b;
@@ -136,7 +137,7 @@ static void nodes_fill(struct core *c, const struct request *r, struct place_nod
             .rest_tokens = running > 0 ? ANSWER_TOKENS / 2 : 0,
             .next_tokens = running > 0 ? ANSWER_TOKENS / 2 : 0,
             .free_seqs = running < SLOTS ? SLOTS - running : 1,
-            .free_cells = b ? b->p.n_ctx : 0,
+            .free_cells = CONTEXT_TOKENS,
         };
     }
 }
