@@ -112,6 +112,22 @@ def pair_answers(model, prompt):
             check(SECRET not in f.read(), "a log has the prompt")
 
 
+def upstream_answers():
+    """A gateway with an upstream server speaks to that address alone, whatever the environment says of proxies."""
+    u = Program("serve", "-m", "fake", "--listen", "127.0.0.1:0")
+    os.environ["http_proxy"] = "http://192.0.2.1:8"
+    d = Traced("serve", "--listen", "127.0.0.1:0", "--upstream", "u=http://127.0.0.1:%d" % u.port)
+    del os.environ["http_proxy"]
+    wait_for("the upstream server", lambda: nodes(d.port, "upstream")[0]["state"] == "up", 60)
+    status, a = complete(d.port, SECRET, "remote")
+    check(status == 200 and a["timings"]["decode_node"] == "u", status, a)
+    d.stop()
+    u.stop()
+    check(addresses(d.trace) == {("inet", "127.0.0.1", u.port)}, "addressed", addresses(d.trace))
+    with open(d.log) as f:
+        check(SECRET not in f.read(), "the log has the prompt")
+
+
 def commands_work():
     for args in (["pair", "new"], ["--version"], ["ls"], ["config", "show"]):
         run(*args)
@@ -179,6 +195,7 @@ step(pull_alone_wants_more)
 step(pair_answers, "fake", tokens(700, 3))
 if MODEL:
     step(pair_answers, MODEL, tokens(400, 3, 1000, 20000))
+step(upstream_answers)
 step(nothing_is_kept)
 step(owners_share_nothing)
 step(files_are_the_owners)
