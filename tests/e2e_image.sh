@@ -15,6 +15,8 @@ export TRAINED RANDOM_MODEL
 export TANDEM_IMAGE_WORKER=$worker
 unset TANDEM_IMAGE_MODEL
 exec python3 - <<'PYTHON'
+import base64
+import http.client
 import socket
 import struct
 import sys
@@ -276,9 +278,66 @@ def until(what):
         time.sleep(0.02)
 
 
+def images(server, **more):
+    status, answer = post(server.port, "/v1/images/generations", dict({"prompt": "a red circle", "seed": 7}, **more))
+    check(status == 200, status, answer)
+    return [base64.b64decode(d["b64_json"]) for d in answer["data"]]
+
+
+def state(server, member):
+    return get(server.port, "/v1/tandem/status")[1]["images"][member]
+
+
+def leave(server, steps):
+    """Asks for more than it waits for; at most two steps are done after it left."""
+    c = http.client.HTTPConnection("127.0.0.1", server.port)
+    c.request("POST", "/v1/images/generations", json.dumps({"prompt": "a red circle", "n": 10, "steps": steps}))
+    until(lambda: state(server, "requests") == 1 and state(server, "waiting") == 0)
+    c.close()
+    until(lambda: state(server, "requests") == 0)
+
+
+def served():
+    """Over HTTP: the same bytes as the command writes, alone and as a client, also after a restart; and what clients
+    that left leave behind."""
+    with open(DIR + "/a.png", "rb") as f:
+        expected = f.read()
+    server = Program("serve", "-m", "fake", "--listen", "127.0.0.1:0", "--image-model", TRAINED, "--image-threads", "2")
+    url = "http://127.0.0.1:%d" % server.port
+    name = os.path.basename(TRAINED)
+    two = images(server, n=2, model=name)
+    check(two[0] == expected and two[1] != expected, "HTTP draws what the command draws")
+    subprocess.run([TANDEM, "image", "a red circle", "--seed", "7", "-o", "s.png", "--server", url], check=True, cwd=DIR,
+                   timeout=120)
+    with open(DIR + "/s.png", "rb") as f:
+        check(f.read() == expected, "and so does the command over the server")
+    listed = get(server.port, "/v1/models/" + name)[1]["meta"]
+    check(listed["arch"] == "minit2i" and listed["partial_images"] and listed["square"], listed)
+    check(post(server.port, "/v1/images/generations", {"prompt": "x", "size": "64x32"})[1]["error"]["param"] == "size", "size")
+    pid = state(server, "pid")
+    memory = files = 0
+    for i in range(30):
+        leave(server, 150)
+        if i == 9:
+            memory, files = rss_kib(pid) + rss_kib(server.p.pid), len(os.listdir("/proc/%d/fd" % server.p.pid))
+    check(state(server, "cancelled") == 30 and state(server, "pid") == pid, state(server, "cancelled"), log_tail(server))
+    check(rss_kib(pid) + rss_kib(server.p.pid) < memory + 16384, "grew from", memory, "KiB")
+    check(len(os.listdir("/proc/%d/fd" % server.p.pid)) < files + 4, "files are left open")
+    check(images(server)[0] == expected, "what was cancelled changes nothing")
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: state(server, "restarts") == 1)
+    check(images(server)[0] == expected, "same bytes after the worker was killed")
+    server.stop()
+    server = Program("serve", "-m", "fake", "--listen", "127.0.0.1:0", "--image-model", TRAINED, "--image-threads", "2")
+    check(images(server)[0] == expected, "same bytes over a restart")
+    check(state(server, "speeds")[0]["steps"] > 16, "what was learned of its speed is kept", state(server, "speeds"))
+    server.stop()
+
+
 pixels = captions()
 cancelling()
 command(pixels)
+served()
 refused()
 killed()
 print("ok")
