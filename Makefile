@@ -96,6 +96,7 @@ fuzz:
 acceptance: test-programs
 	@TANDEM_BIN=$(abspath $(BUILD)) scripts/with-model.sh bench/acceptance.sh
 	@TANDEM_BIN=$(abspath $(BUILD)) bench/image_overhead.sh
+	@TANDEM_BIN=$(abspath $(BUILD)) scripts/with-model.sh bench/image_chats.sh
 	@$(MAKE) image-train
 
 bench-long: test-programs

@@ -152,6 +152,30 @@ static void machines_print(const json_t *status)
         facts_print(json_array_get(nodes, i));
 }
 
+// ---- pictures -----------------------------------------------------------------------------------------
+
+// The image model, and what was learned of its speed.
+static void images_print(const json_t *o)
+{
+    const json_t *speed;
+    size_t i;
+
+    if (!json_is_object(o))
+        return;
+    printf("\nIMAGES %s, %s, %s%s: %.0f waiting, %.0f drawn, %.0f failed, %.0f cancelled\n",
+           text(o, "model"), text(o, "layout"), text(o, "state"),
+           json_is_true(json_object_get(o, "paused")) ? ", paused while other requests run" : "",
+           number(o, "waiting"), number(o, "pictures"), number(o, "failed"),
+           number(o, "cancelled"));
+    if (strcmp(text(o, "state"), "failed") == 0)
+        printf("    %s\n", text(o, "why"));
+    json_array_foreach(json_object_get(o, "speeds"), i, speed)
+    {
+        printf("    %4.0f x %-4.0f  %.3g s a step\n", number(speed, "width"),
+               number(speed, "height"), number(speed, "step_s"));
+    }
+}
+
 static void status_print(const json_t *status)
 {
     const json_t *nodes = json_object_get(status, "nodes");
@@ -171,6 +195,7 @@ static void status_print(const json_t *status)
            number(totals, "hybrid"), number(totals, "serial"), number(totals, "local"),
            number(totals, "remote"), number(totals, "fallbacks"), number(totals, "failed"),
            number(totals, "cancelled"), number(totals, "refused"));
+    images_print(json_object_get(status, "images"));
     if (json_array_size(requests) == 0)
         return;
     printf("\n%-34s %-6s %-9s %-8s %7s %6s %7s  %s\n", "REQUEST", "KIND", "PHASE", "PLAN", "PROMPT",
