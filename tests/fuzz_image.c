@@ -1,6 +1,8 @@
 // Frames of the image worker's protocol, of any bytes in any pieces: each is taken, waited for or refused with
-// words, and what was taken is put again as the same bytes. Prompts of any bytes: LoRAs are taken out or refused.
+// words, and what was taken is put again as the same bytes. Prompts of any bytes: LoRAs are taken out or refused. Bodies
+// of requests over HTTP: what is accepted is within the limits.
 #include "base/json.h"
+#include "gateway/images.h"
 #include "image/frame.h"
 #include "image/image.h"
 
@@ -64,10 +66,41 @@ static void prompt(const uint8_t *data, size_t n)
     free(text);
 }
 
+static void body(const uint8_t *data, size_t n, bool edit)
+{
+    const struct image_model m = {
+        .layout = "fuzz", .multiple = 8, .side = 64, .steps = 4, .cfg = 1, .edits = true};
+    const struct images_known known = {&m, "fuzz", "/models/fuzz.gguf"};
+    struct images_ask ask = {0};
+    struct parse_fault fault = {0};
+    struct err e = {0};
+    json_t *v = json_parse(data, n, &e);
+    int rc;
+    if (v == NULL)
+        return;
+    rc = edit ? images_urls_take(v, &ask, &fault) : 0;
+    if (rc == 0) {
+        rc = images_ask_parse(v, edit, &known, &ask, &fault);
+    } else {
+        json_decref(v);
+    }
+    need(rc == 0 || (fault.e.message[0] && fault.status >= 400), "refused without words");
+    if (rc == 0) {
+        need(ask.request.count >= 1 && ask.request.count <= IMAGE_COUNT_MAX, "n");
+        need(ask.request.steps >= 1 && ask.request.steps <= IMAGE_STEPS_MAX, "steps");
+        need((uint64_t)ask.request.width * ask.request.height <= IMAGE_PIXELS_MAX, "size");
+        need(ask.request.prompt[0] != '\0', "an empty prompt");
+        need(!edit || ask.image.data != NULL, "an edit of nothing");
+    }
+    images_ask_fini(&ask);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 {
     frames(data, n);
     prompt(data, n);
+    body(data, n, false);
+    body(data, n, true);
     return 0;
 }

@@ -22,11 +22,15 @@ static void print(const struct forget *f, const json_t *told)
 {
     json_int_t sequences = json_integer_value(json_object_get(told, "sequences"));
     json_int_t nodes = json_integer_value(json_object_get(told, "nodes"));
+    json_int_t pictures = json_integer_value(json_object_get(told, "pictures"));
     char *line;
 
     if (!f->json) {
-        printf("forgot %lld sequence%s on %lld node%s\n", (long long)sequences,
+        printf("forgot %lld sequence%s on %lld node%s", (long long)sequences,
                sequences == 1 ? "" : "s", (long long)nodes, nodes == 1 ? "" : "s");
+        if (pictures > 0)
+            printf(", and %lld picture%s", (long long)pictures, pictures == 1 ? "" : "s");
+        printf("\n");
         return;
     }
     line = json_line(told);

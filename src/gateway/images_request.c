@@ -49,8 +49,9 @@ static unsigned status_of(const struct images *i, const struct err *e)
 static void refuse(struct reply *reply, const struct err *e, unsigned status, const char *param,
                    unsigned retry_s)
 {
-    reply_finish(reply, status, answer_error(status, e->message, err_name(e->code), param),
-                 retry_s);
+    const char *code = status == 429 ? "rate_limit_exceeded" : err_name(e->code);
+
+    reply_finish(reply, status, answer_error(status, e->message, code, param), retry_s);
 }
 
 static void request_fail(struct images *i, struct images_request *r, const struct err *e)
