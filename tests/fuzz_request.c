@@ -30,7 +30,7 @@ static void check_accepted(const struct parse_request *r)
         must(g->stops[i][0] && strlen(g->stops[i]) <= MESSAGE_STOP_BYTES);
     must(g->sampling.top_p >= 0 && g->sampling.top_p <= 1);
     must(g->sampling.top_k >= 0 && g->sampling.repeat_penalty > 0);
-    must(r->plan >= SCHED_AUTO && r->plan <= SCHED_HYBRID);
+    must(r->plan >= PLACE_AUTO && r->plan <= PLACE_HYBRID);
     f = wire_frame_json(WIRE_RENDER, 1, json_incref(r->render));
     must(f.head_bytes <= WIRE_HEAD_MAX);
     wire_frame_fini(&f);

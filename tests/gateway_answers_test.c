@@ -403,7 +403,7 @@ static void test_n_hybrid(void **state)
     (void)state;
     stage_init(&s);
     stage_ready(&s, true);
-    w = ask_long(&s, "\"n\":2,\"max_tokens\":1");
+    w = ask_long(&s, "\"n\":2,\"max_tokens\":1,\"tandem\":{\"plan\":\"hybrid\"}");
     v = finish_json(&w, 200);
     assert_string_equal(text_at(v, "timings.plan"), "hybrid");
     assert_int_equal(json_array_size(at(v, "choices")), 2);

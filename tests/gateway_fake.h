@@ -84,8 +84,9 @@ static struct fake fake_make(const char *name)
 static json_t *fake_welcome(const struct fake *f)
 {
     struct message_welcome w = {.version = WIRE_VERSION,
-                                .prefill_tokens_per_s = 100,
-                                .decode_tokens_per_s = 10,
+                                // A node reads faster, and writes slower.
+                                .prefill_tokens_per_s = f->ops ? 1e4 : 4e4,
+                                .decode_tokens_per_s = f->ops ? 2000 : 1000,
                                 .facts = {.cores = 2},
                                 .adapters = f->adapters,
                                 .pid = f->pid};

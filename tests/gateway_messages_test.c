@@ -149,7 +149,7 @@ static void test_members(void **state)
     assert_int_equal(r.in.generate.n_stops, 2);
     assert_int_equal(r.in.generate.sampling.top_k, 5);
     assert_int_equal(r.in.generate.sampling.reasoning_budget, 7);
-    assert_int_equal(r.in.plan, SCHED_LOCAL);
+    assert_int_equal(r.in.plan, PLACE_LOCAL);
     assert_true(r.in.stream);
     rig_close(&r);
 }

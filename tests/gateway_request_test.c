@@ -226,7 +226,7 @@ static void test_hybrid(void **state)
     assert_string_equal(text_at(v, "timings.plan"), "hybrid");
     assert_string_equal(text_at(v, "timings.prefill_node"), "spark");
     assert_string_equal(text_at(v, "timings.decode_node"), "mac");
-    assert_has(text_at(v, "timings.reason"), "399 uncached");
+    assert_has(text_at(v, "timings.reason"), "hybrid spark > local");
     assert_int_equal(json_integer_value(at(v, "timings.kv_bytes")), 1000);
     assert_int_equal(json_integer_value(at(v, "timings.overruns")), 1);
     assert_true(json_number_value(at(v, "timings.prefill_s")) == 1.9);
@@ -344,7 +344,7 @@ static void test_node_absent(void **state)
     w = ask_long(&s, "\"tandem\":{\"plan\":\"hybrid\"}");
     v = finish_json(&w, 200);
     assert_string_equal(text_at(v, "timings.plan"), "local");
-    assert_has(text_at(v, "timings.fallback"), "no prefill node");
+    assert_has(text_at(v, "timings.fallback"), "no other node is configured");
     json_decref(v);
     w = ask_long(&s, "\"tandem\":{\"plan\":\"remote\"}");
     v = finish_json(&w, 503);

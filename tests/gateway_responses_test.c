@@ -137,7 +137,7 @@ static void test_members(void **state)
     assert_true(r.in.stream);
     assert_false(r.in.generate.keep);
     assert_int_equal(r.in.generate.logprobs, 3);
-    assert_int_equal(r.in.plan, SCHED_LOCAL);
+    assert_int_equal(r.in.plan, PLACE_LOCAL);
     rig_close(&r);
 }
 

@@ -40,7 +40,7 @@ static void test_defaults(void **state)
     assert_true(near(r.generate.sampling.min_p, 0.05));
     assert_int_equal(r.generate.sampling.top_k, 40);
     assert_int_equal(r.max_tokens, 0);
-    assert_int_equal(r.plan, SCHED_AUTO);
+    assert_int_equal(r.plan, PLACE_AUTO);
     assert_false(r.stream);
     assert_string_equal(r.model, "");
     assert_string_equal(json_string_value(json_object_get(r.render, "prompt")), "x");
@@ -78,7 +78,7 @@ static void test_members(void **state)
     assert_int_equal(r.generate.n_stops, 2);
     assert_string_equal(r.generate.stops[1], "b");
     assert_true(r.stream && r.include_usage && r.generate.ignore_eos && r.generate.timeline);
-    assert_int_equal(r.plan, SCHED_SERIAL);
+    assert_int_equal(r.plan, PLACE_SERIAL);
     assert_string_equal(r.model, "m");
     // The template sees what it may know, but nothing that is the gateway's business.
     const json_t *chat = json_object_get(r.render, "chat");

@@ -20,7 +20,7 @@ struct cli_command {
 };
 extern const struct cli_command cli_serve, cli_node, cli_pair, cli_check, cli_bench, cli_demo,
     cli_ps, cli_chat, cli_config, cli_forget, cli_load, cli_unload, cli_pull, cli_ls, cli_show,
-    cli_rm, cli_alias, cli_train, cli_plan, cli_convert, cli_image, cli_nodes;
+    cli_rm, cli_alias, cli_train, cli_plan, cli_convert, cli_image, cli_nodes, cli_explain;
 
 enum cli_option_kind {
     CLI_FLAG,   // bool

@@ -7,10 +7,10 @@
 #include <string.h>
 
 static const struct cli_command *const commands[] = {
-    &cli_serve,   &cli_node,  &cli_pair,   &cli_ps,    &cli_chat,   &cli_check,
-    &cli_bench,   &cli_demo,  &cli_forget, &cli_load,  &cli_unload, &cli_config,
-    &cli_pull,    &cli_ls,    &cli_show,   &cli_rm,    &cli_alias,  &cli_plan,
-    &cli_convert, &cli_train, &cli_image,  &cli_nodes,
+    &cli_serve,   &cli_node,  &cli_pair,   &cli_ps,    &cli_chat,    &cli_check,
+    &cli_bench,   &cli_demo,  &cli_forget, &cli_load,  &cli_unload,  &cli_config,
+    &cli_pull,    &cli_ls,    &cli_show,   &cli_rm,    &cli_alias,   &cli_plan,
+    &cli_convert, &cli_train, &cli_image,  &cli_nodes, &cli_explain,
 };
 #define N_COMMANDS (sizeof commands / sizeof *commands)
 

@@ -30,6 +30,7 @@ struct serve {
     struct cli_list prefill, upstreams, allow_hosts;
     double drain_s;
     struct serve_models models;
+    struct serve_placing placing;
     const char *image_policy;
     double image_expiry_s;
     bool different_weights, json, discover, no_discover;
@@ -206,6 +207,7 @@ static void options_fill(struct serve *s, struct cli_option *out)
     n += serve_models_options(&s->models, &s->gateway, out + n);
     n += access_options(s, out + n);
     n += cluster_options(s, out + n);
+    n += serve_placing_options(&s->placing, &s->gateway, out + n);
     n += cli_image_options(&s->gateway.images.worker, out + n, CLI_IMAGE_OPTIONS);
     n += image_options(s, out + n);
     n += cli_worker_options(&s->gateway.worker, out + n, ALL_OPTIONS - n - 1, false);
@@ -279,7 +281,9 @@ static int options_apply(struct serve *s, struct err *e)
 
     o->models_idle_ns = (int64_t)(s->models.idle_s * 1e9);
     s->models.any_memory = s->models.any_memory || o->worker.spread;
-    rc = serve_upstreams_find(&s->upstreams, o, e);
+    rc = serve_placing_apply(&s->placing, o, e);
+    if (rc == 0)
+        rc = serve_upstreams_find(&s->upstreams, o, e);
     if (rc == 0)
         rc = serve_models_find(&s->models, o, e);
     if (rc == 0)

@@ -19,6 +19,15 @@ int serve_models_room(const struct serve_models *s, const struct gateway_options
 size_t serve_models_options(struct serve_models *s, struct gateway_options *o,
                             struct cli_option *out);
 
+// ---- serve_placing.c ----
+struct serve_placing {
+    const char *policy, *plan, *profiles; // NULL: not given
+};
+size_t serve_placing_options(struct serve_placing *s, struct gateway_options *o,
+                             struct cli_option *out);
+// Fills what is about placement. ERR_INVALID names the option.
+int serve_placing_apply(const struct serve_placing *s, struct gateway_options *o, struct err *e);
+
 // ---- serve_upstreams.c: --upstream ----
 // One of them, whose texts live as long as the process. ERR_INVALID, ERR_RANGE.
 int serve_upstream_parse(const char *text, struct gateway_upstream *out, struct err *e);

@@ -53,6 +53,8 @@ static void on_frame(struct core *c, struct core_message *m)
         status_on_frame(c, p, &m->frame);
     else if (ship_asked(p, m->frame.id))
         ship_on_frame(c, p, &m->frame);
+    else if (placing_asked(p, m->frame.id))
+        placing_on_frame(c->placing, p, &m->frame);
     else
         request_on_frame(c, p, &m->frame, m->at_ns);
 }
@@ -153,6 +155,7 @@ static int64_t timers_run(struct core *c)
             next_ns = earlier(next_ns, request_tick(c, r, now_ns));
     next_ns = earlier(next_ns, status_tick(c, now_ns));
     next_ns = earlier(next_ns, discover_tick(c, now_ns));
+    next_ns = earlier(next_ns, placing_tick(c->placing, now_ns));
     request_reap(c);
     return next_ns;
 }
@@ -255,6 +258,7 @@ static struct core *core_new(const struct gateway_options *o, const struct core_
     c->started_ns = clock_now_ns();
     c->next_id = 1;
     metrics_init(&c->metrics);
+    c->placing = placing_new(c, o->profiles);
     c->n_models = c->n_peers = o->n_models;
     for (size_t i = 0; i < CORE_PEERS_MAX; i++)
         peer_init(c, i);
@@ -363,6 +367,7 @@ void core_free(struct core *c)
     upstreams_free(c);
     for (size_t i = 0; i < c->n_models; i++)
         ship_free(c->models[i].ship);
+    placing_free(c->placing);
     chan_free(c->inbox);
     chan_free(c->halted);
     if (c->watch)

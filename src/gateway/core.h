@@ -13,6 +13,7 @@
 #include "gateway/metrics.h"
 #include "gateway/model.h"
 #include "gateway/peer.h"
+#include "gateway/placing.h"
 #include "gateway/request.h"
 #include "gateway/ship.h"
 #include "gateway/status.h"
@@ -118,6 +119,7 @@ struct core {
     int stops; // CORE_STOPs seen: after the first no request is left, after the second no link
     struct core_totals totals;
     struct metrics metrics;
+    struct placing *placing;
     double duration_s;      // of an answered request, a moving average; 0: none yet
     struct os_watch *watch; // clients' sockets, and the inbox
     int64_t timers_ns;      // when timers were last run

@@ -17,11 +17,11 @@
 #include "image/worker.h"
 #include "net/net.h"
 #include "node/node.h"
+#include "sched/place.h"
 
 #define GATEWAY_PORT 8080
 #define GATEWAY_BODY_MAX (32u << 20) // bytes of one request body: 413 beyond
-#define GATEWAY_HYBRID_TOKENS 256 // more uncached tokens than this: hybrid, if a prefill node is up
-#define GATEWAY_PREFILL_MAX 64    // nodes at one time
+#define GATEWAY_PREFILL_MAX 64       // nodes at one time
 #define GATEWAY_MODELS_MAX 64
 #define GATEWAY_ALIASES_MAX 8
 #define GATEWAY_HOSTS_MAX 16
@@ -102,6 +102,11 @@ struct gateway_options {
     // With one of them at least, there may be no local model.
     struct gateway_upstream upstreams[GATEWAY_UPSTREAMS_MAX];
     size_t n_upstreams;
+    // Placement (sched/place.h): what requests get that do not say.
+    enum place_kind plan;           // default: auto
+    enum place_policy policy;       // default: latency
+    double slo_ttft_s, slo_token_s; // limits of the policy "slo"; 0: none
+    const char *profiles; // file that keeps what is known of nodes; NULL (default): nothing is kept
     struct net_key key;
     bool same_weights;     // demand equal weights on both sides (default true)
     uint32_t max_requests; // beyond: 503 with Retry-After (default 64)

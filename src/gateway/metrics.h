@@ -16,7 +16,7 @@
 struct core;
 
 enum metrics_end { METRICS_OK, METRICS_FAILED, METRICS_CANCELLED, METRICS_REFUSED, METRICS_ENDS };
-#define METRICS_PLANS 5 // sched's four, and none yet
+#define METRICS_PLANS 5 // placement's four, and none yet
 
 struct metrics {
     struct metric_histogram ttft, inter_token, total, queue, prefill, kv_seconds, tail;

@@ -228,21 +228,78 @@ static int parse_stream_options(struct parser *p, const char *member)
     return options ? parser_flag(p, options, "include_usage", &p->out->include_usage) : 0;
 }
 
+// ---- placement ----------------------------------------------------------------------------------------
+
+static int parse_plan(struct parser *p, json_t *tandem)
+{
+    const char *plan = NULL;
+
+    if (json_get_string(tandem, "plan", &plan, &p->fault->e) != 0)
+        return parser_fault_member(p, tandem, "plan");
+    if (plan && !place_kind_parse(plan, &p->out->plan))
+        return FAULT(p, "tandem.plan",
+                     "'tandem.plan' is \"%.40s\"; it can be hybrid, serial, local, remote or auto",
+                     plan);
+    return 0;
+}
+
+static int parse_policy(struct parser *p, json_t *tandem)
+{
+    const char *policy = NULL;
+
+    if (json_get_string(tandem, "policy", &policy, &p->fault->e) != 0)
+        return parser_fault_member(p, tandem, "policy");
+    p->out->has_policy = policy != NULL;
+    if (policy && !place_policy_parse(policy, &p->out->policy))
+        return FAULT(p, "tandem.policy",
+                     "'tandem.policy' is \"%.40s\"; it can be latency, throughput, energy, cost or "
+                     "slo",
+                     policy);
+    return 0;
+}
+
+// Seconds of a service level; 0 or absent: the server's.
+static int parse_limit(struct parser *p, json_t *tandem, const char *member, double *out)
+{
+    const json_t *v = json_object_get(tandem, member);
+    char name[PARSE_PARAM_BYTES];
+
+    if (!v || json_is_null(v))
+        return 0;
+    *out = json_number_value(v);
+    if (json_is_number(v) && *out >= 0 && *out <= 1e6)
+        return 0;
+    snprintf(name, sizeof(name), "tandem.%s", member);
+    return parse_fault_value(p->fault, name, "seconds, 0 to 1000000", v);
+}
+
+static int parse_node(struct parser *p, json_t *tandem, const char *member,
+                      char out[PARSE_NODE_BYTES])
+{
+    const char *name = NULL;
+
+    if (json_get_string(tandem, member, &name, &p->fault->e) != 0)
+        return parser_fault_member(p, tandem, member);
+    if (name && (size_t)snprintf(out, PARSE_NODE_BYTES, "%s", name) >= PARSE_NODE_BYTES)
+        return FAULT(p, "tandem", "'tandem.%s' is longer than %d bytes", member,
+                     PARSE_NODE_BYTES - 1);
+    return 0;
+}
+
 static int parse_tandem(struct parser *p, const char *member)
 {
     json_t *tandem = NULL;
-    const char *plan = NULL;
 
     if (json_get_object(p->body, member, &tandem, &p->fault->e) != 0)
         return parser_fault_member(p, p->body, member);
     if (!tandem)
         return 0;
-    if (json_get_string(tandem, "plan", &plan, &p->fault->e) != 0)
-        return parser_fault_member(p, tandem, "plan");
-    if (plan && !sched_plan_parse(plan, &p->out->plan))
-        return FAULT(p, "tandem.plan",
-                     "'tandem.plan' is \"%.40s\"; it can be hybrid, serial, local, remote or auto",
-                     plan);
+    if (parse_plan(p, tandem) != 0 || parse_policy(p, tandem) != 0 ||
+        parse_limit(p, tandem, "ttft_s", &p->out->slo_ttft_s) != 0 ||
+        parse_limit(p, tandem, "token_s", &p->out->slo_token_s) != 0 ||
+        parse_node(p, tandem, "decode_node", p->out->decode_node) != 0 ||
+        parse_node(p, tandem, "prefill_node", p->out->prefill_node) != 0)
+        return p->fault->e.code;
     return parser_flag(p, tandem, "timeline", &p->out->generate.timeline);
 }
 

@@ -14,7 +14,7 @@
 
 #include "base/err.h"
 #include "node/message.h"
-#include "sched/sched.h"
+#include "sched/place.h"
 
 #include <jansson.h>
 #include <stdbool.h>
@@ -23,6 +23,7 @@
 
 #define PARSE_MODEL_BYTES 256
 #define PARSE_PARAM_BYTES 64
+#define PARSE_NODE_BYTES 280         // a node's name or address
 #define PARSE_GRAMMAR_MAX (1u << 20) // bytes of a request's own grammar
 #define PARSE_CHOICES_MAX 8          // answers to one request: n times its prompts
 #define PARSE_INPUTS_MAX 2048        // texts of one embeddings request, documents of one ranking
@@ -59,7 +60,11 @@ struct parse_request {
     uint32_t n;                    // answers to each prompt, at least 1
     uint32_t max_tokens;           // 0: not given; UINT32_MAX: as many as fit
     bool stream, include_usage;
-    enum sched_plan plan;
+    enum place_kind plan; // PLACE_AUTO: the server's choice
+    bool has_policy;
+    enum place_policy policy;
+    double slo_ttft_s, slo_token_s;                                     // 0: the server's
+    char decode_node[PARSE_NODE_BYTES], prefill_node[PARSE_NODE_BYTES]; // "": any
     // Sampling, stops, logprobs, keep ("store"), reuse ("cache_prompt"), ignore_eos and timeline; the rest
     // is filled in when the plan is known. sampling.seed is the first answer's, the others count on.
     struct message_generate generate;

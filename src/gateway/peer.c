@@ -447,6 +447,7 @@ void peer_on_greeted(struct core *c, struct core_message *m)
     // A worker that is greeted again may have restarted: nothing is known of what it holds.
     guess_free(p->guess);
     p->guess = guess_new(p->welcome.limits.n_ctx);
+    placing_greet(c->placing, p);
     peer_link_start(c, p, m->conn);
     m->conn = NULL;
     if (p->local)

@@ -101,6 +101,11 @@ struct peer {
     double link_bytes_per_s; // as its last transfer told; 0: not known
     json_t *status;          // last STATUS_IS, or NULL
     struct guess *guess;     // of which prompts it holds; NULL until it was greeted
+    // placing.h: what its model costs here; NULL until it was greeted. The profiles own it.
+    struct profile_book *book;
+    bool measured;       // the whole of it, once
+    uint64_t measure_id; // of the MEASURE that it has not answered; 0: none
+    int64_t measure_ns;  // when it is asked again
 };
 
 // ---- greet.c ----

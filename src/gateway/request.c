@@ -326,7 +326,7 @@ static bool remote_retry(struct core *c, struct request *r, int code, const char
 {
     char text[REQUEST_FALLBACK_BYTES];
 
-    if (r->choice.plan != SCHED_REMOTE || r->first_token_ns != 0 || code == ERR_INVALID ||
+    if (r->decode == request_home(r) || r->first_token_ns != 0 || code == ERR_INVALID ||
         code == ERR_UNSUPPORTED)
         return false;
     snprintf(text, sizeof(text), "node %s failed: %.300s", peer_name(r->decode), why);

@@ -24,9 +24,9 @@
 #include "gateway/model.h"
 #include "gateway/parse.h"
 #include "gateway/peer.h"
+#include "gateway/placing.h"
 #include "gateway/reply.h"
 #include "gateway/request_index.h"
-#include "sched/sched.h"
 #include "wire/wire.h"
 
 #define REQUEST_RENDER_NS (60 * NS_PER_S)
@@ -104,7 +104,7 @@ struct request {
     uint32_t n_tokens; // of all inputs
     uint32_t n_held;   // of the leader's prompt, that the local worker was thought to hold
     uint32_t epoch;
-    struct sched_choice choice;
+    struct placing_choice choice;
     struct message_handoff handoff;
     struct model *model;           // NULL: not admitted yet
     struct peer *decode, *prefill; // who was asked; NULL: nobody
@@ -172,6 +172,10 @@ void request_abandon(struct request *r, const char *reason);
 void request_decode_cancel(struct request *r);
 void request_decode_forget(struct request *r); // the worker is gone: it owes nothing any more
 void request_prefill_cancel(struct request *r);
+// Most tokens of an answer, at that worker.
+uint32_t request_room(const struct request *r, const struct peer *p);
+// Of the leader's prompt, that the worker probably holds.
+uint32_t request_held(const struct request *r, const struct peer *p);
 uint32_t request_count(const struct core *c, const struct peer *p); // that it works on now
 
 // ---- request_out.c: what the client sees ----

@@ -13,7 +13,7 @@
 
 static const char *plan_of(const struct request *r)
 {
-    return r->epoch > 0 ? sched_plan_name(r->choice.plan) : NULL;
+    return r->epoch > 0 ? place_kind_name(r->choice.kind) : NULL;
 }
 
 static void over_set(struct core *c, struct request *r)
@@ -238,8 +238,11 @@ static void timing_fill(struct request *r, struct timing *t)
     bool local = !r->prefill && (r->decode->local || r->decode->upstream);
 
     *t = (struct timing){
-        .plan = sched_plan_name(r->choice.plan),
+        .plan = place_kind_name(r->choice.kind),
         .reason = r->choice.reason,
+        .policy = place_policy_name(r->choice.policy),
+        .predicted = r->choice.predicted ? &r->choice.plan : NULL,
+        .answer_tokens = r->choice.answer_tokens,
         .prefill_node = peer_name(reader),
         .decode_node = peer_name(r->decode),
         .prefill_weights = local ? NULL : reader->welcome.identity.weights,
@@ -285,13 +288,13 @@ static void whole_finish(struct core *c, struct request *r)
 static void totals_count(struct core *c, const struct request *r)
 {
     static const size_t at[] = {
-        [SCHED_LOCAL] = offsetof(struct core_totals, local),
-        [SCHED_REMOTE] = offsetof(struct core_totals, remote),
-        [SCHED_SERIAL] = offsetof(struct core_totals, serial),
-        [SCHED_HYBRID] = offsetof(struct core_totals, hybrid),
+        [PLACE_LOCAL] = offsetof(struct core_totals, local),
+        [PLACE_REMOTE] = offsetof(struct core_totals, remote),
+        [PLACE_SERIAL] = offsetof(struct core_totals, serial),
+        [PLACE_HYBRID] = offsetof(struct core_totals, hybrid),
     };
 
-    ++*(uint64_t *)(void *)((char *)&c->totals + at[r->choice.plan]);
+    ++*(uint64_t *)(void *)((char *)&c->totals + at[r->choice.kind]);
     if (r->fallback[0])
         c->totals.fallbacks++;
 }
@@ -337,6 +340,7 @@ static void generated_finish(struct core *c, struct request *r)
     totals_count(c, r);
     metrics_answered(&c->metrics, r->answer.timings);
     admit_learn(c, t.total_s);
+    placing_learn(c->placing, r);
     log_info(
         "gateway",
         "answered: id=%s request_id=%s plan=%s prompt_tokens=%u gen_tokens=%u total_s=%.3f%s%s%s",

@@ -2,6 +2,7 @@
 #include "base/buf.h"
 #include "base/clock.h"
 #include "base/json.h"
+#include "base/log.h"
 #include "gateway/core.h"
 #include "gateway/timing.h"
 #include "os/os.h"
@@ -79,6 +80,11 @@ static uint32_t max_tokens(const struct request *r, uint32_t n_tokens, const str
     return wanted < MESSAGE_MAX_TOKENS ? wanted : MESSAGE_MAX_TOKENS;
 }
 
+uint32_t request_room(const struct request *r, const struct peer *p)
+{
+    return max_tokens(r, r->inputs[0].n_tokens, p);
+}
+
 // One run's GENERATE, to r->decode.
 static void send_run(struct request *r, size_t at, bool hand_off)
 {
@@ -111,7 +117,7 @@ static void send_generate(struct core *c, struct request *r, struct peer *p, boo
 
 void request_generate(struct core *c, struct request *r)
 {
-    send_generate(c, r, request_home(r), true);
+    send_generate(c, r, r->choice.decode, true);
 }
 
 void request_follow(struct core *c, struct request *r)
@@ -158,8 +164,7 @@ void request_correct(const struct request *r)
         guess_clear(r->decode->guess);
 }
 
-// Of the leader's prompt.
-static uint32_t held_guess(const struct request *r, const struct peer *p)
+uint32_t request_held(const struct request *r, const struct peer *p)
 {
     const struct request_input *in = &r->inputs[0];
     char space[SHIP_SPACE_BYTES];
@@ -178,7 +183,7 @@ static void ticket_make(struct core *c, struct request *r)
     struct message_handoff *h = &r->handoff;
     uint8_t random[MESSAGE_TICKET_HEX / 2];
 
-    fleet_address(request_home(r), r->prefill, &a);
+    fleet_address(r->choice.decode, r->prefill, &a);
     memset(h, 0, sizeof(*h));
     snprintf(h->host, sizeof(h->host), "%s", a.host);
     h->port = a.port;
@@ -187,7 +192,7 @@ static void ticket_make(struct core *c, struct request *r)
     os_random(&h->transfer, sizeof(h->transfer));
     h->transfer = (h->transfer >> 1) | 1; // fits a JSON integer, and is not 0
     h->stall_s = c->options.stall_s;
-    h->serial = r->choice.plan == SCHED_SERIAL;
+    h->serial = r->choice.kind == PLACE_SERIAL;
     h->same_weights = c->options.same_weights;
 }
 
@@ -235,49 +240,20 @@ uint32_t request_count(const struct core *c, const struct peer *p)
     return n;
 }
 
-static void nodes_fill(const struct core *c, const struct request *r, struct sched_node *nodes)
-{
-    for (size_t i = c->n_models; i < c->n_peers; i++) {
-        const struct peer *p = &c->peers[i];
-        const struct engine_limits *l = &p->welcome.limits;
-        bool up = p->state == PEER_UP;
-        bool ours = !up || p->model == r->model;
-        bool tuned = !up || ship_ready(p, &r->in.generate.adapter);
-
-        nodes[i - c->n_models] = (struct sched_node){
-            .name = peer_name(p),
-            .up = up && ours && tuned,
-            .why = !ours    ? "it holds another model"
-                   : !tuned ? "it does not have the adapter yet"
-                            : p->why,
-            .n_ctx = l->n_ctx,
-            // Two probes, say on two backends, may have found different modes.
-            .hands_off = l->handoff != ENGINE_HANDOFF_NONE &&
-                         l->handoff == request_home(r)->welcome.limits.handoff,
-            .requests = request_count(c, p),
-            .cached_tokens = held_guess(r, p),
-            .prefill_tokens_per_s = p->welcome.prefill_tokens_per_s,
-        };
-    }
-}
-
 static void plan_begin(struct core *c, struct request *r)
 {
     snprintf(r->fallback, sizeof(r->fallback), "%s", r->choice.fallback);
-    r->prefill = NULL;
+    r->prefill = r->choice.prefill;
     r->prefill_sent_ns = 0;
     // New numbers as well, so that the last words of an earlier plan's workers concern nobody.
     request_ids_take(c, r, r->n_runs);
     r->epoch++;
-    if (r->choice.plan == SCHED_LOCAL) {
-        send_generate(c, r, request_home(r), false);
-    } else if (r->choice.plan == SCHED_REMOTE) {
-        send_generate(c, r, &c->peers[c->n_models + r->choice.node], false);
-    } else {
-        peer_expect(c, &c->peers[c->n_models + r->choice.node]);
-        r->prefill = &c->peers[c->n_models + r->choice.node];
-        send_prefill(c, r);
+    if (!r->prefill) {
+        send_generate(c, r, r->choice.decode, false);
+        return;
     }
+    peer_expect(c, r->prefill);
+    send_prefill(c, r);
 }
 
 // A prompt with images is read by the worker that prepared them.
@@ -285,49 +261,40 @@ static void plan_images(struct core *c, struct request *r)
 {
     static const char why[] = "images are read where they were prepared";
 
-    r->choice = (struct sched_choice){.plan = SCHED_LOCAL, .node = SCHED_NO_NODE};
+    r->choice = (struct placing_choice){.kind = PLACE_LOCAL, .decode = request_home(r)};
     snprintf(r->choice.reason, sizeof(r->choice.reason), "%s", why);
-    if (r->in.plan != SCHED_AUTO && r->in.plan != SCHED_LOCAL)
+    if (r->in.plan != PLACE_AUTO && r->in.plan != PLACE_LOCAL)
         snprintf(r->choice.fallback, sizeof(r->choice.fallback), "plan \"%s\" was asked for; %s",
-                 sched_plan_name(r->in.plan), why);
-    r->n_held = held_guess(r, request_home(r));
+                 place_kind_name(r->in.plan), why);
     plan_begin(c, r);
 }
 
 void request_plan(struct core *c, struct request *r)
 {
-    struct sched_node nodes[GATEWAY_PREFILL_MAX];
-    struct sched_facts facts = {
-        .wish = r->in.plan,
-        .prompt_tokens = r->inputs[0].n_tokens,
-        .threshold_tokens = GATEWAY_HYBRID_TOKENS,
-        .local_hands_off = request_home(r)->welcome.limits.handoff != ENGINE_HANDOFF_NONE,
-        .nodes = nodes,
-        .n_nodes = c->n_peers - c->n_models,
-    };
     const struct request_fault no_node = {
         .status = 503, .code = "no_prefill_node", .param = "tandem.plan"};
     struct err e = {0};
 
+    r->n_held = request_held(r, request_home(r));
     if (r->in.generate.media) {
         plan_images(c, r);
-        return;
-    }
-    nodes_fill(c, r, nodes);
-    r->n_held = facts.cached_tokens = held_guess(r, request_home(r));
-    if (sched_choose(&facts, &r->choice)) {
+    } else if (placing_choose(c->placing, r, &r->choice)) {
+        log_debug("gateway", "placed: id=%s %s", r->answer.id, r->choice.reason);
         plan_begin(c, r);
-        return;
+    } else {
+        err_set(&e, ERR_BUSY, "plan \"%s\" cannot be had: %s", place_kind_name(r->in.plan),
+                r->choice.reason);
+        request_fail_as(c, r, no_node, &e);
     }
-    err_set(&e, ERR_BUSY, "plan \"remote\" cannot be had: %s", r->choice.reason);
-    request_fail_as(c, r, no_node, &e);
 }
 
 void request_plan_local(struct core *c, struct request *r, const char *why)
 {
     request_prefill_cancel(r);
     r->prefill = NULL;
-    r->choice.plan = SCHED_LOCAL;
+    r->choice.kind = PLACE_LOCAL;
+    r->choice.decode = request_home(r);
+    r->choice.prefill = NULL;
     snprintf(r->fallback, sizeof(r->fallback), "%s", why);
     if (request_home(r)->state == PEER_UP)
         send_generate(c, r, request_home(r), false);

@@ -78,6 +78,7 @@ static const struct route routes[] = {
     {"/readyz", "GET", ACCESS_FREE, run_ready, false, NULL, NULL},
     {"/metrics", "GET", ACCESS_ADMIN, run_metrics, true, NULL, NULL},
     {"/tandem/status", "GET", ACCESS_ADMIN, run_status, false, NULL, NULL},
+    {"/tandem/explain", "POST", ACCESS_ADMIN, run_explain, false, NULL, NULL},
     {"/tandem/forget", "POST", ACCESS_ADMIN, run_forget, false, NULL, NULL},
     {"/tandem/nodes", "GET", ACCESS_ADMIN, run_nodes, false, NULL, NULL},
     {"/tandem/nodes", "POST", ACCESS_ADMIN, run_node_add, false, NULL, NULL},

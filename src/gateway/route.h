@@ -49,8 +49,8 @@ char *route_error(const struct exchange *x, unsigned status, const char *code, c
 
 // ---- route_admin.c ----
 route_function run_models, run_model, run_load, run_unload, run_health, run_live, run_ready,
-    run_metrics, run_status, run_forget, run_ollama_version, run_ollama_tags, run_ollama_ps,
-    run_ollama_show;
+    run_metrics, run_status, run_forget, run_explain, run_ollama_version, run_ollama_tags,
+    run_ollama_ps, run_ollama_show;
 // Sends the core a query that is ready. Takes it.
 enum MHD_Result route_query_send(struct exchange *x, struct query *q);
 

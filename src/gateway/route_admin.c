@@ -171,6 +171,62 @@ enum MHD_Result run_forget(struct exchange *x)
     return http_answer(x, status, route_error(x, status, err_name(rc), "key", e.message));
 }
 
+// ---- explaining -----------------------------------------------------------------------------------------
+
+// {"model": NAME, "prompt_tokens": N, "answer_tokens": N, "policy": NAME, "ttft_s": S, "token_s": S}; all but
+// prompt_tokens may be left out.
+static int explain_fill(const json_t *o, struct query *q, struct err *e)
+{
+    struct placing_question *ask = &q->question;
+    const char *model = NULL, *policy = NULL;
+    int64_t prompt = 0;
+    int rc = json_get_string(o, "model", &model, e);
+
+    if (rc == 0 && model &&
+        (size_t)snprintf(q->model, sizeof(q->model), "%s", model) >= sizeof(q->model))
+        rc = err_set(e, ERR_RANGE, "'model' is longer than %zu bytes", sizeof(q->model) - 1);
+    if (rc == 0)
+        rc = json_get_i64(o, "prompt_tokens", 1, MESSAGE_MAX_TOKENS, &prompt, e);
+    if (rc == 0 && prompt == 0)
+        rc = err_set(e, ERR_INVALID, "'prompt_tokens' is missing: say how long the prompt is");
+    if (rc == 0)
+        rc = json_get_f64(o, "answer_tokens", 1, MESSAGE_MAX_TOKENS, &ask->answer_tokens, e);
+    if (rc == 0)
+        rc = json_get_f64(o, "ttft_s", 0, 1e6, &ask->ttft_s, e);
+    if (rc == 0)
+        rc = json_get_f64(o, "token_s", 0, 1e6, &ask->token_s, e);
+    if (rc == 0)
+        rc = json_get_string(o, "policy", &policy, e);
+    if (rc == 0 && policy && !place_policy_parse(policy, &ask->policy))
+        rc = err_set(e, ERR_INVALID,
+                     "'policy' is \"%.40s\"; it can be latency, throughput, energy, cost or slo",
+                     policy);
+    ask->prompt_tokens = (uint32_t)prompt;
+    ask->has_policy = policy != NULL;
+    return rc;
+}
+
+enum MHD_Result run_explain(struct exchange *x)
+{
+    struct query *q = query_new(QUERY_EXPLAIN, reply_new(x->connection), NULL);
+    struct reply *reply = q->reply;
+    struct err e = {0};
+    size_t n;
+    const char *body = http_body(x, &n);
+    json_t *o = json_parse(body, n, &e);
+    int rc = !o                  ? e.code
+             : json_is_object(o) ? explain_fill(o, q, &e)
+                                 : err_set(&e, ERR_INVALID, "the body must be a JSON object");
+
+    json_decref(o);
+    http_body_drop(x);
+    if (rc == 0)
+        return route_query_send(x, q);
+    query_free(q);
+    reply_drop(reply);
+    return http_answer(x, 400, route_error(x, 400, err_name(rc), NULL, e.message));
+}
+
 // ---- Ollama's ---------------------------------------------------------------------------------------------
 
 enum MHD_Result run_ollama_version(struct exchange *x)

@@ -209,6 +209,7 @@ json_t *status_peer(struct core *c, const struct peer *p)
         fleet_node_put(o, p);
     if (p->known)
         welcome_put(o, &p->welcome);
+    json_put(o, "profile", placing_profile(p));
     json_put(o, "worker", p->status ? json_incref(p->status) : json_null());
     if (p->upstream)
         upstream_put(c, p, o);
@@ -223,7 +224,7 @@ static json_t *request_json(const struct request *r, int64_t now_ns)
     json_put(o, "id", json_string(r->answer.id));
     json_put(o, "kind", json_string(r->in.dialect->name));
     json_put(o, "phase", json_string(request_phase_name(r->phase)));
-    json_put(o, "plan", planned ? json_string(sched_plan_name(r->choice.plan)) : json_null());
+    json_put(o, "plan", planned ? json_string(place_kind_name(r->choice.kind)) : json_null());
     json_put(o, "reason", planned ? answer_string(r->choice.reason) : json_null());
     json_put(o, "prefill_node", r->prefill ? answer_string(peer_name(r->prefill)) : json_null());
     json_put(o, "decode_node", r->decode ? answer_string(peer_name(r->decode)) : json_null());
@@ -269,7 +270,7 @@ static void tell_status(struct core *c, struct query *q)
     json_put(o, "build", json_string("tandem " TANDEM_VERSION));
     json_put(o, "uptime_s", json_real(ns_to_s(now_ns - c->started_ns)));
     json_put(o, "model", local && local->known ? answer_string(local->welcome.model) : json_null());
-    json_put(o, "hybrid_tokens", json_integer(GATEWAY_HYBRID_TOKENS));
+    json_put(o, "policy", json_string(place_policy_name(c->options.policy)));
     json_put(o, "max_requests", json_integer(c->options.max_requests));
     json_put(o, "nodes", nodes);
     json_put(o, "seen", discover_json(c));
@@ -327,6 +328,22 @@ static void query_finish(struct core *c, struct query *q)
     query_free(q);
 }
 
+// Where a request of so many tokens would go.
+static void tell_plans(struct core *c, struct query *q)
+{
+    const struct model *m = model_find(c, q->model);
+
+    if (!m)
+        tell_no_model(c, q);
+    else if (m->peer->known)
+        tell(q, 200, placing_explain(c->placing, m->peer, &q->question));
+    else
+        reply_finish(q->reply, 503,
+                     answer_error(503, "the model is not loaded yet: nothing is known of it",
+                                  "loading", "model"),
+                     LOADING_RETRY_S);
+}
+
 static struct wire_frame question(const struct query *q)
 {
     json_t *head;
@@ -373,6 +390,9 @@ void status_on_query(struct core *c, struct query *q)
     case QUERY_FORGET:
         workers_ask(c, q);
         return;
+    case QUERY_EXPLAIN:
+        tell_plans(c, q);
+        break;
     case QUERY_HEALTH:
     case QUERY_READY:
         tell_health(c, q);

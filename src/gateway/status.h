@@ -10,6 +10,7 @@
 #include "gateway/fleet.h"
 #include "gateway/parse.h"
 #include "gateway/peer.h"
+#include "gateway/placing.h"
 #include "gateway/reply.h"
 #include "node/message.h"
 
@@ -28,6 +29,7 @@ enum query_kind {
     QUERY_STATUS,
     QUERY_METRICS,
     QUERY_FORGET,
+    QUERY_EXPLAIN,
     QUERY_OLLAMA_TAGS,
     QUERY_OLLAMA_PS,
     QUERY_OLLAMA_SHOW,
@@ -49,7 +51,8 @@ struct query {
     char owner[MESSAGE_OWNER_BYTES]; // of QUERY_FORGET, with `all` false
     bool all;
     json_t *images; // what the images thread says to it, from the HTTP thread; owned; NULL: nothing
-    uint64_t sequences, nodes; // forgotten, by so many workers
+    struct placing_question question; // of QUERY_EXPLAIN
+    uint64_t sequences, nodes;        // forgotten, by so many workers
     size_t asked;
     uint64_t id;
     size_t waiting; // workers that have not told yet

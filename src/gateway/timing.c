@@ -155,12 +155,34 @@ static json_t *weights_json(const struct timing *t)
     return o;
 }
 
+// What placement expected, on the same axis.
+static json_t *predicted_json(const struct timing *t)
+{
+    const struct place_plan *p = t->predicted;
+    json_t *o;
+
+    if (!p)
+        return json_null();
+    o = json_object();
+    json_put(o, "wait_s", json_real(p->wait_s));
+    json_put(o, "read_s", json_real(p->read_s));
+    json_put(o, "tail_s", json_real(p->tail_s));
+    json_put(o, "ttft_s", json_real(p->ttft_s));
+    json_put(o, "token_s", json_real(p->token_s));
+    json_put(o, "total_s", json_real(p->total_s));
+    json_put(o, "answer_tokens", json_real(t->answer_tokens));
+    json_put(o, "joules", time_or_null(p->joules));
+    return o;
+}
+
 json_t *timing_json(const struct timing *t)
 {
     json_t *o = json_object();
 
     json_put(o, "plan", json_string(t->plan));
     json_put(o, "reason", answer_string(t->reason));
+    json_put(o, "policy", t->policy ? json_string(t->policy) : json_null());
+    json_put(o, "predicted", predicted_json(t));
     json_put(o, "prefill_node", answer_string(t->prefill_node));
     json_put(o, "decode_node", answer_string(t->decode_node));
     json_put(o, "weights", weights_json(t));

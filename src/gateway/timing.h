@@ -6,6 +6,8 @@
 #ifndef GATEWAY_TIMING_H
 #define GATEWAY_TIMING_H
 
+#include "sched/place.h"
+
 #include <jansson.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -15,7 +17,10 @@ struct timing {
     const char *prefill_node, *decode_node;
     // As "Q4_0"; NULL: no prefill node took part. They may differ where that was allowed.
     const char *prefill_weights, *decode_weights;
-    const char *fallback;                         // NULL: none
+    const char *fallback; // NULL: none
+    const char *policy;
+    const struct place_plan *predicted;           // when it was placed; NULL: it was not
+    double answer_tokens;                         // that were expected then
     uint32_t prompt_tokens, gen_tokens;           // of all prompts and answers of the request
     uint32_t lead_prompt_tokens, lead_gen_tokens; // of those that the accounts below are about
     double prefill_sent_s, decode_sent_s; // when PREFILL and GENERATE went out; below 0: never

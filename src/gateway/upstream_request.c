@@ -254,12 +254,12 @@ static void plan(struct core *c, struct request *r)
         fail_none_up(c, r);
         return;
     }
-    r->choice.plan = SCHED_REMOTE;
-    r->choice.node = SCHED_NO_NODE;
-    if (r->in.plan != SCHED_AUTO && r->in.plan != SCHED_REMOTE && !r->fallback[0])
+    r->choice.kind = PLACE_REMOTE;
+    r->choice.decode = u->peer;
+    if (r->in.plan != PLACE_AUTO && r->in.plan != PLACE_REMOTE && !r->fallback[0])
         snprintf(r->fallback, sizeof(r->fallback),
                  "plan \"%s\" was asked for; only upstream servers have this model",
-                 sched_plan_name(r->in.plan));
+                 place_kind_name(r->in.plan));
     send_all(c, r, u);
 }
 

@@ -1,0 +1,242 @@
+// tandem explain: where a running server would send a request, and what every plan would take.
+#include "base/buf.h"
+#include "base/json.h"
+#include "cli/cli.h"
+#include "cli/client.h"
+#include "os/os.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define PROMPT_MAX (16u << 20) // bytes of a prompt's file
+
+static const char usage[] = "usage: tandem explain (--prompt-tokens N | --prompt-file FILE) "
+                            "[--answer-tokens N] [OPTIONS]";
+static const char about[] =
+    "Asks a running server what every plan for such a request would take, as its machines are and "
+    "as\n"
+    "busy as they are right now. Nothing is run. The plans stand in the order of the policy, the "
+    "one\n"
+    "that would be chosen first. All figures are predicted; PREDICTED and what came of it stand in "
+    "the\n"
+    "\"timings\" of every answer. The server's API key must be good for the scope admin.";
+
+struct explain {
+    struct client client;
+    const char *model, *policy, *prompt_file;
+    uint32_t prompt_tokens, answer_tokens;
+    double ttft_s, token_s;
+    bool json;
+};
+
+static void seconds_format(double s, char out[16])
+{
+    if (s < 0.9995)
+        snprintf(out, 16, "%.3g ms", s * 1e3);
+    else
+        snprintf(out, 16, "%.3g s", s);
+}
+
+static void cell_print(const json_t *row, const char *member, int width)
+{
+    const json_t *v = json_object_get(row, member);
+    char text[16] = "-";
+
+    if (json_is_number(v))
+        seconds_format(json_number_value(v), text);
+    printf(" %*s", width, text);
+}
+
+static const char *name_of(const json_t *row, const char *member)
+{
+    const char *v = json_string_value(json_object_get(row, member));
+
+    return v ? v : "-";
+}
+
+static void row_print(const json_t *row)
+{
+    const json_t *joules = json_object_get(row, "joules");
+    const char *writes = name_of(row, "decode_node"), *reads = name_of(row, "prefill_node");
+
+    printf("%-7s %-16.16s %-16.16s", name_of(row, "plan"), reads[0] == '-' ? writes : reads,
+           writes);
+    cell_print(row, "wait_s", 8);
+    cell_print(row, "read_s", 8);
+    cell_print(row, "tail_s", 8);
+    cell_print(row, "ttft_s", 8);
+    cell_print(row, "token_s", 8);
+    cell_print(row, "total_s", 8);
+    if (json_is_number(joules))
+        printf(" %8.3g\n", json_number_value(joules));
+    else
+        printf(" %8s\n", "-");
+}
+
+static void print(const json_t *told)
+{
+    const json_t *plans = json_object_get(told, "plans");
+
+    printf(
+        "%s: %.0f tokens in, %.0f out, policy %s; %.0f plans considered, all figures predicted\n\n",
+        name_of(told, "model"), json_number_value(json_object_get(told, "prompt_tokens")),
+        json_number_value(json_object_get(told, "answer_tokens")), name_of(told, "policy"),
+        json_number_value(json_object_get(told, "considered")));
+    if (json_array_size(plans) == 0) {
+        printf("no plan is possible: %s\n", name_of(told, "refusal"));
+        return;
+    }
+    printf("%-7s %-16s %-16s %8s %8s %8s %8s %8s %8s %8s\n", "PLAN", "READS", "WRITES", "WAIT",
+           "READ", "TAIL", "FIRST", "TOKEN", "TOTAL", "JOULES");
+    for (size_t i = 0; i < json_array_size(plans); i++)
+        row_print(json_array_get(plans, i));
+    printf("\n%s\n", name_of(json_array_get(plans, 0), "why"));
+}
+
+// How many tokens the file has, as the server counts them.
+static int prompt_count(struct explain *x, struct err *e)
+{
+    char *text = NULL;
+    size_t n = 0;
+    json_t *body, *told = NULL;
+    int rc = os_file_read(x->prompt_file, PROMPT_MAX, &text, &n, e);
+
+    if (rc != 0)
+        return rc;
+    body = json_object();
+    json_put(body, "content", json_stringn(text, n));
+    if (!json_object_get(body, "content"))
+        rc = err_set(e, ERR_INVALID, "%s is not UTF-8", x->prompt_file);
+    if (rc == 0)
+        rc = client_post(&x->client, "/tokenize", body, &told, e);
+    if (rc == 0)
+        x->prompt_tokens = (uint32_t)json_array_size(json_object_get(told, "tokens"));
+    json_decref(told);
+    json_decref(body);
+    free(text);
+    return rc;
+}
+
+static json_t *question(const struct explain *x)
+{
+    json_t *o = json_object();
+
+    json_put(o, "prompt_tokens", json_integer(x->prompt_tokens));
+    if (x->answer_tokens > 0)
+        json_put(o, "answer_tokens", json_integer(x->answer_tokens));
+    if (x->model)
+        json_put(o, "model", json_string(x->model));
+    if (x->policy)
+        json_put(o, "policy", json_string(x->policy));
+    if (x->ttft_s > 0)
+        json_put(o, "ttft_s", json_real(x->ttft_s));
+    if (x->token_s > 0)
+        json_put(o, "token_s", json_real(x->token_s));
+    return o;
+}
+
+static int explain(struct explain *x)
+{
+    struct err e = {0};
+    json_t *body = NULL, *told = NULL;
+    int rc = x->prompt_file ? prompt_count(x, &e) : 0;
+
+    if (rc == 0 && x->prompt_tokens == 0)
+        rc = err_set(&e, ERR_INVALID,
+                     "how long is the prompt? Say --prompt-tokens N, or --prompt-file FILE");
+    if (rc == 0) {
+        body = question(x);
+        rc = client_post(&x->client, "/v1/tandem/explain", body, &told, &e);
+    }
+    json_decref(body);
+    if (rc != 0)
+        return cli_fail("explain", &e);
+    if (x->json) {
+        char *line = json_line(told);
+
+        puts(line);
+        free(line);
+    } else {
+        print(told);
+    }
+    json_decref(told);
+    return 0;
+}
+
+static int explain_run(int argc, char **argv)
+{
+    struct explain x = {.client = {.server = CLIENT_SERVER}};
+    const struct cli_option options[] = {
+        {.name = "--prompt-tokens",
+         .kind = CLI_UINT32,
+         .value = &x.prompt_tokens,
+         .arg = "N",
+         .help = "length of the prompt",
+         .min = 1,
+         .max = 1 << 20},
+        {.name = "--prompt-file",
+         .kind = CLI_STRING,
+         .value = (void *)&x.prompt_file,
+         .arg = "FILE",
+         .help = "a text that the server counts the tokens of"},
+        {.name = "--answer-tokens",
+         .kind = CLI_UINT32,
+         .value = &x.answer_tokens,
+         .arg = "N",
+         .help = "length of the answer (what the server expects of this model)",
+         .min = 1,
+         .max = 1 << 20},
+        {.name = "--model",
+         .letter = 'm',
+         .kind = CLI_STRING,
+         .value = (void *)&x.model,
+         .arg = "NAME",
+         .help = "one of the server's models (the first one)"},
+        {.name = "--policy",
+         .kind = CLI_STRING,
+         .value = (void *)&x.policy,
+         .arg = "POLICY",
+         .help = "latency, throughput, energy, cost or slo (the server's own)"},
+        {.name = "--slo-ttft",
+         .kind = CLI_DOUBLE,
+         .value = &x.ttft_s,
+         .arg = "SECONDS",
+         .help = "until the first token, for the policy slo",
+         .min = 0,
+         .max = 1e6},
+        {.name = "--slo-token",
+         .kind = CLI_DOUBLE,
+         .value = &x.token_s,
+         .arg = "SECONDS",
+         .help = "from token to token, for the policy slo",
+         .min = 0,
+         .max = 1e6},
+        {.name = "--server",
+         .kind = CLI_STRING,
+         .value = (void *)&x.client.server,
+         .arg = "URL",
+         .help = "the server (" CLIENT_SERVER ")"},
+        {.name = "--api-key",
+         .kind = CLI_STRING,
+         .value = (void *)&x.client.api_key,
+         .arg = "KEY",
+         .help = "its API key, if it has one"},
+        {.name = "--json",
+         .kind = CLI_FLAG,
+         .value = &x.json,
+         .help = "print what the server told"},
+        {0},
+    };
+    bool done = false;
+    struct err e = {0};
+    int rc = cli_parse(argc, argv, options, usage, about, NULL, &done, &e);
+
+    if (rc == 0 && done)
+        return 0;
+    return rc == 0 ? explain(&x) : cli_fail("explain", &e);
+}
+
+const struct cli_command cli_explain = {
+    "explain", "where a request would go, and what every plan would take", explain_run};

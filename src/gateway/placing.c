@@ -1,0 +1,447 @@
+// What a node costs and does right now, and the choice.
+#include "gateway/placing_impl.h"
+
+#include "base/buf.h"
+#include "base/clock.h"
+#include "base/json.h"
+#include "gateway/core.h"
+#include "sched/profile_json.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define CONVERSATION_TOKENS 64 // that tell one conversation from another
+#define EXPLAIN_ROWS 24
+
+struct placing *placing_new(struct core *c, const char *path)
+{
+    struct placing *p = mem_alloc(sizeof(*p));
+
+    p->core = c;
+    p->profiles = profiles_open(path);
+    p->expect = expect_new(EXPECT_KEYS);
+    return p;
+}
+
+struct profiles *placing_profiles(struct placing *p)
+{
+    return p->profiles;
+}
+
+void placing_free(struct placing *p)
+{
+    if (!p)
+        return;
+    profiles_close(p->profiles);
+    expect_free(p->expect);
+    free(p);
+}
+
+// ---- what nodes have to do -------------------------------------------------------------------------------
+
+// Who reads the request's prompt; NULL: nobody any more.
+static struct peer *reader_of(const struct request *r)
+{
+    if (r->prefill_open)
+        return r->prefill;
+    return r->first_token_ns == 0 && r->phase == REQUEST_GENERATE ? r->decode : NULL;
+}
+
+static double read_left_s(const struct request *r, const struct peer *reader)
+{
+    double last = r->inputs[0].n_tokens - 1.0;
+    double done = fmin(fmax(r->read_tokens, r->choice.held), last);
+
+    return reader->book ? profile_read_s(&reader->book->p, last - done, done) : 0;
+}
+
+static void load_answers(const struct request *r, struct placing_load *l)
+{
+    double n = r->n_open > 0 ? r->n_open : (double)r->n_runs;
+    double written = r->gen_tokens / (double)r->n_runs, expected = r->choice.answer_tokens;
+
+    l->answers += n;
+    l->depth_sum += n * (r->inputs[0].n_tokens + written);
+    l->rest_tokens += n * fmax(expected - written, expected / 4);
+    l->cells += r->inputs[0].n_tokens + n * request_room(r, r->choice.decode);
+}
+
+static void loads_add(const struct request *r, struct placing_load *loads)
+{
+    const struct peer *reader = reader_of(r);
+
+    if (reader)
+        loads[reader->index].read_s += read_left_s(r, reader);
+    load_answers(r, &loads[r->choice.decode->index]);
+    if (!r->prefill_open)
+        return;
+    loads[r->prefill->index].reading++;
+    loads[r->prefill->index].cells += r->inputs[0].n_tokens;
+    loads[r->prefill->index].sending++;
+    loads[r->choice.decode->index].receiving++;
+}
+
+static void loads_fill(const struct core *c, const struct request *except,
+                       struct placing_load *loads)
+{
+    memset(loads, 0, c->n_peers * sizeof(*loads));
+    for (const struct request *r = c->requests; r; r = r->next)
+        if (!r->over && r != except && r->choice.decode && !r->choice.decode->upstream &&
+            (r->phase == REQUEST_OFFER || r->phase == REQUEST_GENERATE))
+            loads_add(r, loads);
+}
+
+static void node_load(struct place_node *n, const struct placing_load *l, double expected)
+{
+    double slots = fmax(n->profile->n_seq, 1);
+
+    n->read_wait_s = l->read_s;
+    n->answers = fmin(l->answers, slots);
+    n->depth_sum = l->answers > 0 ? l->depth_sum * n->answers / l->answers : 0;
+    n->rest_tokens = l->answers > 0 ? l->rest_tokens / l->answers : 0;
+    // Those that are ahead of it and find no room end one after the other; a step takes longer while prompts
+    // are read.
+    n->next_tokens = (n->rest_tokens + fmax(l->answers - slots, 0) * expected) / slots;
+    if (l->read_s > 0)
+        n->next_tokens *= PLACE_PACE;
+    n->free_seqs = fmax(slots - n->answers - l->reading, 0);
+    n->free_cells = fmax(n->profile->n_ctx - l->cells, 0);
+    n->sending = l->sending;
+    n->receiving = l->receiving;
+}
+
+// ---- the fleet as one request sees it ----------------------------------------------------------------------
+
+// KV passes between nodes that found the same way for it (two probes, say on two backends, may differ).
+static uint32_t group_of(const struct peer *p)
+{
+    enum engine_handoff h = p->welcome.limits.handoff;
+
+    return h == ENGINE_HANDOFF_NONE ? 0 : 1 + (uint32_t)h;
+}
+
+static const char *why_not(const struct peer *p, const struct model *m,
+                           const struct message_adapter *a)
+{
+    if (p->state != PEER_UP)
+        return p->why;
+    if (p->model != m)
+        return "it holds another model";
+    return a && !ship_ready(p, a) ? "it does not have the adapter yet" : NULL;
+}
+
+static void node_fill(struct placing *pl, struct peer *p, const char *why)
+{
+    size_t at = pl->n++;
+
+    pl->peers[at] = p;
+    pl->nodes[at] = (struct place_node){
+        .name = p->local ? "local" : peer_name(p),
+        .id = p->index,
+        .profile = p->book ? &p->book->p : NULL,
+        .up = !why,
+        .why = why,
+        .roles = PLACE_READS | PLACE_WRITES,
+        .group = group_of(p),
+        .streams = p->welcome.limits.handoff != ENGINE_HANDOFF_WHOLE,
+        .splits = false,
+    };
+}
+
+static void fleet_fill(struct placing *pl, const struct peer *home, const struct request *r,
+                       double expected)
+{
+    struct core *c = pl->core;
+    const struct message_adapter *a = r ? &r->in.generate.adapter : NULL;
+
+    pl->n = 0;
+    node_fill(pl, c->peers + home->index, home->state == PEER_UP ? NULL : home->why);
+    for (size_t i = c->n_models; i < c->n_peers; i++)
+        if (c->peers[i].state != PEER_FREE)
+            node_fill(pl, &c->peers[i], why_not(&c->peers[i], home->model, a));
+    loads_fill(c, r, pl->loads);
+    for (size_t i = 0; i < pl->n; i++)
+        if (pl->nodes[i].profile)
+            node_load(&pl->nodes[i], &pl->loads[pl->peers[i]->index], expected);
+}
+
+static size_t slot_of(const struct placing *pl, size_t position)
+{
+    const struct peer *p = pl->peers[position];
+
+    return p->local ? 0 : 1 + p->index - pl->core->n_models;
+}
+
+// Nobody dials this machine's own workers: they are no prefill nodes.
+static struct place_link link_between(void *ctx, size_t from, size_t to)
+{
+    struct placing *pl = ctx;
+    const struct profile_link_book **b;
+
+    // Two nodes that could not reach each other are left alone for a while.
+    if (pl->peers[from]->local || from == to ||
+        fleet_pair_why(pl->core, pl->peers[to], pl->peers[from]))
+        return (struct place_link){0};
+    b = &pl->links[slot_of(pl, from)][slot_of(pl, to)];
+    if (!*b)
+        *b = placing_link(pl, pl->peers[from], pl->peers[to]);
+    return (struct place_link){(*b)->link.rtt_s, (*b)->link.up_bytes_per_s, (*b)->link.setup_s};
+}
+
+static struct place_nodes nodes_of(struct placing *pl)
+{
+    return (struct place_nodes){
+        .nodes = pl->nodes, .n = pl->n, .link = link_between, .link_ctx = pl, .home = 0};
+}
+
+// ---- one request -------------------------------------------------------------------------------------------
+
+// FNV-1a over who asks and how the prompt begins.
+static uint64_t conversation_of(const struct request *r)
+{
+    const struct request_input *in = &r->inputs[0];
+    uint64_t h = 0xcbf29ce484222325u;
+
+    for (const char *s = r->in.generate.owner; *s; s++)
+        h = (h ^ (unsigned char)*s) * 0x100000001b3u;
+    for (uint32_t i = 0; i < in->n_tokens && i < CONVERSATION_TOKENS; i++)
+        h = (h ^ (uint32_t)in->tokens[i]) * 0x100000001b3u;
+    return h;
+}
+
+static size_t position_of(const struct placing *pl, const struct peer *p)
+{
+    for (size_t i = 0; p && i < pl->n; i++)
+        if (pl->peers[i] == p)
+            return i;
+    return PLACE_NO_NODE;
+}
+
+// A node by its name or address.
+static size_t pin_of(const struct placing *pl, const char *name)
+{
+    for (size_t i = 0; name[0] && i < pl->n; i++)
+        if (strcmp(pl->nodes[i].name, name) == 0 || strcmp(pl->peers[i]->address, name) == 0)
+            return i;
+    return PLACE_NO_NODE;
+}
+
+static double answer_expected(const struct placing *pl, const struct request *r)
+{
+    double limit = request_room(r, request_home(r));
+
+    if (r->in.generate.ignore_eos && r->in.max_tokens > 0)
+        return limit;
+    return expect_get(pl->expect, model_name(r->model), r->key, limit).mean;
+}
+
+static size_t held_fill(struct placing *pl, const struct request *r)
+{
+    size_t n = 0;
+
+    for (size_t i = 0; i < pl->n; i++) {
+        uint32_t tokens = pl->nodes[i].up ? request_held(r, pl->peers[i]) : 0;
+
+        if (tokens > 0)
+            pl->held[n++] = (struct place_held){i, tokens};
+    }
+    return n;
+}
+
+static void limits_fill(const struct placing *pl, struct place_request *q, double ttft_s,
+                        double token_s)
+{
+    const struct gateway_options *o = &pl->core->options;
+
+    q->ttft_s = ttft_s > 0 ? ttft_s : o->slo_ttft_s;
+    q->token_s = token_s > 0 ? token_s : o->slo_token_s;
+}
+
+static void request_fill(struct placing *pl, const struct request *r, double expected,
+                         struct place_request *q)
+{
+    const struct placing_last *last;
+
+    place_request_defaults(q);
+    q->prompt_tokens = r->inputs[0].n_tokens;
+    q->answer_tokens = expected;
+    q->answer_room = request_room(r, request_home(r));
+    q->answers = (double)r->n_runs;
+    q->conversation = conversation_of(r);
+    q->wish = r->in.plan != PLACE_AUTO ? r->in.plan : pl->core->options.plan;
+    q->policy = r->in.has_policy ? r->in.policy : pl->core->options.policy;
+    limits_fill(pl, q, r->in.slo_ttft_s, r->in.slo_token_s);
+    q->pin_decode = pin_of(pl, r->in.decode_node);
+    q->pin_prefill = pin_of(pl, r->in.prefill_node);
+    last = &pl->lasts[q->conversation % PLACING_LASTS];
+    if (last->kind != PLACE_AUTO && last->conversation == q->conversation)
+        q->last = (struct place_last){last->kind, position_of(pl, last->decode),
+                                      position_of(pl, last->prefill)};
+    q->held = pl->held;
+    q->n_held = held_fill(pl, r);
+}
+
+static void last_set(struct placing *pl, uint64_t conversation, const struct placing_choice *c)
+{
+    pl->lasts[conversation % PLACING_LASTS] =
+        (struct placing_last){conversation, c->kind, c->decode, c->prefill};
+}
+
+// The named node is none of this server's: said, not passed over.
+static void pins_check(const struct placing *pl, const struct request *r,
+                       struct placing_choice *out)
+{
+    const char *const names[] = {r->in.decode_node, r->in.prefill_node};
+
+    for (size_t i = 0; i < 2; i++)
+        if (names[i][0] && !out->fallback[0] && pin_of(pl, names[i]) == PLACE_NO_NODE)
+            snprintf(out->fallback, sizeof(out->fallback),
+                     "node \"%.80s\" was asked for; there is none of that name", names[i]);
+}
+
+// Nodes that are there and could not be asked are never passed over silently.
+static void absent_say(const struct placing *pl, struct placing_choice *out)
+{
+    size_t len = strlen(out->reason);
+
+    for (size_t i = 1; i < pl->n; i++)
+        if (!pl->nodes[i].up) {
+            snprintf(out->reason + len, sizeof(out->reason) - len, "; without %.40s: %s",
+                     pl->nodes[i].name, pl->nodes[i].why);
+            return;
+        }
+}
+
+static bool idle(const struct placing *pl, const struct peer *p)
+{
+    const struct placing_load *l = &pl->loads[p->index];
+
+    return l->answers <= 0 && l->reading <= 0 && l->read_s <= 0;
+}
+
+static void choice_fill(struct placing *pl, const struct place_plan *plan,
+                        struct placing_choice *out)
+{
+    out->plan = *plan;
+    out->predicted = true;
+    out->kind = plan->kind;
+    out->decode = pl->peers[plan->decode];
+    out->prefill = plan->prefill == PLACE_NO_NODE ? NULL : pl->peers[plan->prefill];
+    out->upto = plan->upto;
+    out->held = out->prefill ? plan->held_prefill : plan->held_decode;
+    out->alone = idle(pl, out->decode) && (!out->prefill || idle(pl, out->prefill));
+}
+
+bool placing_choose(struct placing *pl, const struct request *r, struct placing_choice *out)
+{
+    struct place_plan plans[2];
+    struct place_table table = {.plans = plans, .max = 2};
+    struct place_request q;
+    double expected = answer_expected(pl, r);
+    struct place_nodes nodes;
+
+    memset(out, 0, sizeof(*out));
+    fleet_fill(pl, request_home(r), r, expected);
+    nodes = nodes_of(pl);
+    request_fill(pl, r, expected, &q);
+    if (place_choose(&nodes, &q, pl->scratch, &table) != 0) {
+        snprintf(out->reason, sizeof(out->reason), "%s", table.refusal);
+        return false;
+    }
+    choice_fill(pl, &plans[0], out);
+    out->answer_tokens = expected;
+    out->policy = q.policy;
+    place_tell(&nodes, &q, &table, 0, out->reason);
+    absent_say(pl, out);
+    snprintf(out->fallback, sizeof(out->fallback), "%s", table.fallback);
+    pins_check(pl, r, out);
+    last_set(pl, q.conversation, out);
+    return true;
+}
+
+// ---- questions ---------------------------------------------------------------------------------------------
+
+static json_t *known_or_null(double v)
+{
+    return v >= 0 ? json_real(v) : json_null();
+}
+
+static json_t *plan_json(const struct placing *pl, const struct place_plan *p)
+{
+    json_t *o = json_object();
+
+    json_put(o, "plan", json_string(place_kind_name(p->kind)));
+    json_put(o, "decode_node", answer_string(pl->nodes[p->decode].name));
+    json_put(o, "prefill_node",
+             p->prefill == PLACE_NO_NODE ? json_null() : answer_string(pl->nodes[p->prefill].name));
+    json_put(o, "upto", p->prefill == PLACE_NO_NODE ? json_null() : json_integer(p->upto));
+    json_put(o, "wait_s", json_real(p->wait_s));
+    json_put(o, "read_s", json_real(p->read_s));
+    json_put(o, "transfer_s", json_real(p->transfer_s));
+    json_put(o, "tail_s", json_real(p->tail_s));
+    json_put(o, "ttft_s", json_real(p->ttft_s));
+    json_put(o, "token_s", json_real(p->token_s));
+    json_put(o, "total_s", json_real(p->total_s));
+    json_put(o, "busy_s", json_real(p->busy_s));
+    json_put(o, "slowdown_s", json_real(p->slowdown_s));
+    json_put(o, "joules", known_or_null(p->joules));
+    json_put(o, "dollars", known_or_null(p->dollars));
+    json_put(o, "meets", json_boolean(p->meets));
+    return o;
+}
+
+static json_t *table_json(struct placing *pl, const struct place_nodes *nodes,
+                          const struct place_request *q, const struct place_table *t)
+{
+    json_t *rows = json_array();
+
+    for (size_t i = 0; i < t->n; i++) {
+        json_t *row = plan_json(pl, &t->plans[i]);
+        char why[PLACE_TEXT_BYTES];
+
+        place_tell(nodes, q, t, i, why);
+        json_put(row, "why", answer_string(why));
+        json_array_append_new(rows, row);
+    }
+    return rows;
+}
+
+json_t *placing_explain(struct placing *pl, const struct peer *home,
+                        const struct placing_question *ask)
+{
+    struct place_plan plans[EXPLAIN_ROWS];
+    struct place_table table = {.plans = plans, .max = EXPLAIN_ROWS};
+    struct place_request q;
+    struct place_nodes nodes;
+    json_t *o = json_object();
+
+    place_request_defaults(&q);
+    q.prompt_tokens = ask->prompt_tokens;
+    q.answer_tokens = ask->answer_tokens > 0
+                          ? ask->answer_tokens
+                          : expect_get(pl->expect, model_name(home->model), "", 0).mean;
+    q.policy = ask->has_policy ? ask->policy : pl->core->options.policy;
+    limits_fill(pl, &q, ask->ttft_s, ask->token_s);
+    fleet_fill(pl, home, NULL, q.answer_tokens);
+    nodes = nodes_of(pl);
+    place_choose(&nodes, &q, pl->scratch, &table);
+    json_put(o, "model", answer_string(model_name(home->model)));
+    json_put(o, "policy", json_string(place_policy_name(q.policy)));
+    json_put(o, "prompt_tokens", json_integer(q.prompt_tokens));
+    json_put(o, "answer_tokens", json_real(q.answer_tokens));
+    json_put(o, "considered", json_integer((json_int_t)table.considered));
+    json_put(o, "refusal", table.n == 0 ? answer_string(table.refusal) : json_null());
+    json_put(o, "plans", table_json(pl, &nodes, &q, &table));
+    return o;
+}
+
+json_t *placing_profile(const struct peer *node)
+{
+    json_t *o = node->book ? profile_json(&node->book->p) : json_null();
+
+    if (node->book)
+        json_put(o, "measured", json_boolean(node->measured));
+    return o;
+}

@@ -1,0 +1,74 @@
+// What placement is told of the fleet, and what the nodes' profiles learn from every request that ends.
+// Private to gateway/.
+//
+// sched/place.h decides; this side knows the requests. For every node it adds up what its requests have yet to read
+// and to write, says what it probably holds of the prompt and how long the answer is expected to be
+// (sched/expect.h), and hands over its profile. Profiles (gateway/profiles.h) are kept over restarts. A node of which
+// nothing is known is asked to measure itself while it is idle (MEASURE, node/message.h), and again now and then;
+// until then it is taken for what its WELCOME tells, or for a guess: whoever attaches a node to read prompts
+// believes that it reads faster than the machine that has it already.
+//
+// Owner: the core thread.
+#ifndef GATEWAY_PLACING_H
+#define GATEWAY_PLACING_H
+
+#include "sched/place.h"
+
+#include <jansson.h>
+#include <stdint.h>
+
+struct core;
+struct peer;
+struct placing;
+struct profiles;
+struct request;
+struct wire_frame;
+
+// Where a request goes, and what that was thought to take.
+struct placing_choice {
+    enum place_kind kind;          // never PLACE_AUTO
+    struct peer *decode, *prefill; // prefill is NULL without a hand-off
+    uint32_t upto;                 // the prefill node reads so far
+    uint32_t held;                 // of the prompt, by whoever reads it
+    bool predicted;                // the following are valid
+    bool alone;                    // both had nothing else to do
+    struct place_plan plan;
+    double answer_tokens; // that were expected
+    enum place_policy policy;
+    char reason[2 * PLACE_TEXT_BYTES];
+    char fallback[PLACE_TEXT_BYTES]; // "" unless a wish could not be granted
+};
+
+// `path`: of the profiles' database; NULL: in memory only.
+struct placing *placing_new(struct core *c, const char *path);
+void placing_free(struct placing *p); // NULL is fine
+
+struct profiles *placing_profiles(struct placing *p);
+
+// It has said WELCOME: finds its profile.
+void placing_greet(struct placing *p, struct peer *node);
+// Whether a node's frame answers what was asked from here, and what it says.
+bool placing_asked(const struct peer *node, uint64_t id);
+void placing_on_frame(struct placing *p, struct peer *node, const struct wire_frame *f);
+// Measures what is idle and unknown, writes what was learned; when it wants to be called again.
+int64_t placing_tick(struct placing *p, int64_t now_ns);
+
+// False: no plan is possible; reason says why.
+bool placing_choose(struct placing *p, const struct request *r, struct placing_choice *out);
+// A request ended with its workers' accounts.
+void placing_learn(struct placing *p, const struct request *r);
+
+// All plans for a request that nobody made, best first. A new reference.
+struct placing_question {
+    uint32_t prompt_tokens;
+    double answer_tokens; // 0: as expected
+    bool has_policy;      // false: the server's
+    enum place_policy policy;
+    double ttft_s, token_s; // limits of the policy "slo"; 0: the server's
+};
+json_t *placing_explain(struct placing *p, const struct peer *home,
+                        const struct placing_question *q);
+// A node's profile as JSON, with how many samples are behind it; JSON null where there is none. A new reference.
+json_t *placing_profile(const struct peer *node);
+
+#endif

@@ -1,0 +1,267 @@
+// How profiles begin, are measured and learn.
+#include "gateway/placing_impl.h"
+
+#include "base/buf.h"
+#include "base/clock.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "gateway/timing.h"
+#include "node/message_cost.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#define MEASURE_SETTLE_NS (NS_PER_S / 2)  // idle for so long before it is asked
+#define MEASURE_AGAIN_NS (600 * NS_PER_S) // and again, lightly
+#define MEASURE_RETRY_NS (10 * NS_PER_S)  // when a request came in between
+#define MEASURE_LIGHT_S 2.0
+#define UNMEASURED_READS 4.0 // as fast as the machine that has it already
+
+static const struct profile_link unknown_link;
+
+// ---- where it begins ---------------------------------------------------------------------------------------
+
+// A machine's id is the same over restarts; several nodes on it differ by their ports.
+#define KEY_BYTES PROFILES_NAME_BYTES
+
+static void node_key(const struct peer *p, char out[KEY_BYTES])
+{
+    const char *port = p->local ? "local" : strrchr(p->address, ':'), *id = p->welcome.node_id;
+
+    if (id[0])
+        snprintf(out, KEY_BYTES, "%.64s %.16s", id, port ? port : "");
+    else
+        snprintf(out, KEY_BYTES, "%.120s", p->local ? "local" : p->address);
+}
+
+static struct profile_link_book *link_book(struct placing *pl, const struct peer *from,
+                                           const struct peer *to)
+{
+    char a[KEY_BYTES], b[KEY_BYTES];
+
+    node_key(from, a);
+    node_key(to, b);
+    return profiles_link(pl->profiles, a, b, &unknown_link, PROFILE_TRUST_NONE);
+}
+
+// Equal weights, equal cache; a paced worker is another one than itself unpaced.
+static void model_key(const struct message_welcome *w, char out[PROFILES_NAME_BYTES])
+{
+    const struct engine_identity *i = &w->identity;
+
+    snprintf(out, PROFILES_NAME_BYTES, "%.40s %016llx %.8s/%.8s%s", i->arch,
+             (unsigned long long)i->weights_hash, i->type_k, i->type_v, w->paced ? " paced" : "");
+}
+
+static void read_scale(struct profile *p, double by)
+{
+    p->read_request_s *= by;
+    p->read_chunk_s *= by;
+    p->read_token_s *= by;
+    p->read_pair_s *= by;
+    p->read_floor_s *= by;
+}
+
+static void step_scale(struct profile *p, double by)
+{
+    p->step_s *= by;
+    p->row_s *= by;
+    p->row_depth_s *= by;
+}
+
+// What WELCOME tells, as far as it does.
+static double begin_fill(const struct peer *node, struct profile *p)
+{
+    const struct message_welcome *w = &node->welcome;
+    double tokens = w->limits.n_batch > 0 ? w->limits.n_batch : 512;
+
+    profile_defaults(p);
+    if (w->prefill_tokens_per_s > 0)
+        read_scale(p, tokens / w->prefill_tokens_per_s / profile_read_s(p, tokens, 0));
+    else if (!node->local)
+        read_scale(p, 1 / UNMEASURED_READS);
+    if (w->decode_tokens_per_s > 0)
+        step_scale(p, 1 / w->decode_tokens_per_s / profile_step_s(p, 1, 0));
+    return w->prefill_tokens_per_s > 0 ? PROFILE_TRUST_CATALOGUE : PROFILE_TRUST_NONE;
+}
+
+static void limits_set(const struct engine_limits *l, uint32_t n_layer, struct profile *p)
+{
+    p->n_ctx = l->n_ctx;
+    p->n_seq = l->n_seq > 0 ? l->n_seq : 1;
+    p->kv_token_bytes = l->kv_bytes_per_token;
+    p->state_bytes = (double)l->state_bytes;
+    p->chunk_tokens = l->n_batch > 0 ? l->n_batch : 512;
+    // The last chunk leaves layer by layer.
+    p->last_tokens = n_layer > 0 ? fmax(64.0 / n_layer, 1) : 64;
+}
+
+void placing_greet(struct placing *pl, struct peer *node)
+{
+    struct profile begin;
+    char model[PROFILES_NAME_BYTES], key[KEY_BYTES];
+    double trust = begin_fill(node, &begin);
+
+    // Another machine may answer at an address from now on.
+    memset(pl->links, 0, sizeof(pl->links));
+    limits_set(&node->welcome.limits, node->welcome.identity.n_layer, &begin);
+    model_key(&node->welcome, model);
+    node_key(node, key);
+    node->book = profiles_get(pl->profiles, key, model, &begin, trust);
+    node->measure_id = 0;
+    node->measure_ns = clock_now_ns() + MEASURE_SETTLE_NS;
+    node->measured = node->book && node->book->p.samples > 0;
+    if (node->book)
+        limits_set(&node->welcome.limits, node->welcome.identity.n_layer, &node->book->p);
+}
+
+const struct profile_link_book *placing_link(struct placing *pl, const struct peer *from,
+                                             const struct peer *to)
+{
+    struct profile_link_book *b = link_book(pl, from, to);
+
+    if (b)
+        return b;
+    profile_link_init(&pl->link_guess, &unknown_link, PROFILE_TRUST_NONE);
+    return &pl->link_guess;
+}
+
+// ---- measuring ---------------------------------------------------------------------------------------------
+
+static void measured_learn(struct peer *node, const struct message_measured *m)
+{
+    struct profile_book *b = node->book;
+
+    if (m->n_reads > 0)
+        profile_fit_reads(b, m->reads, m->n_reads);
+    if (m->n_steps > 0)
+        profile_fit_steps(b, m->steps, m->n_steps);
+    if (m->export.bytes > 0)
+        profile_learn_export(b, m->export.bytes, m->export.seconds);
+    if (m->import.bytes > 0)
+        profile_learn_import(b, m->import.bytes, m->import.seconds);
+    if (m->load_s > 0)
+        profile_learn_load(b, m->load_s);
+    b->p.memory_left_bytes = m->memory_left_bytes;
+    log_info("gateway", "node %s measured itself: prefill_512_s=%.4g step_s=%.4g%s",
+             peer_name(node), profile_read_s(&b->p, 512, 0), profile_step_s(&b->p, 1, 0),
+             m->complete ? "" : " (in part: a request came)");
+}
+
+bool placing_asked(const struct peer *node, uint64_t id)
+{
+    return id != 0 && node->measure_id == id;
+}
+
+void placing_on_frame(struct placing *pl, struct peer *node, const struct wire_frame *f)
+{
+    struct err e = {0};
+    struct message_measured m;
+    json_t *head = wire_frame_parse(f, &e);
+    int rc = head ? 0 : e.code;
+
+    (void)pl;
+    node->measure_id = 0;
+    if (rc == 0 && f->type == WIRE_MEASURED)
+        rc = message_measured_parse(head, &m, &e);
+    else if (rc == 0)
+        rc = err_set(&e, ERR_UNSUPPORTED, "it answered with %s", wire_type_name(f->type));
+    if (rc != 0)
+        log_info("gateway", "node %s does not measure itself: %s", peer_name(node), e.message);
+    else if (node->book)
+        measured_learn(node, &m);
+    node->measured = rc != 0 || m.complete;
+    node->measure_ns = clock_now_ns() + (node->measured ? MEASURE_AGAIN_NS : MEASURE_RETRY_NS);
+    json_decref(head);
+}
+
+static int64_t measure_tick(struct placing *pl, struct peer *node, int64_t now_ns)
+{
+    double budget_s = node->measured ? MEASURE_LIGHT_S : PROFILE_MEASURE_S;
+
+    if (node->state != PEER_UP || !node->book || node->measure_id != 0)
+        return INT64_MAX;
+    if (now_ns < node->measure_ns)
+        return node->measure_ns;
+    if (request_count(pl->core, node) > 0) {
+        node->measure_ns = now_ns + MEASURE_SETTLE_NS;
+        return node->measure_ns;
+    }
+    node->measure_id = pl->core->next_id++;
+    peer_send(node,
+              wire_frame_json(WIRE_MEASURE, node->measure_id, message_measure_json(budget_s)));
+    return INT64_MAX;
+}
+
+int64_t placing_tick(struct placing *pl, int64_t now_ns)
+{
+    struct core *c = pl->core;
+    int64_t next_ns = INT64_MAX;
+
+    profiles_tick(pl->profiles, now_ns);
+    // One machine alone has nothing to choose.
+    for (size_t i = 0; c->n_peers > c->n_models && i < c->n_peers; i++) {
+        int64_t t = measure_tick(pl, &c->peers[i], now_ns);
+
+        next_ns = t < next_ns ? t : next_ns;
+    }
+    return next_ns;
+}
+
+// ---- learning ----------------------------------------------------------------------------------------------
+
+// Returns the seconds of reading.
+static double cost_learn(struct peer *node, const json_t *account)
+{
+    struct err e = {0};
+    struct message_cost cost;
+    double read_s = 0;
+
+    if (!node->book || !account || message_cost_parse(account, &cost, &e) != 0)
+        return 0;
+    for (size_t i = 0; i < cost.n_reads; i++) {
+        profile_learn_read(node->book, &cost.reads[i]);
+        read_s += cost.reads[i].seconds;
+    }
+    if (cost.steps.steps > 0)
+        profile_learn_steps(node->book, &cost.steps);
+    if (cost.export.bytes > 0)
+        profile_learn_export(node->book, cost.export.bytes, cost.export.seconds);
+    if (cost.import.bytes > 0)
+        profile_learn_import(node->book, cost.import.bytes, cost.import.seconds);
+    return read_s;
+}
+
+static void link_learn(struct placing *pl, const struct request *r, double read_s)
+{
+    struct profile_link_book *b = link_book(pl, r->prefill, r->decode);
+    double bytes = timing_number(r->prefilled, "kv_bytes", 0);
+    double rate = timing_number(r->prefilled, "link_bytes_per_s", 0);
+    double end_s = timing_number(r->runs[0].done, "handoff_end_s", NAN);
+    double arrived_s = end_s + ns_to_s(r->decode_sent_ns - r->prefill_sent_ns);
+
+    if (!b || !(bytes > 0))
+        return;
+    if (rate > 0)
+        profile_learn_up(b, bytes, bytes / rate);
+    if (r->choice.alone && rate > 0 && read_s > 0 && isfinite(arrived_s))
+        profile_learn_handoff(b, arrived_s, read_s, bytes / rate);
+}
+
+void placing_learn(struct placing *pl, const struct request *r)
+{
+    const struct request_run *lead = &r->runs[0];
+    const char *finish = json_string_value(json_object_get(lead->done, "finish"));
+    double read_s;
+
+    cost_learn(r->decode, lead->done);
+    if (r->prefill && r->prefilled) {
+        read_s = cost_learn(r->prefill, r->prefilled);
+        link_learn(pl, r, read_s);
+    }
+    // Answers that are told how long to be tell nothing.
+    if (!r->in.generate.ignore_eos)
+        expect_learn(pl->expect, model_name(r->model), r->key, r->answer.choices[0].gen_tokens,
+                     finish && strcmp(finish, "length") == 0);
+}
