@@ -9,7 +9,9 @@
 static enum MHD_Result refuse(struct exchange *x, unsigned status, const char *message)
 {
     http_body_drop(x);
-    return http_answer(x, status, route_error(x, status, NULL, "address", message));
+    return http_answer(
+        x, status,
+        route_error(x, status, status == 404 ? "not_found" : "invalid", "address", message));
 }
 
 static enum MHD_Result send_order(struct exchange *x, enum query_kind kind, const char *address,
