@@ -86,8 +86,8 @@ static void test_measures(void **state)
     measure_send(n, 4);
     measured_get(n, &m);
     show(&m);
-    assert_true(m.complete && m.n_reads >= 2 && m.n_steps >= 1);
-    assert_true(m.reads[0].tokens == 64 && m.reads[0].depth == 0);
+    assert_true(m.complete && m.n_reads >= 1 && m.n_steps >= 1);
+    assert_true(m.reads[0].tokens >= 16 && m.reads[0].depth == 0);
     assert_true(m.export.bytes > 0 && m.export.bytes == m.import.bytes);
     assert_true(m.memory_left_bytes > 0);
     ask(n, 2, &after);
