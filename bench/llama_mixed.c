@@ -18,7 +18,7 @@
 
 #define PROMPT 256u
 #define ANSWER 64u
-#define WINDOWS 6u
+#define WINDOWS 4u
 #define MODELS_MAX 8
 #define ROWS 8u // with logits in one step
 #define TEXT_MAX (1u << 20)
@@ -232,8 +232,10 @@ int main(int argc, char **argv)
     json_t *all = json_object(), *rows = json_array();
     for (size_t i = 0; i < n; i++)
         reader_open(&readers[i], argv[3 + i]);
-    for (uint32_t w = 0; w < WINDOWS; w++)
+    for (uint32_t w = 0; w < WINDOWS; w++) {
         measure(d, readers, n, tokens + w * (PROMPT + ANSWER));
+        fprintf(stderr, "window %u of %u\n", w + 1, WINDOWS);
+    }
     for (size_t i = 0; i < n; i++)
         json_array_append_new(rows, reader_json(&readers[i], d));
     json_put(all, "model", json_string(d->identity.model));

@@ -1,7 +1,7 @@
 #!/bin/sh
 # mixed.sh [PREFILL_TYPE...]: what other weights on the machine that reads the prompt do to the answer of the one that
-# writes, which has Q8_0. By default the prompt is read with Q8_0 (the control: nothing may differ), Q4_0, Q4_1,
-# NVFP4, MXFP4, Q3_K_M and Q2_K. Prints JSON. All are made from the bench model, or the one in TANDEM_MODEL.
+# writes, which has Q8_0. By default the prompt is read with Q8_0 (the control: nothing may differ), Q4_0, NVFP4,
+# MXFP4 and Q2_K. Prints JSON. All are made from the bench model, or the one in TANDEM_MODEL.
 # TANDEM_BIN: the build folder.
 . "$(dirname -- "$0")/../scripts/lib.sh"
 
@@ -9,7 +9,7 @@ bin=$(CDPATH= cd -- "${TANDEM_BIN:-$root/build}" && pwd)
 model=${TANDEM_MODEL:-$("$root/scripts/model.sh")}
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
-[ $# -gt 0 ] || set -- Q8_0 Q4_0 Q4_1 NVFP4 MXFP4 Q3_K_M Q2_K
+[ $# -gt 0 ] || set -- Q8_0 Q4_0 NVFP4 MXFP4 Q2_K
 for type in Q8_0 "$@"; do
     [ -f "$dir/$type.gguf" ] || "$bin/tandem-worker" quantize "$model" "$dir/$type.gguf" "$type"
 done
