@@ -1,7 +1,8 @@
 // The llama.cpp engine: opens a GGUF and serves engine.h with it.
 //
-// Only the files engine/llama* know llama.cpp; the three C++ files among them (see llama_chat.h) give its chat
-// templates, parsers and grammars a C face. Everything else of this program sees struct engine.
+// Only the files engine/llama* know llama.cpp; the C++ files among them give its chat templates, parsers and
+// grammars a C face (llama_chat.h), and its RPC a connection (llama_stream.h). Everything else of this program
+// sees struct engine.
 #ifndef ENGINE_LLAMA_ENGINE_H
 #define ENGINE_LLAMA_ENGINE_H
 
