@@ -61,6 +61,8 @@ def listens(pid):
 
 
 def cpu_ticks(pid):
+    if sys.platform != "linux":
+        return time.monotonic()
     w = open("/proc/%d/stat" % pid).read().rsplit(")", 1)[1].split()
     return int(w[11]) + int(w[12])
 
