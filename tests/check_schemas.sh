@@ -40,10 +40,19 @@ def event(name):
 responses, messages, lines = golden("responses_all.sse"), golden("messages_all.sse"), golden("ollama_chat.ndjson")
 chat = ('data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,'
         '"delta":{"content":"x"},"logprobs":null,"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n')
+pictures = "".join('event: %s\ndata: %s\n\n' % (v["type"], json.dumps(v)) for v in [
+    {"type": "image_generation.progress", "index": 0, "n": 1, "step": 1, "steps": 2, "step_s": 0.1, "eta_s": 0.1},
+    {"type": "image_generation.partial_image", "b64_json": "AAAA", "partial_image_index": 0, "index": 0, "step": 1,
+     "created_at": 1, "size": "64x64", "quality": "low", "background": "opaque", "output_format": "png"},
+    {"type": "image_generation.completed", "b64_json": "AAAA", "index": 0, "seed": 7, "created_at": 1, "size": "64x64",
+     "quality": "low", "background": "opaque", "output_format": "png",
+     "usage": {"total_tokens": 0, "input_tokens": 0, "output_tokens": 0,
+               "input_tokens_details": {"text_tokens": 0, "image_tokens": 0}}}])
 error = {"method": "POST", "path": "/v1/messages", "status": 400, "content_type": "application/json", "whole": True,
          "body": '{"type":"error","error":{"type":"invalid_request_error","message":"no"}}'}
 
 assert schema_check.stream_check("chat", chat) == []
+assert schema_check.stream_check("images", pictures) == []
 assert schema_check.exchange_check(error) == []
 planted = {
     "responses, an event is missing": ("responses", cut(responses, event("response.output_item.added"))),
@@ -63,6 +72,11 @@ planted = {
     "chat, an error and [DONE]": ("chat", 'data: {"error":{"message":"x","type":"server_error","code":null,'
                                           '"param":null}}\n\ndata: [DONE]\n\n'),
     "chat, nothing": ("chat", ": tandem\n\n"),
+    "images, no end": ("images", cut(pictures, event("image_generation.completed"))),
+    "images, no picture": ("images", pictures.replace('"b64_json": "AAAA", "index": 0, "seed"', '"index": 0, "seed"')),
+    "images, another number": ("images", pictures.replace('"partial_image_index": 0', '"partial_image_index": 1')),
+    "images, another picture": ("images", pictures.replace('"index": 0, "seed"', '"index": 1, "seed"')),
+    "images, an unknown member": ("images", pictures.replace('"seed": 7', '"seed": 7, "x": 1')),
 }
 missed = [name for name, (kind, text) in planted.items() if not schema_check.stream_check(kind, text)]
 for change in ({"body": '{"error":{"message":"no"}}'}, {"body": "no"}, {"content_type": "text/plain"}):

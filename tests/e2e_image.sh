@@ -254,6 +254,18 @@ def refused():
         check(words in image("x", rc=1, model=os.path.join(DIR, name)).stderr.decode(), words)
 
 
+def unservable():
+    """What a server refuses before it starts; the file of a terabyte is all hole."""
+    with open(DIR + "/huge.gguf", "wb") as f:
+        f.truncate(1 << 40)
+    serve = [TANDEM, "serve", "-m", "fake", "--listen", "127.0.0.1:0", "--image-model"]
+    for more, words in ((["huge.gguf"], "need about 1.4 TB together (the image model 1.4 TB"),
+                        (["huge.gguf", "--no-memory-check"], "not a GGUF"), (["none.gguf"], "none.gguf"),
+                        ([TRAINED, "--image-policy", "never"], "pause or wait")):
+        p = subprocess.run(serve + more, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=60, cwd=DIR)
+        check(p.returncode in (1, 2) and words in p.stderr, more, p.returncode, p.stderr)
+
+
 def killed():
     p = subprocess.Popen([TANDEM, "image", "a red circle", "--steps", "150", "-n", "10", "--image-model", TRAINED, "-o", "k.png"],
                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=DIR)
@@ -339,6 +351,7 @@ cancelling()
 command(pixels)
 served()
 refused()
+unservable()
 killed()
 print("ok")
 PYTHON

@@ -487,8 +487,8 @@ static size_t files_open(void)
 // A hundred that leave, while they wait and while they are drawn, leave nothing behind.
 static void test_leaving(void **state)
 {
-    static const char long_one[] = "{\"prompt\":\"x\",\"steps\":150}",
-                      stream[] = "{\"prompt\":\"x\",\"steps\":150,\"stream\":true}";
+    static const char long_one[] = "{\"prompt\":\"x\",\"n\":10,\"steps\":150}",
+                      stream[] = "{\"prompt\":\"x\",\"n\":10,\"steps\":150,\"stream\":true}";
     struct stage s;
     size_t before = 0;
 
@@ -569,9 +569,9 @@ static void test_queue(void **state)
     s.options.images.worker.model = "fake:20";
     s.options.images.queue = 1;
     stage_start(&s, false);
-    struct web a = web_post(s.port, CREATE, "{\"prompt\":\"x\",\"steps\":150}");
+    struct web a = web_post(s.port, CREATE, "{\"prompt\":\"x\",\"n\":10,\"steps\":150}");
     await(&s, "requests", 1);
-    struct web b = web_post(s.port, CREATE, "{\"prompt\":\"x\",\"steps\":150}");
+    struct web b = web_post(s.port, CREATE, "{\"prompt\":\"x\",\"n\":10,\"steps\":150}");
     await(&s, "requests", 2);
     struct web c = web_post(s.port, CREATE, "{\"prompt\":\"x\"}");
     struct web_answer refused = web_finish(&c);
@@ -681,7 +681,7 @@ static void test_drain(void **state)
     s.options.images.worker.model = "fake:5";
     s.options.on_event = on_event;
     stage_start(&s, false);
-    struct web w = web_post(s.port, CREATE, "{\"prompt\":\"x\",\"steps\":50}");
+    struct web w = web_post(s.port, CREATE, "{\"prompt\":\"x\",\"n\":2,\"steps\":150}");
     await(&s, "requests", 1);
     gateway_drain(s.gateway);
     json_decref(ask(&s, CREATE, "{\"prompt\":\"x\"}", 503));
@@ -703,7 +703,7 @@ static void test_stop(void **state)
 
     (void)state;
     start(&s, "fake:20");
-    struct web w = web_post(s.port, CREATE, "{\"prompt\":\"x\",\"steps\":150}");
+    struct web w = web_post(s.port, CREATE, "{\"prompt\":\"x\",\"n\":10,\"steps\":150}");
     await(&s, "requests", 1);
     stage_stop(&s);
     json_t *v = finish_json(&w, 503);
