@@ -3,7 +3,7 @@
 # or brew), and nothing else. Default: build. Asks the network nothing when all is there.
 . "$(dirname -- "$0")/lib.sh"
 
-# What is needed: group, how to tell that it is there (a command, or a pkg-config module), and its
+# What is needed: group, how to tell that it is there (a command, a pkg-config module, a library), and its
 # package for apt and for brew ("-": comes with the system or does not apply there).
 needs='
 build command cmake                    cmake                    cmake
@@ -35,6 +35,9 @@ cluster command munged                   munge                    -
 cluster command sshd                     openssh-server           -
 cluster command ssh                      openssh-client           -
 cluster command flock                    util-linux               -
+cluster command avahi-daemon             avahi-daemon             -
+cluster library libdns_sd.so.1           libavahi-compat-libdnssd1 -
+cluster command ip                       iproute2                 -
 cross command aarch64-linux-gnu-gcc    gcc-aarch64-linux-gnu    -
 cross command qemu-aarch64-static      qemu-user-static         -
 clients venv    python3                python3-venv             -
@@ -47,6 +50,7 @@ has() {
     case $1 in
     command) command -v "$2" >/dev/null 2>&1 || [ -x "/usr/sbin/$2" ] ;;
     module) pkg-config --exists "$2" 2>/dev/null ;;
+    library) /sbin/ldconfig -p 2>/dev/null | grep -q "$2" ;;
     pip) "$2" -m pip --version >/dev/null 2>&1 ;;
     venv) "$2" -c 'import ensurepip, venv' >/dev/null 2>&1 ;;
     fuzzer) ls "$("$2" -print-resource-dir 2>/dev/null)"/lib/*/libclang_rt.fuzzer* >/dev/null 2>&1 ;;

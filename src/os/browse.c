@@ -8,7 +8,6 @@
 #include "os/discover_impl.h"
 
 #include <arpa/inet.h>
-#include <ctype.h>
 #include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -60,55 +59,6 @@ void discover_poll(struct pollfd *fds, size_t n, int64_t deadline_ns)
             fds[i].revents = 0;
 }
 
-// ---- what strangers say ----------------------------------------------------------------------------
-
-static void text_clean(const void *text, size_t n, char *out, size_t out_bytes)
-{
-    const unsigned char *t = text;
-    size_t i = 0;
-    for (; i < n && t[i] && i + 1 < out_bytes; i++)
-        out[i] = t[i] >= 0x20 && t[i] < 0x7f ? (char)t[i] : '?';
-    out[i] = '\0';
-}
-
-// Host names are dialled: nothing but what one is made of.
-static bool host_take(const char *host, char out[256])
-{
-    size_t n = host ? strlen(host) : 0;
-    while (n > 0 && host[n - 1] == '.')
-        n--;
-    if (n == 0 || n > 253 || host[0] == '-')
-        return false;
-    for (size_t i = 0; i < n; i++)
-        if (!isalnum((unsigned char)host[i]) && host[i] != '.' && host[i] != '-' && host[i] != '_')
-            return false;
-    memcpy(out, host, n);
-    out[n] = '\0';
-    return true;
-}
-
-static void entry_text(struct os_seen *s, const char *text, size_t n)
-{
-    uint8_t raw[OS_ID_HEX / 2];
-    char id[OS_ID_HEX + 1];
-    if (n == 3 + OS_ID_HEX && strncmp(text, "id=", 3) == 0) {
-        text_clean(text + 3, OS_ID_HEX, id, sizeof id);
-        if (hex_decode(id, raw, sizeof raw) == 0)
-            hex_encode(raw, sizeof raw, s->id);
-    } else if (n > 8 && strncmp(text, "version=", 8) == 0) {
-        text_clean(text + 8, n - 8, s->version, sizeof s->version);
-    } else if (n > 7 && strncmp(text, "models=", 7) == 0) {
-        text_clean(text + 7, n - 7, s->models, sizeof s->models);
-    }
-}
-
-// Each behind its length; one that reaches beyond the end ends it.
-static void texts_take(struct os_seen *s, const unsigned char *txt, size_t bytes)
-{
-    for (size_t at = 0; txt && at < bytes && txt[at] < bytes - at; at += 1 + txt[at])
-        entry_text(s, (const char *)txt + at + 1, txt[at]);
-}
-
 // ---- entries ---------------------------------------------------------------------------------------
 
 static void lookup_end(struct entry *t)
@@ -147,7 +97,7 @@ static void entry_add(struct os_browse *b, uint32_t interface, const char *name,
     t->times = 1;
     snprintf(t->name, sizeof t->name, "%s", name);
     snprintf(t->domain, sizeof t->domain, "%s", domain);
-    text_clean(name, strlen(name), t->seen.name, sizeof t->seen.name);
+    discover_text_clean(name, strlen(name), t->seen.name, sizeof t->seen.name);
     pthread_mutex_lock(&b->lock);
     b->entries[b->n++] = t;
     pthread_mutex_unlock(&b->lock);
@@ -193,12 +143,12 @@ static void on_resolve(void *ref, uint32_t flags, uint32_t interface, int32_t er
     (void)flags;
     (void)full_name;
     t->seen.port = ntohs(port_be);
-    if (error != 0 || t->seen.port == 0 || !host_take(host, t->seen.host)) {
+    if (error != 0 || t->seen.port == 0 || !discover_host_take(host, t->seen.host)) {
         t->failed = true;
         return;
     }
     t->interface = interface;
-    texts_take(&t->seen, txt, txt_bytes);
+    discover_texts_take(&t->seen, txt, txt_bytes);
     t->answered = true;
 }
 

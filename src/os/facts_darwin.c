@@ -5,12 +5,12 @@
 
 #include <ifaddrs.h>
 #include <net/if.h>
-#include <net/if_dl.h>
-#include <net/if_types.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/sysctl.h>
+
+#define TYPE_ETHERNET 6 // IFT_ETHER of net/if_types.h, which not every kit of headers has
 
 // On Apple's chips the GPU is a part of the chip and sees all of the memory.
 static void gpu_add(struct os_facts *f)
@@ -32,7 +32,7 @@ static void nics_read(struct os_facts *f)
         const struct if_data *data = a->ifa_data;
         bool wanted = a->ifa_addr && a->ifa_addr->sa_family == AF_LINK && data &&
                       (a->ifa_flags & IFF_RUNNING) && !(a->ifa_flags & IFF_LOOPBACK) &&
-                      data->ifi_type == IFT_ETHER;
+                      data->ifi_type == TYPE_ETHERNET;
         struct os_nic *nic = wanted ? facts_nic_add(f, a->ifa_name) : NULL;
         if (nic)
             nic->bits_per_s = data->ifi_baudrate;
