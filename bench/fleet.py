@@ -132,6 +132,8 @@ class Fleet:
         prefill = [a for port in ports for a in ("--prefill", "127.0.0.1:%d" % port)]
         self.mac = e2e.Program("serve", *common, *paced(MAC), "--name", "mac", *prefill, state=state)
         e2e.wait_for("the nodes", lambda: sum(n["state"] == "up" for n in e2e.nodes(self.mac.port, "prefill")) == len(ports), 60)
+        if not TINY:
+            e2e.wait_measured(self.mac.port)
 
     def stop(self):
         for program in (self.mac, *self.sparks):

@@ -58,6 +58,7 @@ class Pair:
         self.serve = e2e.Program("serve", *common, "--cpus", "1", "--name", "writer", "--prefill", "127.0.0.1:%d" % self.node.port)
         self.port = self.serve.port
         e2e.wait_for("the reader", e2e.node_is(self.port), 60)
+        e2e.wait_measured(self.port)
 
     def stop(self):
         self.serve.stop()

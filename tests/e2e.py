@@ -149,6 +149,13 @@ def node_is(port, state="up"):
     return lambda: [n for n in nodes(port, "prefill")[:1] if n["state"] == state]
 
 
+def wait_measured(port, seconds=60):
+    """Until all nodes have measured themselves, which they do while nobody asks anything of them."""
+    def known():
+        return all((n.get("profile") or {}).get("measured") for n in get(port, "/v1/tandem/status")[1]["nodes"])
+    wait_for("nodes that know themselves", known, seconds)
+
+
 def check(condition, *what):
     if not condition:
         raise AssertionError(" ".join(str(w) for w in what))

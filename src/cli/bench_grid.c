@@ -22,6 +22,10 @@
 // A plan that took so much longer than the best needs no second run.
 #define HOPELESS 1.3
 #define RETRIES 2
+// What is over so soon is measured more often: a moment of this machine is much of it.
+#define SHORT_S 0.1
+#define SHORT_RUNS 3
+#define MEASURED_NS (40 * NS_PER_S)
 
 static const double links[] = {0, 0.3, 1, 3};
 
@@ -128,16 +132,21 @@ static void row_record(struct bench_row *row, enum bench_plan asked, const struc
 
 // ---- one cell -----------------------------------------------------------------------------------
 
-// Whether a plan may still turn out to be the best. What the gateway chooses is always asked again.
-static bool plan_wanted(const struct bench_row *row, enum bench_plan plan)
+static double row_best_s(const struct bench_row *row)
 {
     double best = INFINITY;
-    if (plan == BENCH_AUTO)
-        return true;
     for (size_t p = 0; p < BENCH_PLANS; p++)
         if (row->n[p] > 0)
             best = fmin(best, bench_median(row->totals_s[p], row->n[p]));
-    return row->n[plan] == 0 || bench_median(row->totals_s[plan], row->n[plan]) <= best * HOPELESS;
+    return best;
+}
+
+// Whether a plan may still turn out to be the best. What the gateway chooses is always asked again.
+static bool plan_wanted(const struct bench_row *row, enum bench_plan plan)
+{
+    if (plan == BENCH_AUTO || row->n[plan] == 0)
+        return true;
+    return bench_median(row->totals_s[plan], row->n[plan]) <= row_best_s(row) * HOPELESS;
 }
 
 // Another prompt for every run, so that nothing is held but what the cell says.
@@ -175,6 +184,12 @@ static int plan_measure(struct grid_run *r, struct bench_row *row, enum bench_pl
     return rc;
 }
 
+static size_t runs_of(const struct grid_run *r, const struct bench_row *row)
+{
+    size_t n = r->o->runs * (row_best_s(row) < SHORT_S ? SHORT_RUNS : 1);
+    return n < BENCH_RUNS_MAX ? n : BENCH_RUNS_MAX;
+}
+
 static int cell_measure(struct grid_run *r, const struct bench_cell *cell, struct err *e)
 {
     char what[96], link[16];
@@ -183,7 +198,7 @@ static int cell_measure(struct grid_run *r, const struct bench_cell *cell, struc
     *row = (struct bench_row){.cell = *cell};
     snprintf(what, sizeof what, "%slink %s: %u in, %u out", r->real ? "real engine, " : "",
              link_text(cell->link_ratio, link), cell->prompt_tokens, cell->gen_tokens);
-    for (size_t run = 0; run < r->o->runs && rc == 0; run++)
+    for (size_t run = 0; run == 0 || (run < runs_of(r, row) && rc == 0); run++)
         for (size_t i = 0; i <= BENCH_PLANS && rc == 0; i++) {
             enum bench_plan plan = (enum bench_plan)((i + run) % (BENCH_PLANS + 1));
             cli_progress(what, (double)r->done / (double)r->total);
@@ -214,6 +229,38 @@ static int pair_teach(struct grid_run *r, struct err *e)
             r->g->firsts[r->g->n_firsts++] = row.choices[0];
     }
     return rc != 0 ? err_wrap(e, "the first requests") : 0;
+}
+
+static bool all_measured(const json_t *nodes)
+{
+    size_t i;
+    const json_t *node;
+    json_array_foreach(nodes, i, node)
+    {
+        const json_t *profile = json_object_get(node, "profile");
+        if (!json_is_true(json_object_get(profile, "measured")))
+            return false;
+    }
+    return true;
+}
+
+// Nodes measure themselves while nobody asks anything of them. One that does not get to it is taken for
+// what it is guessed to be, as it would be by its user.
+static int measured_await(const struct grid_run *r, struct err *e)
+{
+    int64_t deadline = clock_now_ns() + MEASURED_NS;
+    bool done = false;
+    int rc = 0;
+    while (!done && rc == 0 && clock_now_ns() < deadline) {
+        json_t *nodes = NULL;
+        rc = bench_nodes_get(bench_pair_url(r->pair), &nodes, e);
+        done = rc == 0 && all_measured(nodes);
+        json_decref(nodes);
+        if (!done)
+            clock_sleep_until(clock_now_ns() + 200 * NS_PER_MS);
+    }
+    r->g->unmeasured += !done;
+    return rc;
 }
 
 // `slower`: than the catalogue's machines.
@@ -248,6 +295,8 @@ static size_t cells_of(const struct bench_options *o, size_t all)
 static int link_run(struct grid_run *r, double ratio, struct err *e)
 {
     int rc = pair_open(r, 1 / FASTER, ratio, e);
+    if (rc == 0)
+        rc = measured_await(r, e);
     if (rc == 0)
         rc = pair_teach(r, e);
     for (size_t i = 0; i < cells_of(r->o, sizeof cells / sizeof *cells) && rc == 0; i++) {
@@ -295,6 +344,8 @@ static int real_run(struct grid_run *r, struct err *e)
     int rc = real_scale_find(r, &r->g->time_scale, e);
     if (rc == 0)
         rc = pair_open(r, r->g->time_scale, r->o->link_ratio, e);
+    if (rc == 0)
+        rc = measured_await(r, e);
     if (rc == 0)
         rc = pair_teach(r, e);
     for (size_t i = 0; i < cells_of(r->o, sizeof real_cells / sizeof *real_cells) && rc == 0; i++) {

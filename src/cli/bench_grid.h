@@ -54,6 +54,7 @@ struct bench_grid {
     size_t n_firsts;
     double time_scale; // of the cells of the caller's model; 0: there are none
     double overruns;   // steps of theirs that took longer than their slots
+    size_t unmeasured; // pairs whose nodes did not get to measure themselves
     size_t strays;     // runs that went another way than asked and were made again
     double seconds;    // all of it took
 };

@@ -183,6 +183,7 @@ json_t *bench_grid_json(const struct bench_options *o, const struct bench_grid *
     json_put(r, "runs", json_integer(o->runs));
     real_put(r, "time_scale", g->time_scale > 0 ? g->time_scale : NAN);
     json_put(r, "overruns", json_integer((json_int_t)g->overruns));
+    json_put(r, "unmeasured", json_integer((json_int_t)g->unmeasured));
     json_put(r, "strays", json_integer((json_int_t)g->strays));
     real_put(r, "seconds", g->seconds);
     rows_put(r, g);
