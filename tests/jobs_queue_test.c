@@ -1,5 +1,6 @@
 // The queue: what is refused, lists and cursors, the host's room, damage, and files that are to be trained on.
 #include "jobs_rig.h"
+#include "tests/gguf_make.h"
 
 #include "base/examples.h"
 #include "base/json.h"
@@ -397,6 +398,47 @@ static void programs_are_heard_and_bounded(void **state)
     assert_non_null(strstr(e.message, "no-such-program-anywhere"));
 }
 
+// ---- the rate that a job gets -------------------------------------------------------------------------
+
+static double rate_of(const char *model, json_t *options)
+{
+    json_t *command = rig_command("ok");
+    struct jobs_spec s = rig_spec("rated", command);
+    struct jobs_job job;
+    struct err e = {0};
+    s.model = model;
+    s.options = options;
+    if (jobs_submit(rig_jobs, &s, &job, &e) != 0)
+        fail_msg("%s", e.message);
+    double rate = json_number_value(json_object_get(job.options, "learning_rate"));
+    assert_null(json_object_get(job.options, JOBS_RATE_FACTOR));
+    assert_int_equal(jobs_cancel(rig_jobs, job.id, &e), 0);
+    jobs_job_fini(&job);
+    json_decref(options);
+    json_decref(command);
+    return rate;
+}
+
+static void the_rate_suits_the_width(void **state)
+{
+    char *narrow = rig_path("narrow.gguf"), *none = rig_path("model.gguf");
+    struct buf head;
+    struct err e = {0};
+    (void)state;
+    buf_init(&head, GGUF_MAKE_MAX);
+    make_head(&head, 0, 2);
+    make_key_text(&head, "general.architecture", "llama");
+    make_key32(&head, "llama.embedding_length", 512);
+    assert_int_equal(os_file_write(narrow, (const char *)head.data, head.len, 0600, &e), 0);
+    buf_fini(&head);
+    assert_float_equal(rate_of(narrow, NULL), 1e-3, 1e-9);
+    assert_float_equal(rate_of(none, NULL), 5e-4, 1e-9);
+    assert_float_equal(rate_of(narrow, json_pack("{s:f}", JOBS_RATE_FACTOR, 0.5)), 5e-4, 1e-9);
+    assert_float_equal(rate_of(narrow, json_pack("{s:f}", "learning_rate", 0.01)), 0.01, 1e-9);
+    free(narrow);
+    free(none);
+}
+
 // ---- the fastest of several machines ---------------------------------------------------------------
 
 // Plays ssh: the host is the word before the last.
@@ -473,6 +515,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(others_leave_the_start_to_the_host, rig_setup,
                                         rig_teardown),
         cmocka_unit_test_setup_teardown(jobs_outlive_their_database, rig_setup, rig_teardown),
+        cmocka_unit_test_setup_teardown(the_rate_suits_the_width, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(the_fastest_machine_is_chosen, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(bad_lines_are_named, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(a_line_of_ten_megabytes_is_not_kept, rig_setup,

@@ -189,7 +189,7 @@ static size_t options_tuning(struct submit *s, struct cli_option *out)
          .value = (void *)&s->tuning.targets,
          .arg = "LIST",
          .help = "q,k,v,o,gate,up,down, or attention, mlp, all (all)"},
-        FRACTION("learning-rate", learning_rate, 1e-9, 1, "at its highest (2e-4)"),
+        FRACTION("learning-rate", learning_rate, 1e-9, 1, "at its highest (by the base's width)"),
         WHOLE("epochs", epochs, 1, 10000, "times through the data (3)"),
         WHOLE("max-steps", max_steps, 0, 1e8, "at most so many steps; 0: as the epochs have (0)"),
         WHOLE("batch", batch, 1, 4096, "examples per step (4)"),

@@ -112,7 +112,7 @@ json_t *tuning_event_json(const json_t *event)
     json_put(o, "message", json_incref(json_object_get(event, "message")));
     // OpenAI knows two types; a change of state is a message there.
     json_put(o, "type", json_string(type && strcmp(type, "metrics") == 0 ? "metrics" : "message"));
-    json_put(o, "data", data ? json_incref(data) : json_object());
+    json_put(o, "data", json_is_object(data) ? json_incref(data) : json_object());
     return o;
 }
 

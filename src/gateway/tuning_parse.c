@@ -15,7 +15,6 @@
 #include <string.h>
 
 #define SUFFIX_MAX 50 // characters; a name has room for an ending of our own
-#define LEARNING_RATE 2e-4
 #define METADATA_MAX 16
 
 static int fault(struct tuning_ask *a, const char *param, int rc)
@@ -160,7 +159,7 @@ static int hyperparameters_take(const json_t *h, struct tuning_ask *a, struct er
         rc = fault(a, "hyperparameters",
                    json_get_f64(h, "learning_rate_multiplier", 1e-4, 1e4, &m, e));
         if (rc == 0)
-            json_put(a->options, "learning_rate", json_real(m * LEARNING_RATE));
+            json_put(a->options, JOBS_RATE_FACTOR, json_real(m));
     }
     return rc;
 }

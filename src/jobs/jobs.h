@@ -83,6 +83,8 @@ void jobs_options_default(struct jobs_options *o);
 int jobs_open(const struct jobs_options *o, struct jobs **out, struct err *e);
 void jobs_close(struct jobs *j); // running jobs go on. NULL is fine
 
+#define JOBS_RATE_FACTOR "learning_rate_multiplier"
+
 // ---- submitting ----------------------------------------------------------------------------------
 
 // Every text is copied; json members are borrowed during the call.
@@ -92,7 +94,8 @@ struct jobs_spec {
     const char *data;      // path of the training file
     const char *eval_data; // NULL: none
     // Members of job.json but for model, data and eval_data ("rank", "learning_rate", ...). NULL: defaults.
-    // Checked by the trainer before the job is accepted.
+    // Checked by the trainer before the job is accepted. Where there is no learning rate, the job gets one that suits the
+    // base's width, times JOBS_RATE_FACTOR.
     const json_t *options;
     // How it is run. NULL or {}: here. {"kind": "local" | "slurm" | "ssh" | "fastest", ...}: docs/training.md
     const json_t *executor;

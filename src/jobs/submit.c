@@ -8,9 +8,11 @@
 #include "jobs/executor.h"
 #include "jobs/jobs_impl.h"
 #include "models/adapters.h"
+#include "models/gguf.h"
 #include "os/os.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -100,6 +102,32 @@ static json_t *object_copy(const json_t *o)
     return o && !json_is_null(o) ? json_deep_copy(o) : json_object();
 }
 
+// A rate that suits a base of width 2048; wider ones bear less, as the root of the width. With it 60 steps teach
+// SmolLM2-135M (width 576) eighty chats; with a fifth of it they do not.
+#define RATE 5e-4
+#define RATE_WIDTH 2048.0
+
+// Kept with two digits, so that a job says a number that people can repeat.
+static void rate_fill(struct jobs_job *job)
+{
+    struct models_gguf *head = mem_alloc(sizeof *head);
+    const json_t *factor = json_object_get(job->options, JOBS_RATE_FACTOR);
+    double rate = RATE * (factor ? json_number_value(factor) : 1);
+    char text[16];
+    struct err aside;
+    if (!json_object_get(job->options, "learning_rate")) {
+        int rc = models_gguf_read(job->model, head, &aside);
+        if (rc == 0 && head->n_embd > 0)
+            rate *= sqrt(RATE_WIDTH / head->n_embd);
+        if (rc == 0)
+            models_gguf_fini(head);
+        snprintf(text, sizeof text, "%.1e", rate < 1 ? rate : 1);
+        json_put(job->options, "learning_rate", json_real(strtod(text, NULL)));
+    }
+    json_object_del(job->options, JOBS_RATE_FACTOR);
+    free(head);
+}
+
 static void job_fill(struct jobs *j, const struct jobs_spec *s, const struct examples_facts *facts,
                      struct jobs_job *job)
 {
@@ -127,6 +155,7 @@ static void job_fill(struct jobs *j, const struct jobs_spec *s, const struct exa
     job->limit_memory_bytes = s->limit_memory_bytes;
     job->disk_reserve_bytes = s->disk_reserve_bytes > 0 ? s->disk_reserve_bytes : JOBS_DISK_RESERVE;
     job->options = object_copy(s->options);
+    rate_fill(job);
     job->executor_options = object_copy(s->executor);
     job->meta = object_copy(s->meta);
     job->command = s->command ? json_deep_copy(s->command) : json_null();
