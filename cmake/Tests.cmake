@@ -58,6 +58,9 @@ foreach(file ${fakes})
     target_link_libraries(fake_${name} PRIVATE tandem_options)
     set_target_properties(fake_${name} PROPERTIES SUFFIX .so
         LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
+    foreach(test facts power discover gateway_discover)
+        add_dependencies(${test}_test fake_${name})
+    endforeach()
 endforeach()
 
 # The trainer of the image tests' model: its gradients against differences.
