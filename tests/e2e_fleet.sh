@@ -178,6 +178,42 @@ def comes_back():
     print("comes back: ok")
 
 
+def any_pair():
+    """One node reads, another one writes; and what happens where the one cannot reach the other."""
+    p, q = node("P"), node("Q")
+    d = serve(0, "--prefill", "127.0.0.1:%d" % p.port, "--prefill", "127.0.0.1:%d" % q.port)
+    wait_for("both nodes", lambda: all(n["state"] == "up" for n in nodes(d.port, "prefill")))
+
+    def ask(seed, prefill="P", decode="Q", gen=8):
+        status, answer = complete(d.port, tokens(600, seed), "hybrid", gen, tandem={
+            "plan": "hybrid", "prefill_node": prefill, "decode_node": decode})
+        check(status == 200, answer)
+        return answer["choices"][0]["text"], answer["timings"]
+
+    text, t = ask(50)
+    check(t["prefill_node"] == "P" and t["decode_node"] == "Q" and t["fallback"] is None, t)
+    check(text == complete(d.port, tokens(600, 50), "local", 8)[1]["choices"][0]["text"], "differs")
+    text, t = ask(51, "Q", "P")
+    check(t["prefill_node"] == "Q" and t["decode_node"] == "P" and t["fallback"] is None, t)
+    # Another way to P, which leads nowhere: the answer is whole, and the pair is left alone.
+    closed = free_port()
+    tandem(d.port, "remove", "P")
+    p.stop()
+    p = Program("node", "-m", SLOW, "--listen", "127.0.0.1:0", "--name", "P", "--advertise",
+                "127.0.0.1:%d" % closed)
+    tandem(d.port, "add", "127.0.0.1:%d" % p.port)
+    await_state(d, "127.0.0.1:%d" % p.port, "up")
+    text, t = ask(52)
+    check("127.0.0.1:%d" % closed in t["fallback"], t)
+    check(text == complete(d.port, tokens(600, 52), "local", 8)[1]["choices"][0]["text"], "differs")
+    text, t = ask(53)
+    check((t["prefill_node"], t["decode_node"]) != ("P", "Q") and t["fallback"], t)
+    check("have no way to each other: Q could not reach it" in t["fallback"], t)
+    for s in (p, q, d):
+        s.stop()
+    print("any pair: ok")
+
+
 def cable_cut():
     """A link that is down: nothing is heard, and nothing says why."""
     if not ALONE:
@@ -236,6 +272,7 @@ joins_and_leaves()
 ends_what_it_has()
 comes_back()
 advertises()
+any_pair()
 cable_cut()
 print("e2e_fleet: all passed")
 PYTHON

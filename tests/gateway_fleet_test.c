@@ -239,6 +239,56 @@ static void test_remove_dead(void **state)
     stage_stop(&s);
 }
 
+// ---- one node writes what another one reads ------------------------------------------------------------------
+
+static struct web ask_pair(struct stage *s)
+{
+    return ask_long(s, "\"tandem\":{\"plan\":\"hybrid\",\"prefill_node\":\"spark\","
+                       "\"decode_node\":\"studio\"}");
+}
+
+// The node that is to write is lost, or removed, while the other one has not yet said that it reads.
+static void test_promised(void **state)
+{
+    struct stage s;
+    struct fake studio = fake_make("studio");
+    struct web w;
+    json_t *v;
+
+    (void)state;
+    stage_init(&s);
+    s.node.hold_prefill = true;
+    s.options.stall_s = 20;
+    stage_ready(&s, true);
+    fake_listen(&studio);
+    add(&s, &studio);
+    stage_await(&s, 2, "up");
+    w = ask_pair(&s);
+    fake_expect(&s.node, WIRE_PREFILL, 1);
+    fake_hang_up(&studio);
+    v = finish_json(&w, 200);
+    assert_string_equal(text_at(v, "timings.decode_node"), "mac");
+    assert_has(text_at(v, "timings.fallback"), "node studio was lost");
+    json_decref(v);
+    fake_expect(&s.node, WIRE_CANCEL, 1);
+    stage_await(&s, 2, "up");
+    w = ask_pair(&s);
+    fake_expect(&s.node, WIRE_PREFILL, 2);
+    v = ask_node(&s, "DELETE", &studio, "", 200);
+    assert_string_equal(text_at(v, "state"), "draining");
+    assert_int_equal(json_integer_value(at(v, "requests")), 1);
+    json_decref(v);
+    fake_say(&s.node, WIRE_ACCEPTED, fake_expect(&s.node, WIRE_PREFILL, 2)->id, "{}");
+    fake_say(&s.node, WIRE_PREFILLED, fake_expect(&s.node, WIRE_PREFILL, 2)->id, "{\"tokens\":1}");
+    v = finish_json(&w, 200);
+    assert_string_equal(text_at(v, "timings.decode_node"), "studio");
+    assert_true(json_is_null(at(v, "timings.fallback")));
+    json_decref(v);
+    await_count(&s, 2);
+    stage_stop(&s);
+    fake_stop(&studio);
+}
+
 // ---- draining ------------------------------------------------------------------------------------------------
 
 static void test_drain(void **state)
@@ -523,10 +573,10 @@ int main(void)
         cmocka_unit_test(test_join_and_leave), cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_full),           cmocka_unit_test(test_remove_waits),
         cmocka_unit_test(test_remove_forced),  cmocka_unit_test(test_remove_dead),
-        cmocka_unit_test(test_drain),          cmocka_unit_test(test_stops_itself),
-        cmocka_unit_test(test_twins),          cmocka_unit_test(test_kept),
-        cmocka_unit_test(test_pairs),          cmocka_unit_test(test_pairs_many),
-        cmocka_unit_test(test_flaps),
+        cmocka_unit_test(test_drain),          cmocka_unit_test(test_promised),
+        cmocka_unit_test(test_stops_itself),   cmocka_unit_test(test_twins),
+        cmocka_unit_test(test_kept),           cmocka_unit_test(test_pairs),
+        cmocka_unit_test(test_pairs_many),     cmocka_unit_test(test_flaps),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -272,7 +272,7 @@ static struct core *core_new(const struct gateway_options *o, const struct core_
 static void greeters_stop(struct core *c)
 {
     for (size_t i = 0; i < CORE_PEERS_MAX; i++)
-        peer_greeter_stop(&c->peers[i].greeter);
+        peer_greeter_stop(&c->peers[i]);
 }
 
 int core_start(const struct gateway_options *o, const struct core_source *source, struct core **out,
@@ -282,7 +282,7 @@ int core_start(const struct gateway_options *o, const struct core_source *source
     int rc = os_watch_open(chan_fd(c->inbox), &c->watch, e);
 
     for (size_t i = 0; rc == 0 && i < c->n_models; i++)
-        rc = peer_greeter_start(&c->peers[i].greeter, c, i, e);
+        rc = peer_greeter_start(c, &c->peers[i], e);
     if (rc == 0)
         rc = upstreams_start(c, e);
     if (rc == 0)

@@ -70,8 +70,8 @@ int fleet_add(struct core *c, const struct net_addr *addr, struct peer **out, st
         return err_set(e, ERR_BUSY, "%d nodes are here, and no more may be; remove one first",
                        GATEWAY_PREFILL_MAX);
     // The thread stays with its slot, for the nodes that come after this one.
-    if (!p->greeter.orders)
-        rc = peer_greeter_start(&p->greeter, c, p->index, e);
+    if (!p->greeter)
+        rc = peer_greeter_start(c, p, e);
     if (rc != 0)
         return rc;
     peer_begin(p, addr);
@@ -147,7 +147,7 @@ void fleet_drain(struct core *c, struct peer *p, bool on)
 static bool is_referred(const struct core *c, const struct peer *p)
 {
     for (const struct request *r = c->requests; r; r = r->next)
-        if (r->decode == p || r->prefill == p)
+        if (r->decode == p || r->prefill == p || r->choice.decode == p || r->choice.prefill == p)
             return true;
     return false;
 }

@@ -113,23 +113,27 @@ static void *greeter_main(void *ctx)
     return NULL;
 }
 
-int peer_greeter_start(struct peer_greeter *g, struct core *c, size_t index, struct err *e)
+int peer_greeter_start(struct core *c, struct peer *p, struct err *e)
 {
-    g->core = c;
-    g->index = index;
+    struct peer_greeter *g = mem_alloc(sizeof(*g));
+
+    *g = (struct peer_greeter){.core = c, .index = p->index};
     g->orders = chan_new(sizeof(struct peer_order), ORDERS);
-    if (pthread_create(&g->thread, NULL, greeter_main, g) == 0)
+    if (pthread_create(&g->thread, NULL, greeter_main, g) == 0) {
+        p->greeter = g;
         return 0;
+    }
     chan_free(g->orders);
-    g->orders = NULL;
+    free(g);
     return err_set(e, ERR_IO, "cannot start a thread");
 }
 
-void peer_greeter_stop(struct peer_greeter *g)
+void peer_greeter_stop(struct peer *p)
 {
+    struct peer_greeter *g = p->greeter;
     struct peer_order o;
 
-    if (!g->orders)
+    if (!g)
         return;
     chan_close(g->orders);
     pthread_join(g->thread, NULL);
@@ -137,5 +141,6 @@ void peer_greeter_stop(struct peer_greeter *g)
         if (o.conn)
             net_conn_free(o.conn);
     chan_free(g->orders);
-    g->orders = NULL;
+    free(g);
+    p->greeter = NULL;
 }

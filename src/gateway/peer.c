@@ -66,7 +66,7 @@ void peer_init(struct core *c, size_t index)
 
 void peer_begin(struct peer *p, const struct net_addr *addr)
 {
-    const struct peer_greeter greeter = p->greeter;
+    struct peer_greeter *greeter = p->greeter;
     size_t index = p->index;
     uint64_t turn = p->turn + 1;
 
@@ -352,7 +352,7 @@ static void peer_order(struct peer *p, struct net_conn *conn)
     struct peer_order o = {.conn = conn, .addr = p->addr, .turn = ++p->turn};
 
     peer_state_set(p, PEER_GREETING, p->why);
-    if (chan_send(p->greeter.orders, &o, 0) == 0)
+    if (chan_send(p->greeter->orders, &o, 0) == 0)
         return;
     if (conn)
         net_conn_free(conn);

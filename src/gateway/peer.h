@@ -66,7 +66,7 @@ struct peer_order {
 struct peer_greeter {
     struct core *core;
     size_t index;
-    struct chan *orders; // struct peer_order; NULL: not started
+    struct chan *orders; // struct peer_order
     pthread_t thread;
 };
 
@@ -85,7 +85,7 @@ struct peer {
     bool leaving;              // it is being removed
     bool quitting;             // its own word: it ends when its requests have
     uint32_t flaps;            // links to this very process that were lost too soon, in a row
-    struct peer_greeter greeter;
+    struct peer_greeter *greeter; // the slot's own, whoever is in it; NULL: not started
     enum peer_state state;
     char why[ERR_MESSAGE_BYTES];
     bool greeting_failed;           // local: `why` is what its worker answered to HELLO
@@ -109,8 +109,8 @@ struct peer {
 };
 
 // ---- greet.c ----
-int peer_greeter_start(struct peer_greeter *g, struct core *c, size_t index, struct err *e);
-void peer_greeter_stop(struct peer_greeter *g); // not from the core thread: joins
+int peer_greeter_start(struct core *c, struct peer *p, struct err *e);
+void peer_greeter_stop(struct peer *p); // not from the core thread: joins
 
 // ---- peer.c ----
 void peer_init(struct core *c, size_t index); // a local worker, or a free slot

@@ -301,6 +301,20 @@ static void pins_check(const struct placing *pl, const struct request *r,
                      "node \"%.80s\" was asked for; there is none of that name", names[i]);
 }
 
+// The two that were asked for could not reach each other of late.
+static void pair_say(const struct placing *pl, const struct request *r, struct placing_choice *out)
+{
+    size_t decode = pin_of(pl, r->in.decode_node), prefill = pin_of(pl, r->in.prefill_node);
+    const char *why;
+
+    if (!out->fallback[0] || decode == PLACE_NO_NODE || prefill == PLACE_NO_NODE)
+        return;
+    why = fleet_pair_why(pl->core, pl->peers[decode], pl->peers[prefill]);
+    if (why)
+        snprintf(out->fallback, sizeof(out->fallback),
+                 "the nodes asked for have no way to each other: %.160s", why);
+}
+
 // Nodes that are there and could not be asked are never passed over silently.
 static void absent_say(const struct placing *pl, struct placing_choice *out)
 {
@@ -357,6 +371,7 @@ bool placing_choose(struct placing *pl, const struct request *r, struct placing_
     absent_say(pl, out);
     snprintf(out->fallback, sizeof(out->fallback), "%s", table.fallback);
     pins_check(pl, r, out);
+    pair_say(pl, r, out);
     last_set(pl, q.conversation, out);
     return true;
 }

@@ -356,6 +356,16 @@ static void decode_lost(struct core *c, struct request *r, const char *why)
     request_fail_as(c, r, (struct request_fault){.status = 502, .code = "worker_died"}, &e);
 }
 
+// It was to write what another one has been asked to read.
+static void promised_lost(struct core *c, struct request *r, const char *why)
+{
+    char text[REQUEST_FALLBACK_BYTES];
+
+    snprintf(text, sizeof(text), "node %s was lost: %.300s", peer_name(r->choice.decode), why);
+    c->metrics.failovers++;
+    request_plan_local(c, r, text);
+}
+
 static void on_failed(struct core *c, struct request *r, struct peer *p, uint32_t at,
                       const json_t *head)
 {
@@ -436,6 +446,8 @@ void request_on_peer_lost(struct core *c, struct peer *p, const char *why)
     for (struct request *r = c->requests; r; r = r->next) {
         if (!r->over && r->prefill_open && r->prefill == p)
             prefill_lost(c, r, "was lost", why);
+        if (!r->over && r->phase == REQUEST_OFFER && r->choice.decode == p)
+            promised_lost(c, r, why);
         if (!r->over && r->n_open > 0 && r->decode == p)
             decode_lost(c, r, why);
     }

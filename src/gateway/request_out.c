@@ -221,7 +221,7 @@ static double since(const struct request *r, int64_t at_ns)
 // The decode worker is the one that fell back: it knows why it did (the gateway hears consequences
 // too, such as the prefill node's complaint that it was given up) and from which token it read on.
 // The gateway's own reason is for plans that never reached that worker. A hand-off that was complete
-// before its prefill node was lost cost nothing, so it is no fall-back.
+// before its prefill node was lost cost nothing, so it is no fall-back; what the plan itself gave up stays.
 static void fallback_settle(struct request *r)
 {
     const char *told = json_string_value(json_object_get(r->runs[0].done, "fallback"));
@@ -229,7 +229,7 @@ static void fallback_settle(struct request *r)
     if (told)
         snprintf(r->fallback, sizeof(r->fallback), "%s", told);
     else if (r->prefill && json_is_number(json_object_get(r->runs[0].done, "handoff_end_s")))
-        r->fallback[0] = '\0';
+        snprintf(r->fallback, sizeof(r->fallback), "%s", r->choice.fallback);
 }
 
 static void timing_fill(struct request *r, struct timing *t)

@@ -236,7 +236,8 @@ uint32_t request_count(const struct core *c, const struct peer *p)
     uint32_t n = 0;
 
     for (const struct request *r = c->requests; r; r = r->next)
-        n += (r->prefill_open && r->prefill == p) || (r->n_open > 0 && r->decode == p);
+        n += (r->prefill_open && r->prefill == p) || (r->n_open > 0 && r->decode == p) ||
+             (r->phase == REQUEST_OFFER && r->choice.decode == p);
     return n;
 }
 
