@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define TASKS 256
+#define TASKS 32 // on their way, each with pictures of up to a body's size
 #define TICK_NS                                                                                    \
     (20 * NS_PER_MS) // while something is asked for: clients that leave, and chats that begin
 #define IDLE_NS NS_PER_S

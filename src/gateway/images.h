@@ -62,8 +62,8 @@ int images_ask_parse(json_t *body, bool edit, const struct images_known *known,
 struct MHD_Connection;
 int images_form_parse(struct MHD_Connection *connection, const char *form, size_t n, json_t **body,
                       struct images_ask *out, struct parse_fault *fault);
-// The same for a body of JSON: {"images": [{"image_url": "data:..."}], "mask": ...}.
-int images_urls_take(const json_t *body, struct images_ask *out, struct parse_fault *fault);
+// The same for a body of JSON, out of which they are taken: {"images": [{"image_url": "data:..."}], "mask": ...}.
+int images_urls_take(json_t *body, struct images_ask *out, struct parse_fault *fault);
 void images_ask_fini(struct images_ask *a);
 
 // ---- the thread --------------------------------------------------------------------------------------

@@ -215,7 +215,7 @@ static int member_take(const json_t *v, const char *member, struct images_part *
     return url_take(url, member, p, fault);
 }
 
-int images_urls_take(const json_t *body, struct images_ask *out, struct parse_fault *fault)
+int images_urls_take(json_t *body, struct images_ask *out, struct parse_fault *fault)
 {
     const json_t *list = json_object_get(body, "images"), *one = json_object_get(body, "image");
     int rc;
@@ -226,5 +226,10 @@ int images_urls_take(const json_t *body, struct images_ask *out, struct parse_fa
                                json_array_size(list));
     rc = member_take(json_is_array(list) ? json_array_get(list, 0) : one, "image", &out->image,
                      fault);
-    return rc ? rc : member_take(json_object_get(body, "mask"), "mask", &out->mask, fault);
+    if (rc == 0)
+        rc = member_take(json_object_get(body, "mask"), "mask", &out->mask, fault);
+    json_object_del(body, "images"); // the body is kept for its texts, not for these
+    json_object_del(body, "image");
+    json_object_del(body, "mask");
+    return rc;
 }

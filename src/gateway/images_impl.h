@@ -41,6 +41,7 @@ struct images_request {
     struct buf data;          // of a whole answer: its pictures so far
     uint32_t drawn, previews, index, step;
     int64_t received_ns, begun_ns, told_ns; // begun_ns 0: it waits
+    size_t bytes;                           // of its pixels, while it waits
     bool left;                              // its client is gone: the worker was told
 };
 

@@ -32,7 +32,7 @@ static void request_free(struct images *i, struct images_request *r)
         *at = r->next;
         i->now.requests--;
     }
-    i->waiting_bytes -= r->task->ask.image.len + r->task->ask.mask.len;
+    i->waiting_bytes -= r->bytes;
     metric_observe(&i->now.request_s, ns_to_s(clock_now_ns() - r->received_ns));
     buf_fini(&r->data);
     images_task_free(r->task);
@@ -140,7 +140,6 @@ static int room_check(const struct images *i, const struct images_task *t, unsig
                       struct err *e)
 {
     const struct gateway_options *o = i->options;
-    size_t bytes = t->ask.image.len + t->ask.mask.len;
 
     *status = 429;
     if (i->draining || i->stopping) {
@@ -156,15 +155,11 @@ static int room_check(const struct images *i, const struct images_task *t, unsig
                        "%u requests for pictures are waiting already (--image-queue %u); try again "
                        "later",
                        i->now.requests - 1, o->images.queue);
-    if (i->waiting_bytes + bytes > IMAGES_WAITING_BYTES)
-        return err_set(e, ERR_BUSY,
-                       "pictures that wait to be edited take %zu MB already; try again",
-                       i->waiting_bytes >> 20);
     return 0;
 }
 
-// Its pictures become pixels.
-static int pixels_read(const struct images_ask *a, struct image_picture *image,
+// Its pictures become pixels, and their files are dropped.
+static int pixels_read(struct images_ask *a, struct image_picture *image,
                        struct image_picture *mask, const char **param, struct err *e)
 {
     int rc = a->image.data ? image_decode(a->image.data, a->image.len, image, e) : 0;
@@ -175,18 +170,35 @@ static int pixels_read(const struct images_ask *a, struct image_picture *image,
         rc = image_decode_mask(a->mask.data, a->mask.len, mask, e);
     }
     *param = rc == 0 ? NULL : *param;
+    free(a->image.data);
+    free(a->mask.data);
+    a->image = a->mask = (struct images_part){0};
     return rc;
+}
+
+static int bytes_take(struct images *i, struct images_request *r, const struct image_picture *image,
+                      const struct image_picture *mask, struct err *e)
+{
+    size_t bytes = ((size_t)image->width * image->height + (size_t)mask->width * mask->height) * 3;
+
+    if (i->waiting_bytes + bytes > IMAGES_WAITING_BYTES)
+        return err_set(e, ERR_BUSY, "pictures to be edited take %zu MB already; try again later",
+                       i->waiting_bytes >> 20);
+    r->bytes = bytes;
+    i->waiting_bytes += bytes;
+    return 0;
 }
 
 static int submit(struct images *i, struct images_request *r, const char **param, struct err *e)
 {
     struct image_picture image = {0}, mask = {0};
-    const struct images_ask *a = &r->task->ask;
     struct image_request *q = asked(r);
-    int rc = pixels_read(a, &image, &mask, param, e);
+    int rc = pixels_read(&r->task->ask, &image, &mask, param, e);
 
-    q->initial = a->image.data ? &image : NULL;
-    q->mask = a->mask.data ? &mask : NULL;
+    if (rc == 0)
+        rc = bytes_take(i, r, &image, &mask, e);
+    q->initial = image.rgb ? &image : NULL;
+    q->mask = mask.rgb ? &mask : NULL;
     if (rc == 0)
         rc = image_worker_submit(i->worker, q, &r->id, e);
     q->initial = q->mask = NULL;
@@ -202,7 +214,6 @@ static struct images_request *request_new(struct images *i, struct images_task *
     r->task = t;
     r->received_ns = r->told_ns = clock_now_ns();
     buf_init(&r->data, REPLY_BODY_MAX);
-    i->waiting_bytes += t->ask.image.len + t->ask.mask.len;
     while (*last)
         last = &(*last)->next;
     *last = r;

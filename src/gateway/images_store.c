@@ -13,10 +13,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #define PATH_BYTES 2048
 #define RANDOM_BYTES 16
+#define DISK_RESERVE (64u << 20) // that must stay free
 #define NOBODY "none"
 
 static int folder_get(char out[PATH_BYTES], struct err *e)
@@ -85,6 +87,7 @@ int images_store_put(const char *owner, enum image_format format, const void *da
     char folder[PATH_BYTES], path[PATH_BYTES + 160], hex[2 * RANDOM_BYTES + 1];
     uint8_t random[RANDOM_BYTES];
     struct walk w = {.each = count_each};
+    struct statvfs v;
     int rc = folder_get(folder, e);
 
     if (rc == 0)
@@ -97,6 +100,10 @@ int images_store_put(const char *owner, enum image_format format, const void *da
                        "%u pictures are kept to be fetched already; they go after a while, or with "
                        "\"tandem forget\"; ask for \"b64_json\" instead",
                        IMAGES_STORE_MAX);
+    if (statvfs(folder, &v) == 0 && (uint64_t)v.f_bavail * v.f_frsize < n + DISK_RESERVE)
+        return err_set(e, ERR_BUSY,
+                       "the disk is nearly full: %llu MB are free; ask for \"b64_json\"",
+                       (unsigned long long)v.f_bavail * v.f_frsize >> 20);
     os_random(random, sizeof(random));
     hex_encode(random, sizeof(random), hex);
     snprintf(name, IMAGES_STORE_NAME_BYTES, "%s.%s", hex, image_format_name(format));
