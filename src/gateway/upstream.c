@@ -46,7 +46,7 @@ static uint32_t context_listed(const struct upstream_report *r, const char *thei
 }
 
 // Those that were named, or all that it lists. r NULL: nothing was listed yet.
-static void models_set(struct upstream *u, const struct upstream_report *r)
+static void models_set(struct core *c, struct upstream *u, const struct upstream_report *r)
 {
     const struct gateway_upstream *o = u->options;
     size_t n = o->n_models > 0 ? o->n_models : r ? r->n_models : 0;
@@ -61,6 +61,7 @@ static void models_set(struct upstream *u, const struct upstream_report *r)
 
         model_set(&u->models[i], theirs, o->n_models > 0 ? o->models[i].ours : NULL,
                   r ? context_listed(r, theirs) : 0);
+        u->models[i].local = c->n_models > 0 ? model_find(c, u->models[i].ours) : NULL;
     }
 }
 
@@ -80,6 +81,16 @@ const struct upstream_model *upstream_model_of(const struct upstream *u, const c
     if (!m && strncasecmp(name, u->options->name, n) == 0 && name[n] == '/')
         m = model_called(u, name + n + 1);
     return m;
+}
+
+const struct upstream_model *upstream_wanted(const struct upstream *u, const struct request *r)
+{
+    if (!r->model)
+        return upstream_model_of(u, r->in.model);
+    for (size_t i = 0; i < u->n_models; i++)
+        if (u->models[i].local == r->model)
+            return &u->models[i];
+    return NULL;
 }
 
 static bool is_local(struct core *c, const char *name)
@@ -137,7 +148,7 @@ int upstreams_start(struct core *c, struct err *e)
         all->all[i] = (struct upstream){
             .options = &o.servers[i], .index = i, .token_bytes = TEXT_BYTES_PER_TOKEN};
         peer_init_as(c, &all->all[i]);
-        models_set(&all->all[i], NULL);
+        models_set(c, &all->all[i], NULL);
     }
     profile_defaults(&all->unknown);
     all->profiles = profiles_open(NULL);
@@ -193,7 +204,7 @@ void upstream_on_word(struct core *c, const struct upstream_word *w)
         return;
     }
     if (r->up)
-        models_set(u, r);
+        models_set(c, u, r);
     state_set(u, r->up ? PEER_UP : r->refused ? PEER_REFUSED : PEER_DOWN, r->why);
 }
 

@@ -27,7 +27,8 @@
 #include <stdint.h>
 
 struct core;
-struct core_message;
+struct model;
+struct place_node;
 struct peer;
 struct request;
 struct upstream;
@@ -57,6 +58,12 @@ void upstream_send(const struct peer *p, struct wire_frame f);
 void upstream_on_failed(struct core *c, struct request *r, const json_t *head);
 // A run ended: what it told of tokens and times is learned.
 void upstream_on_done(struct core *c, struct request *r, size_t at, const json_t *head);
+
+// ---- upstream_place.c: a model that is local as well ----
+// Appends, as nodes of a choice, the servers that have the model too, GATEWAY_UPSTREAMS_MAX at most; returns how many.
+// r NULL: a question without a request.
+size_t upstream_place(struct core *c, const struct model *m, const struct request *r,
+                      struct peer **peers, struct place_node *nodes);
 
 // ---- what is told -------------------------------------------------------------------------------------
 

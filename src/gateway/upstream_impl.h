@@ -1,6 +1,6 @@
 // What the files of upstream servers share. Private to gateway/upstream*.c.
 //
-// upstream.c and upstream_request.c are the core's side: which server has a model; who is asked, and what a failure
+// upstream.c, upstream_request.c and upstream_place.c are the core's side: which server has a model; who is asked, and what a failure
 // means. upstream_thread.c is the thread that talks to servers, upstream_body.c makes the requests that go
 // out, upstream_answer.c and upstream_list.c read what comes in.
 #ifndef GATEWAY_UPSTREAM_IMPL_H
@@ -21,13 +21,18 @@
 #define UPSTREAM_LIST_MAX (8u << 20)     // bytes of a list of models
 #define UPSTREAM_ERROR_MAX 65536         // bytes of an error's body that are read
 #define UPSTREAM_REASON_BYTES 256
-#define UPSTREAM_LIST_MODELS 1024 // of one server
+#define UPSTREAM_LIST_MODELS 1024  // of one server
+#define UPSTREAM_SLOTS 64          // answers at a time that a server is thought to have room for
+#define UPSTREAM_ANSWER_TOKENS 256 // that are expected of a request without a limit
+// What fits is the server's to say: of a prompt that nobody here has counted there is only a guess.
+#define UPSTREAM_CONTEXT 1e9
 
 // ---- the core's ----------------------------------------------------------------------------------------
 
 struct upstream_model {
     char theirs[PARSE_MODEL_BYTES], ours[PARSE_MODEL_BYTES];
-    uint32_t n_ctx; // 0: not told
+    uint32_t n_ctx;            // 0: not told
+    const struct model *local; // the same on this machine, by its name; NULL: there is none
 };
 
 struct upstream {
@@ -40,6 +45,7 @@ struct upstream {
     bool listed;                   // what it has is known
     int64_t busy_until_ns;         // it asked to be left alone
     char asked[PARSE_MODEL_BYTES]; // the model that it was asked for last; "": none
+    struct profile guess;          // of one whose speed was never seen (upstream_place)
     double token_bytes;            // of a request's text for each token of a prompt, as was seen
 };
 
@@ -54,6 +60,8 @@ struct upstreams {
 // By our name for it or its server's, or by either behind the server's own name: "spark/qwen3". NULL: it has
 // no such model.
 const struct upstream_model *upstream_model_of(const struct upstream *u, const char *name);
+// The one that a request is about; NULL: it has no such model.
+const struct upstream_model *upstream_wanted(const struct upstream *u, const struct request *r);
 // What is known of its speed; NULL: there is no room for that.
 struct profile_book *upstream_book(struct core *c, const struct upstream *u,
                                    const struct upstream_model *m);

@@ -11,31 +11,17 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SLOTS 64 // answers at a time that a server is thought to have room for
-// What fits is the server's to say: of a prompt that nobody here has counted there is only a guess.
-#define CONTEXT_TOKENS 1e9
-#define ANSWER_TOKENS 256 // that are expected of a request without a limit
 #define LEARN_SHARE 0.2
 #define PASSED_S 10 // that a server is passed over after a failure, where another has the model
 
 // ---- asking -------------------------------------------------------------------------------------------
 
-// A failure of our own, told like the server's: through the inbox, so that nobody is called back from inside.
-static void fail_later(struct core *c, const struct upstream *u, uint64_t id, const struct err *e)
-{
-    struct upstream_word w = {.server = u->index,
-                              .frame = wire_frame_failed(WIRE_FAILED, id, e->code, e->message)};
-    struct core_message m = {.what = CORE_WORD, .word = mem_alloc(sizeof(w))};
-
-    *m.word = w;
-    core_send(c, &m, 0);
-}
-
 void upstream_run(struct core *c, struct request *r, size_t at)
 {
     struct upstream *u = r->decode->upstream;
-    const struct upstream_model *m = upstream_model_of(u, r->in.model);
+    const struct upstream_model *m = upstream_wanted(u, r);
     json_t *body = upstream_body(&r->in, at, m ? m->theirs : r->in.model);
+    const struct request_fault fault = {.status = 503, .code = "upstream_busy"};
     struct err e = {0};
 
     snprintf(u->asked, sizeof(u->asked), "%s", m ? m->theirs : "");
@@ -44,7 +30,7 @@ void upstream_run(struct core *c, struct request *r, size_t at)
                             json_text(body)) != 0) {
         err_set(&e, ERR_BUSY, "too many requests wait to be sent to upstream server %s",
                 u->options->name);
-        fail_later(c, u, r->id + at, &e);
+        request_fail_as(c, r, fault, &e);
     }
     json_decref(body);
 }
@@ -71,16 +57,15 @@ struct profile_book *upstream_book(struct core *c, const struct upstream *u,
     b = profiles_get(c->upstreams->profiles, u->options->name, m->theirs, &begin,
                      PROFILE_TRUST_NONE);
     if (b) {
-        b->p.n_ctx = CONTEXT_TOKENS;
-        b->p.n_seq = SLOTS;
+        b->p.n_ctx = UPSTREAM_CONTEXT;
+        b->p.n_seq = UPSTREAM_SLOTS;
     }
     return b;
 }
 
 static bool is_candidate(const struct request *r, const struct upstream *u)
 {
-    return !(r->tried >> u->index & 1) && u->peer->state == PEER_UP &&
-           upstream_model_of(u, r->in.model);
+    return !(r->tried >> u->index & 1) && u->peer->state == PEER_UP && upstream_wanted(u, r);
 }
 
 // Servers are compared within the first of these that has any.
@@ -99,7 +84,7 @@ static enum tier tier_of(struct core *c, const struct request *r, const struct u
         return TIER_NONE;
     if (u->busy_until_ns > clock_now_ns())
         return TIER_PASSED;
-    b = upstream_book(c, u, upstream_model_of(u, r->in.model));
+    b = upstream_book(c, u, upstream_wanted(u, r));
     // One new request at a time: its answer tells more than ten that wait for it.
     return b && b->step.samples == 0 && request_count(c, u->peer) == 0 ? TIER_NEW : TIER_KNOWN;
 }
@@ -122,7 +107,7 @@ static void nodes_fill(struct core *c, const struct request *r, struct place_nod
 
     for (size_t i = 0; i < c->upstreams->n; i++) {
         const struct upstream *u = &c->upstreams->all[i];
-        const struct upstream_model *m = upstream_model_of(u, r->in.model);
+        const struct upstream_model *m = upstream_wanted(u, r);
         const struct profile_book *b = m ? upstream_book(c, u, m) : NULL;
         uint32_t running = request_count(c, u->peer);
 
@@ -134,10 +119,10 @@ static void nodes_fill(struct core *c, const struct request *r, struct place_nod
             .why = u->peer->why,
             .roles = PLACE_READS | PLACE_WRITES,
             .answers = running,
-            .rest_tokens = running > 0 ? ANSWER_TOKENS / 2 : 0,
-            .next_tokens = running > 0 ? ANSWER_TOKENS / 2 : 0,
-            .free_seqs = running < SLOTS ? SLOTS - running : 1,
-            .free_cells = CONTEXT_TOKENS,
+            .rest_tokens = running > 0 ? UPSTREAM_ANSWER_TOKENS / 2 : 0,
+            .next_tokens = running > 0 ? UPSTREAM_ANSWER_TOKENS / 2 : 0,
+            .free_seqs = running < UPSTREAM_SLOTS ? UPSTREAM_SLOTS - running : 1,
+            .free_cells = UPSTREAM_CONTEXT,
         };
     }
 }
@@ -164,8 +149,9 @@ static struct upstream *choose(struct core *c, struct request *r, struct err *e)
     place_request_defaults(&q);
     nodes_fill(c, r, nodes);
     q.prompt_tokens = (uint32_t)(bytes_of(r) / c->upstreams->all[0].token_bytes) + 1;
-    q.answer_tokens =
-        r->in.max_tokens > 0 && r->in.max_tokens < ANSWER_TOKENS ? r->in.max_tokens : ANSWER_TOKENS;
+    q.answer_tokens = r->in.max_tokens > 0 && r->in.max_tokens < UPSTREAM_ANSWER_TOKENS
+                          ? r->in.max_tokens
+                          : UPSTREAM_ANSWER_TOKENS;
     q.answer_room = 1; // the server knows its own context best
     if (place_choose(&all, &q, scratch, &table) != 0) {
         err_set(e, ERR_BUSY, "%s", table.refusal);
@@ -217,7 +203,7 @@ static void fail_none_up(struct core *c, struct request *r)
     for (size_t i = 0; i < c->upstreams->n && n < sizeof(why); i++) {
         const struct upstream *u = &c->upstreams->all[i];
 
-        if (upstream_model_of(u, r->in.model))
+        if (upstream_wanted(u, r))
             n += (size_t)snprintf(why + n, sizeof(why) - n, "%s%s: %.150s", n > 0 ? "; " : "",
                                   u->options->name, u->peer->why);
     }
@@ -230,7 +216,7 @@ static void fail_none_up(struct core *c, struct request *r)
 // Every run at once: a server reads a prompt that it got twice as it sees fit.
 static void send_all(struct core *c, struct request *r, struct upstream *u)
 {
-    const struct upstream_model *m = upstream_model_of(u, r->in.model);
+    const struct upstream_model *m = upstream_wanted(u, r);
 
     snprintf(r->served, sizeof(r->served), "%s", m ? m->ours : r->in.model);
     r->answer.model = r->served;
@@ -240,7 +226,7 @@ static void send_all(struct core *c, struct request *r, struct upstream *u)
     request_ids_take(c, r, r->n_runs);
     r->epoch++;
     request_phase_set(r, REQUEST_GENERATE, INT64_MAX);
-    for (size_t i = 0; i < r->n_runs; i++)
+    for (size_t i = 0; i < r->n_runs && !r->over; i++)
         upstream_run(c, r, i);
 }
 
@@ -335,10 +321,15 @@ static bool any_left(struct core *c, const struct request *r)
 // change.
 static bool again(struct core *c, struct request *r, long status, const struct err *e)
 {
-    if (r->first_token_ns != 0 || is_wrong(status) || !any_left(c, r))
+    if (r->first_token_ns != 0 || (!r->model && (is_wrong(status) || !any_left(c, r))))
         return false;
     c->metrics.failovers++;
     request_decode_cancel(r);
+    if (r->model) { // this machine has it too
+        r->epoch++;
+        request_plan_local(c, r, e->message);
+        return true;
+    }
     snprintf(r->fallback, sizeof(r->fallback), "%.400s", e->message);
     plan(c, r);
     return true;
@@ -369,7 +360,7 @@ void upstream_on_failed(struct core *c, struct request *r, const json_t *head)
 static void learn(struct core *c, const struct request *r, size_t at, const json_t *head)
 {
     const struct upstream *u = r->decode->upstream;
-    const struct upstream_model *m = upstream_model_of(u, r->in.model);
+    const struct upstream_model *m = upstream_wanted(u, r);
     struct profile_book *b = m ? upstream_book(c, u, m) : NULL;
     double read = timing_number(head, "tokens_read", 0), gen = timing_number(head, "gen_tokens", 0);
     double cached = timing_number(head, "tokens_cached", 0), rows = request_count(c, u->peer) + 1;
@@ -394,7 +385,7 @@ void upstream_on_done(struct core *c, struct request *r, size_t at, const json_t
     uint32_t n = (uint32_t)timing_number(head, "prompt_tokens", 0);
     struct request_input *in = &r->inputs[at / r->in.n];
 
-    if (n > in->n_tokens) { // told with each answer to it
+    if (!r->model && n > in->n_tokens) { // told with each answer to it
         r->n_tokens += n - in->n_tokens;
         in->n_tokens = n;
         r->answer.usage.prompt_tokens = r->n_tokens;
