@@ -364,6 +364,40 @@ def beside_a_local_model(s):
     p.stop()
 
 
+def both_have_it(s):
+    """A model that is local, and slow, as well: placement chooses, and what fails there is answered here."""
+    p = serve("one=%s model=m as=fake" % s.url, args=["-m", "fake:prefill_us=2000,decode_us=20000"])
+    wait_for("the model", lambda: get(p.port, "/health")[0] == 200)
+    wait_for("its name to be known", lambda: chat(p, "fake", max_tokens=3, tandem={"plan": "remote"})[0] == 200, 20)
+    check([m["id"] for m in get(p.port, "/v1/models")[1]["data"]] == ["fake"], "listed twice")
+    for _ in range(3):
+        a = chat(p, "fake", max_tokens=50)[1]
+        t = a["timings"]
+        check(t["plan"] == "remote" and t["decode_node"] == "one" and message(a)["content"] == "Hello wörld", a)
+    check(a["model"] == "fake" and s.asked()[-1]["model"] == "m", a, s.asked()[-1])
+    a = chat(p, "fake", max_tokens=3, tandem={"plan": "local"})[1]
+    check(a["timings"]["plan"] == "local", a)
+    status, a = chat(p, "fake", max_tokens=3, grammar='root ::= "a" | "b"')
+    check(status == 400 and "the fake engine" in a["error"]["message"], "a grammar went to a server", a)
+    status, a = post(p.port, "/v1/completions", {"model": "fake", "prompt": "abc", "max_tokens": 50, "n": 2,
+                                                     "tandem": {"plan": "remote"}})
+    check([c["text"] for c in a["choices"]] == ["abc!", "abc!"], a)
+    s.plays["m"] = "cut"
+    status, a = chat(p, "fake", max_tokens=50, tandem={"plan": "remote"})
+    check(status == 502 and "in the middle" in a["error"]["message"], "after its first token it is told", status, a)
+    p.stop()  # one that failed is passed over for ten seconds
+    s.plays["m"] = "s500"
+    p = serve("one=%s model=m as=fake" % s.url, args=["-m", "fake:prefill_us=2000,decode_us=20000"])
+    a = chat(p, "fake", max_tokens=3, tandem={"plan": "remote"})[1]
+    t = a["timings"]
+    check(t["plan"] == "local" and "because of 500" in t["fallback"] and a["usage"]["completion_tokens"] > 0, a)
+    n = len(s.asked())
+    a = chat(p, "fake", max_tokens=3)[1]
+    check(a["timings"]["plan"] == "local" and len(s.asked()) == n, "one that failed is asked again at once", a)
+    check("one" in a["timings"]["reason"], a["timings"])
+    p.stop()
+
+
 def wrong_usage():
     shut, wide = key_write("wide", KEY, 0o644), key_write("two words", "a b")
     os.rename(wide, os.path.join(DIR, "two-words"))
@@ -430,6 +464,9 @@ step(another_is_asked)
 step(lists)
 step(tls)
 step(beside_a_local_model, Server())
+both = Server(models=["m"])
+both.plays["m"] = "ok"
+step(both_have_it, both)
 step(wrong_usage)
 step(from_the_file)
 PYTHON

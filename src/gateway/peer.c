@@ -342,6 +342,7 @@ static void local_is_up(struct core *c, struct peer *p)
     if (c->options.on_event && model_kept_loaded(c))
         c->options.on_event(c->options.on_event_ctx, GATEWAY_UP, c->peers[0].welcome.model);
     model_used(p->model);
+    upstreams_match(c);
     request_on_local_up(c, p->model);
 }
 

@@ -165,6 +165,8 @@ static void fleet_fill(struct placing *pl, const struct peer *home, const struct
     for (size_t i = 0; i < pl->n; i++)
         if (pl->nodes[i].profile)
             node_load(&pl->nodes[i], &pl->loads[pl->peers[i]->index], expected);
+    // Their loads are known to themselves alone.
+    pl->n += upstream_place(c, home->model, r, &pl->peers[pl->n], &pl->nodes[pl->n]);
 }
 
 static size_t slot_of(const struct placing *pl, size_t position)
@@ -181,8 +183,8 @@ static struct place_link link_between(void *ctx, size_t from, size_t to)
     const struct profile_link_book **b;
 
     // Two nodes that could not reach each other are left alone for a while.
-    if (pl->peers[from]->local || from == to ||
-        fleet_pair_why(pl->core, pl->peers[to], pl->peers[from]))
+    if (pl->peers[from]->local || from == to || pl->peers[from]->upstream ||
+        pl->peers[to]->upstream || fleet_pair_why(pl->core, pl->peers[to], pl->peers[from]))
         return (struct place_link){0};
     b = &pl->links[slot_of(pl, from)][slot_of(pl, to)];
     if (!*b)
@@ -330,8 +332,11 @@ static void absent_say(const struct placing *pl, struct placing_choice *out)
 
 static bool idle(const struct placing *pl, const struct peer *p)
 {
-    const struct placing_load *l = &pl->loads[p->index];
+    const struct placing_load *l;
 
+    if (p->upstream)
+        return request_count(pl->core, p) == 0;
+    l = &pl->loads[p->index];
     return l->answers <= 0 && l->reading <= 0 && l->read_s <= 0;
 }
 

@@ -7,7 +7,7 @@
 #include "sched/expect.h"
 
 #define PLACING_LASTS 256
-#define PLACING_NODES (1 + GATEWAY_PREFILL_MAX) // of one model
+#define PLACING_NODES (1 + GATEWAY_PREFILL_MAX + GATEWAY_UPSTREAMS_MAX) // of one model
 
 // What a conversation got last time.
 struct placing_last {

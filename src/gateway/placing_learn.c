@@ -262,6 +262,6 @@ void placing_learn(struct placing *pl, const struct request *r)
     }
     // Answers that are told how long to be tell nothing.
     if (!r->in.generate.ignore_eos)
-        expect_learn(pl->expect, model_name(r->model), r->key, r->answer.choices[0].gen_tokens,
-                     finish && strcmp(finish, "length") == 0);
+        expect_learn(pl->expect, r->model ? model_name(r->model) : r->served, r->key,
+                     r->answer.choices[0].gen_tokens, finish && strcmp(finish, "length") == 0);
 }

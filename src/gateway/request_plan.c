@@ -86,12 +86,16 @@ uint32_t request_room(const struct request *r, const struct peer *p)
 }
 
 // One run's GENERATE, to r->decode.
-static void send_run(struct request *r, size_t at, bool hand_off)
+static void send_run(struct core *c, struct request *r, size_t at, bool hand_off)
 {
     struct message_generate *g = &r->in.generate;
     const struct request_input *in = &r->inputs[at / r->in.n];
     uint32_t seed = g->sampling.seed;
 
+    if (r->decode->upstream) {
+        upstream_run(c, r, at);
+        return;
+    }
     g->epoch = r->epoch;
     g->max_tokens = max_tokens(r, in->n_tokens, r->decode);
     g->handoff = r->handoff;
@@ -111,7 +115,7 @@ static void send_generate(struct core *c, struct request *r, struct peer *p, boo
     r->followed = false;
     r->in.generate.whole = c->n_peers == c->n_models; // there is no node that could have read it
     request_phase_set(r, REQUEST_GENERATE, INT64_MAX);
-    send_run(r, 0, hand_off);
+    send_run(c, r, 0, hand_off);
     request_remember(r, p, false);
 }
 
@@ -127,7 +131,7 @@ void request_follow(struct core *c, struct request *r)
     r->followed = true;
     peer_expect(c, r->decode);
     for (size_t i = 1; i < r->n_runs; i++)
-        send_run(r, i, false);
+        send_run(c, r, i, false);
 }
 
 // ---- what workers hold --------------------------------------------------------------------------------

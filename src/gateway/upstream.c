@@ -45,6 +45,18 @@ static uint32_t context_listed(const struct upstream_report *r, const char *thei
     return 0;
 }
 
+static void local_find(struct core *c, struct upstream *u)
+{
+    for (size_t i = 0; c->n_models > 0 && i < u->n_models; i++)
+        u->models[i].local = model_find(c, u->models[i].ours);
+}
+
+void upstreams_match(struct core *c)
+{
+    for (size_t i = 0; c->upstreams && i < c->upstreams->n; i++)
+        local_find(c, &c->upstreams->all[i]);
+}
+
 // Those that were named, or all that it lists. r NULL: nothing was listed yet.
 static void models_set(struct core *c, struct upstream *u, const struct upstream_report *r)
 {
@@ -61,8 +73,8 @@ static void models_set(struct core *c, struct upstream *u, const struct upstream
 
         model_set(&u->models[i], theirs, o->n_models > 0 ? o->models[i].ours : NULL,
                   r ? context_listed(r, theirs) : 0);
-        u->models[i].local = c->n_models > 0 ? model_find(c, u->models[i].ours) : NULL;
     }
+    local_find(c, u);
 }
 
 static const struct upstream_model *model_called(const struct upstream *u, const char *name)
@@ -151,7 +163,6 @@ int upstreams_start(struct core *c, struct err *e)
         models_set(c, &all->all[i], NULL);
     }
     profile_defaults(&all->unknown);
-    all->profiles = profiles_open(NULL);
     rc = upstream_thread_start(&o, &all->thread, e);
     for (size_t i = 0; i < o.n; i++)
         all->all[i].thread = all->thread;
@@ -174,7 +185,6 @@ void upstreams_free(struct core *c)
         json_decref(c->upstreams->all[i].peer->status);
         free(c->upstreams->all[i].models);
     }
-    profiles_close(c->upstreams->profiles);
     free(c->upstreams);
     c->upstreams = NULL;
 }

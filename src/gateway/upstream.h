@@ -42,6 +42,8 @@ int upstreams_start(struct core *c, struct err *e);
 void upstreams_stop(struct core *c); // joins the thread; not from the core's
 void upstreams_free(struct core *c);
 void upstream_word_free(struct upstream_word *w);
+// A local worker has told its model's name: looks again which of their models are local as well.
+void upstreams_match(struct core *c);
 // Takes nothing: the message is freed by whoever handles it.
 void upstream_on_word(struct core *c, const struct upstream_word *w);
 

@@ -51,7 +51,6 @@ struct upstream {
 
 struct upstreams {
     struct upstream_thread *thread;
-    struct profiles *profiles;
     struct profile unknown; // of a server that does not have a model
     struct upstream all[GATEWAY_UPSTREAMS_MAX];
     size_t n;

@@ -54,7 +54,7 @@ struct profile_book *upstream_book(struct core *c, const struct upstream *u,
     struct profile begin;
 
     profile_defaults(&begin);
-    b = profiles_get(c->upstreams->profiles, u->options->name, m->theirs, &begin,
+    b = profiles_get(placing_profiles(c->placing), u->options->name, m->theirs, &begin,
                      PROFILE_TRUST_NONE);
     if (b) {
         b->p.n_ctx = UPSTREAM_CONTEXT;
