@@ -242,7 +242,7 @@ def refused():
     for name, data in bad.items():
         with open(os.path.join(DIR, name), "wb") as f:
             f.write(data)
-    for args, words in ((("x", "--size", "64x32"), "square"), (("x", "--size", "60x60"), "multiples of 8"),
+    for args, words in ((("x", "--server", "127.0.0.1:1"), "one of the two"), (("x", "--size", "64x32"), "square"), (("x", "--size", "60x60"), "multiples of 8"),
                         (("x", "--size", "-5x64"), "WIDTHxHEIGHT"), (("x", "--steps", "151"), "steps"),
                         (("x", "--sampler", "../../x"), "not known"), (("a\x01b",), "control character"),
                         (("<lora:../../etc/passwd:1>",), "LoRA"), (("x <lora:a:1>",), "folder of LoRAs"),

@@ -134,7 +134,7 @@ static void test_refused(void **state)
         {"{\"prompt\":\"a\\u0000b\"}", "(none)", "", 400},
         {"{\"prompt\":\"<lora:../../etc/passwd:1>\"}", "prompt", "../../etc/passwd", 400},
         {"{\"prompt\":\"<lora:a:1e9>\"}", "prompt", "weight", 400},
-        {"{\"prompt\":\"x <lora:a:1>\"}", "(none)", "no folder of LoRAs", 400},
+        {"{\"prompt\":\"x <lora:a:1>\"}", "prompt", "no folder of LoRAs", 400},
         {"{\"prompt\":\"x\",\"negative_prompt\":\"\\u0007\"}", "negative_prompt", "0x07", 400},
         {"{\"prompt\":\"x\",\"n\":0}", "n", "0", 400},
         {"{\"prompt\":\"x\",\"n\":11}", "n", "11", 400},

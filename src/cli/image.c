@@ -298,7 +298,7 @@ static size_t request_options(struct image_command *m, struct cli_option *out)
          .kind = CLI_STRING,
          .value = (void *)&m->mask,
          .arg = "FILE",
-         .help = "what of it may change: white"},
+         .help = "what of it may change: what is transparent, or else white"},
         {.name = "--strength",
          .kind = CLI_DOUBLE,
          .value = &m->request.strength,
@@ -341,6 +341,11 @@ static int options_take(struct image_command *m, const struct cli_list *rest, st
         return err_set(e, ERR_INVALID,
                        "--image-model FILE is missing: which model draws; or --server URL, which "
                        "has one");
+    if (m->worker.model != NULL && m->client.server != NULL)
+        return err_set(e, ERR_INVALID,
+                       "--image-model '%.150s' draws here and --server %.100s there; give one of "
+                       "the two (they may come from TANDEM_IMAGE_MODEL and TANDEM_SERVER)",
+                       m->worker.model, m->client.server);
     m->prompt = rest->items[0];
     m->request.seed = m->seed;
     m->request.previews = m->watch ? IMAGE_PREVIEWS_MAX : 0;
@@ -384,7 +389,8 @@ static size_t server_options(struct image_command *m, struct cli_option *out)
          .kind = CLI_STRING,
          .value = (void *)&m->client.server,
          .arg = "URL",
-         .help = "have a running server draw, with its image model (" CLIENT_SERVER ")"},
+         .help = "have the server that runs there draw, with its image model, in place of "
+                 "--image-model"},
         {.name = "--api-key",
          .kind = CLI_STRING,
          .value = (void *)&m->client.api_key,

@@ -65,6 +65,8 @@ int images_form_parse(struct MHD_Connection *connection, const char *form, size_
 // The same for a body of JSON, out of which they are taken: {"images": [{"image_url": "data:..."}], "mask": ...}.
 int images_urls_take(json_t *body, struct images_ask *out, struct parse_fault *fault);
 void images_ask_fini(struct images_ask *a);
+// The member that a complaint of image_request_check, or of the worker's queue, is about; NULL: not known.
+const char *images_param_of(const char *message);
 
 // ---- the thread --------------------------------------------------------------------------------------
 

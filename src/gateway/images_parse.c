@@ -282,7 +282,7 @@ static int quality_get(const json_t *body, const struct image_model *m, struct i
 // ---- as a whole -----------------------------------------------------------------------------------------
 
 // Which member a complaint of image_request_check is about: its first word, mostly.
-static const char *param_of(const char *message)
+const char *images_param_of(const char *message)
 {
     static const char *const members[] = {
         "prompt",  "negative_prompt", "size", "n",    "steps",    "cfg",
@@ -292,6 +292,8 @@ static const char *param_of(const char *message)
     for (size_t i = 0; i < sizeof(members) / sizeof(members[0]); i++)
         if (strlen(members[i]) == n && strncmp(message, members[i], n) == 0)
             return members[i];
+    if (strncmp(message, "LoRA", 4) == 0)
+        return "prompt";
     return strstr(message, "mask") ? "mask" : strstr(message, "picture") ? "image" : NULL;
 }
 
@@ -319,7 +321,7 @@ static int model_check(const struct images_ask *a, const struct images_known *kn
     int rc = image_request_check(&r, known->model, &e);
 
     if (rc != 0)
-        return parse_fault_set(fault, rc, param_of(e.message), "%s", e.message);
+        return parse_fault_set(fault, rc, images_param_of(e.message), "%s", e.message);
     return body_check(&r, a, fault);
 }
 

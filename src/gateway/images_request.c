@@ -228,6 +228,7 @@ static void not_taken(struct images *i, struct images_request *r, const struct e
     unsigned status = status_of(i, e);
 
     i->now.refused++;
+    param = param || status != 400 ? param : images_param_of(e->message);
     refuse(r->task->reply, e, status, param, status == 503 ? retry_s(i) : 0);
     request_free(i, r);
 }
@@ -366,6 +367,7 @@ static void on_done(struct images *i, struct images_request *r, double draw_s)
         reply_abort(r->task->reply);
     } else {
         i->now.done++;
+        images_told_publish(i); // who has the answer may look
         if (r->task->ask.stream)
             reply_end(r->task->reply);
         else
