@@ -62,6 +62,7 @@ static void request_fail(struct images *i, struct images_request *r, const struc
     buf_init(&out, EVENT_MORE_BYTES * 4);
     i->now.failures += !r->left;
     i->now.cancelled += r->left;
+    images_told_publish(i); // who has the answer may look
     if (r->left) {
         reply_abort(r->task->reply);
     } else if (r->task->ask.stream) {
@@ -228,6 +229,7 @@ static void not_taken(struct images *i, struct images_request *r, const struct e
     unsigned status = status_of(i, e);
 
     i->now.refused++;
+    images_told_publish(i);
     param = param || status != 400 ? param : images_param_of(e->message);
     refuse(r->task->reply, e, status, param, status == 503 ? retry_s(i) : 0);
     request_free(i, r);
@@ -367,7 +369,7 @@ static void on_done(struct images *i, struct images_request *r, double draw_s)
         reply_abort(r->task->reply);
     } else {
         i->now.done++;
-        images_told_publish(i); // who has the answer may look
+        images_told_publish(i);
         if (r->task->ask.stream)
             reply_end(r->task->reply);
         else
