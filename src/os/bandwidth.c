@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #define RUN_NS (200 * NS_PER_MS)
 #define ALL_BYTES (1ull << 30) // of all blocks at most; caches hold less
@@ -19,6 +20,7 @@
 #define BLOCK_MOST (128u << 20)
 #define PART_WORDS ((size_t)1 << 16) // between two looks at the clock
 #define READERS_MAX 512
+#define CALM_SHARE 0.9 // of its time each reader must have had a core
 #define PATH_BYTES 4096
 #define FILE_NAME "bandwidth.json"
 
@@ -33,6 +35,7 @@ struct reader {
     size_t words;
     struct start *start;
     double bytes_per_s; // 0: there was no memory
+    double share;       // of the time that it had its core for itself
 };
 
 // Eight sums side by side, so that no addition waits for the one before.
@@ -45,9 +48,17 @@ static uint64_t words_sum(const uint64_t *w, size_t n)
     return s[0] + s[1] + s[2] + s[3] + s[4] + s[5] + s[6] + s[7];
 }
 
-static double block_read(const uint64_t *block, size_t words)
+static int64_t core_ns(void)
 {
-    size_t parts = words / PART_WORDS;
+    struct timespec t = {0};
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return t.tv_sec * NS_PER_S + t.tv_nsec;
+}
+
+static void block_read(struct reader *r, const uint64_t *block)
+{
+    size_t parts = r->words / PART_WORDS;
+    int64_t core0 = core_ns();
     uint64_t sum = 0, read = 0;
     int64_t t0 = clock_now_ns(), now = t0;
     for (size_t i = 0; now - t0 < RUN_NS; i = (i + 1) % parts) {
@@ -58,7 +69,8 @@ static double block_read(const uint64_t *block, size_t words)
     // A sum that nobody looks at would not be computed.
     volatile uint64_t seen = sum;
     (void)seen;
-    return (double)read / ns_to_s(now - t0);
+    r->bytes_per_s = (double)read / ns_to_s(now - t0);
+    r->share = (double)(core_ns() - core0) / (double)(now - t0);
 }
 
 static void *reader_run(void *arg)
@@ -72,7 +84,7 @@ static void *reader_run(void *arg)
     while (!atomic_load_explicit(&r->start->go, memory_order_acquire))
         clock_sleep_until(clock_now_ns() + NS_PER_MS / 4);
     if (block)
-        r->bytes_per_s = block_read(block, r->words);
+        block_read(r, block);
     free(block);
     return NULL;
 }
@@ -86,7 +98,7 @@ static size_t block_bytes(size_t n)
     return each > BLOCK_MOST ? BLOCK_MOST : (size_t)each;
 }
 
-static double readers_run(struct reader *readers, size_t n)
+static double readers_run(struct reader *readers, size_t n, bool *calm)
 {
     struct start start = {0};
     size_t started = 0;
@@ -102,20 +114,22 @@ static double readers_run(struct reader *readers, size_t n)
     for (size_t i = 0; i < started; i++) {
         pthread_join(readers[i].thread, NULL);
         sum += readers[i].bytes_per_s;
+        *calm = *calm && readers[i].share >= CALM_SHARE;
     }
     return sum;
 }
 
-double os_bandwidth_measure(void)
+double os_bandwidth_measure(bool *calm)
 {
     int cores = os_cpu_count();
     size_t n = cores > READERS_MAX ? READERS_MAX : (size_t)cores, bytes = block_bytes(n);
+    *calm = true;
     if (bytes < BLOCK_LEAST)
         return 0;
     struct reader *readers = mem_alloc(n * sizeof *readers);
     for (size_t i = 0; i < n; i++)
         readers[i].words = bytes / sizeof(uint64_t);
-    double sum = readers_run(readers, n);
+    double sum = readers_run(readers, n, calm);
     free(readers);
     return sum;
 }
@@ -165,12 +179,12 @@ double os_bandwidth_get(const struct os_facts *f)
 {
     struct err e = {0};
     char path[PATH_BYTES];
-    bool keeps = path_get(path, &e);
+    bool keeps = path_get(path, &e), calm = false;
     double v = keeps ? kept_get(path, f) : 0;
     if (v > 0)
         return v;
-    v = os_bandwidth_measure();
-    if (keeps && v > 0)
+    v = os_bandwidth_measure(&calm);
+    if (keeps && calm && v > 0)
         kept_put(path, f, v);
     return v;
 }

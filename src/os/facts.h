@@ -58,10 +58,10 @@ void os_facts_get(struct os_facts *f);
 void os_facts_read(const struct os_roots *roots, struct os_facts *f);
 
 // Reads memory with all usable cores for a fifth of a second, beyond any cache. Bytes per second; 0: there is no
-// memory for it. What else the machine does meanwhile makes it less.
-double os_bandwidth_measure(void);
+// memory for it. What else the machine does meanwhile makes it less: `calm` tells whether the cores were free.
+double os_bandwidth_measure(bool *calm);
 // The same, measured once for a machine: the result lies in the state folder and holds while processor, memory
-// and usable cores are those of `f`. Where that folder cannot be used, each process measures for itself.
+// and usable cores are those of `f`; what a busy machine gave is not kept. Where that folder cannot be used, each process measures for itself.
 double os_bandwidth_get(const struct os_facts *f);
 
 // {"system","cpu","cores","cores_physical","cores_fast","memory_bytes","memory_bytes_per_s",
