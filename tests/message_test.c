@@ -187,6 +187,7 @@ static void hello_and_welcome_round_trip(void **state)
                   .n_nics = 1},
         .power = {40.5, 0, 180},
         .paced = true,
+        .advertise = "[fd00::7]:7000",
         .pid = 4711,
     };
     struct message_welcome w2;
@@ -203,6 +204,7 @@ static void hello_and_welcome_round_trip(void **state)
     assert_true(json_equal(o, again));
     assert_int_equal(w2.limits.handoff, ENGINE_HANDOFF_LATE_STATE);
     assert_string_equal(w2.node_id, w.node_id);
+    assert_string_equal(w2.advertise, w.advertise);
     assert_string_equal(w2.facts.gpus[0].name, "a GPU");
     assert_true(w2.facts.n_nics == 1 && w2.facts.nics[0].bits_per_s == 10000000000);
     assert_true(w2.power.idle_w == 40.5 && w2.power.prefill_w == 0 && w2.power.decode_w == 180);
