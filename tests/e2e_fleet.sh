@@ -2,6 +2,7 @@
 # Nodes that join, leave, drain, hang, die and are cut off while the server runs, as real processes.
 set -euo pipefail
 cd "$(dirname "$0")"
+PATH=$PATH:/usr/sbin:/sbin # where ip lies
 if [ -z "${TANDEM_FLEET_ALONE:-}" ] && unshare -rn true 2>/dev/null && command -v ip >/dev/null; then
     export TANDEM_FLEET_ALONE=1
     exec unshare -rn "./$(basename "$0")" "$@"
