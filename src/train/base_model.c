@@ -444,7 +444,8 @@ static int weights_read(struct file *f)
     m->buffer = ggml_backend_alloc_ctx_tensors(m->ctx, m->backend);
     if (!m->buffer)
         return err_set(f->e, ERR_RANGE, "no memory for the weights of '%s'%s", f->path,
-                       m->dense ? "; train on them as they are in the file (--quantised)" : "");
+                       m->dense ? "; train on them as they are in the file (--weights quantised)"
+                                : "");
     return slots_run(f, slot_fill);
 }
 

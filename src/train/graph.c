@@ -98,7 +98,11 @@ static int compute(const struct build *b, double *loss, struct err *e)
 {
     ggml_backend_sched_reset(b->g->sched);
     if (!ggml_backend_sched_alloc_graph(b->g->sched, b->cg))
-        return err_set(e, ERR_RANGE, "no memory for samples of %" PRId64 " tokens", b->n);
+        return err_set(e, ERR_RANGE,
+                       "no memory for samples of %" PRId64
+                       " tokens; free some, keep the base as it is in the file (--weights "
+                       "quantised), or take shorter examples",
+                       b->n);
     positions_set(b);
     if (b->mask)
         mask_set(b);

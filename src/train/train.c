@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "base/random.h"
 #include "os/os.h"
+#include "train/check.h"
 #include "train/checkpoint.h"
 #include "train/dataset.h"
 #include "train/graph.h"
@@ -20,9 +21,6 @@
 #include <string.h>
 #include <unistd.h>
 #include <xxhash.h>
-
-// Beside the weights: activations of one sample, adapter, optimiser. Only for choosing how to keep them.
-#define WORKING_BYTES (512ull << 20)
 
 struct run {
     const char *folder;
@@ -114,14 +112,15 @@ static int dense_choose(struct run *r, bool *dense)
     if (wide == 0)
         return r->e->code;
     *dense = r->o->weights == TRAIN_WEIGHTS_DENSE ||
-             (r->o->weights == TRAIN_WEIGHTS_AUTO && (limit == 0 || wide + WORKING_BYTES <= limit));
-    uint64_t need = (*dense ? wide : narrow) + WORKING_BYTES;
+             (r->o->weights == TRAIN_WEIGHTS_AUTO &&
+              (limit == 0 || wide + TRAIN_WORKING_BYTES <= limit));
+    uint64_t need = (*dense ? wide : narrow) + TRAIN_WORKING_BYTES;
     if (limit > 0 && need > limit)
         return err_set(
             r->e, ERR_RANGE,
             "the base's weights take %.1f GB %s and the work %.1f GB more; %.1f GB may be used",
-            (double)(need - WORKING_BYTES) / 1e9, *dense ? "as F32" : "as they are",
-            (double)WORKING_BYTES / 1e9, (double)limit / 1e9);
+            (double)(need - TRAIN_WORKING_BYTES) / 1e9, *dense ? "as F32" : "as they are",
+            (double)TRAIN_WORKING_BYTES / 1e9, (double)limit / 1e9);
     return 0;
 }
 
