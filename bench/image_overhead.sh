@@ -10,7 +10,7 @@
 #            worker, gateway, PNG and base64 add
 #
 # Runs alternate. What is compared is the quickest of RUNS (default 5), in wall time and in CPU time of all the
-# processes: other work on the machine only ever adds. The bounds are 2 % and 50 ms.
+# processes: other work on the machine only ever adds. The bounds, of the gateway's line, are 2 % and 50 ms.
 # TANDEM_BIN: the build folder. SD_CLI: an sd-cli to compare with (default: the command line in the
 # prebuilt library). IMAGE_MODEL: another model than ours.
 . "$(dirname -- "$0")/../scripts/lib.sh"
@@ -115,7 +115,7 @@ for name in ("command", "gateway"):
     r["overhead_ms"] = round(1000 * (r["picture_s"] - library["picture_s"]), 2)
     r["overhead_share"] = round(r["picture_s"] / library["picture_s"] - 1, 4)
     r["overhead_cpu_share"] = round(r["picture_cpu_s"] / library["picture_cpu_s"] - 1, 4)
-result["within_bounds"] = all(result[n]["overhead_share"] <= BOUND_SHARE and result[n]["overhead_ms"] <= 1000 * BOUND_S
-                              for n in ("command", "gateway"))
+gateway = result["gateway"]
+result["within_bounds"] = gateway["overhead_share"] <= BOUND_SHARE and gateway["overhead_ms"] <= 1000 * BOUND_S
 print(json.dumps(result))
 PYTHON
