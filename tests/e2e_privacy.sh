@@ -73,6 +73,11 @@ def addresses(trace):
     return found
 
 
+def outside(trace):
+    """The same without the system's own responder, which a server of paired machines asks who else is at home."""
+    return {a for a in addresses(trace) if not (a[0] == "unix" and a[1].endswith('/dbus/system_bus_socket"'))}
+
+
 def the_trace_sees():
     """The control: an address that nobody configured would be found."""
     trace = os.path.join(DIR, "trace-control")
@@ -104,7 +109,7 @@ def pair_answers(model, prompt):
     check(addresses(trace) == {("inet", "127.0.0.1", d.port)}, "chat addressed", addresses(trace))
     d.stop()
     p.stop()
-    check(addresses(d.trace) <= {("inet", "127.0.0.1", p.port)}, "serve addressed", addresses(d.trace))
+    check(outside(d.trace) <= {("inet", "127.0.0.1", p.port)}, "serve addressed", addresses(d.trace))
     check(("inet", "127.0.0.1", p.port) in addresses(d.trace), "the trace of serve is empty")
     check(addresses(p.trace) == set(), "node addressed", addresses(p.trace))
     for x in (d, p):
@@ -123,7 +128,7 @@ def upstream_answers():
     check(status == 200 and a["timings"]["decode_node"] == "u", status, a)
     d.stop()
     u.stop()
-    check(addresses(d.trace) == {("inet", "127.0.0.1", u.port)}, "addressed", addresses(d.trace))
+    check(outside(d.trace) == {("inet", "127.0.0.1", u.port)}, "addressed", addresses(d.trace))
     with open(d.log) as f:
         check(SECRET not in f.read(), "the log has the prompt")
 
