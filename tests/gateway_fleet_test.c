@@ -377,6 +377,10 @@ static void test_twins(void **state)
     assert_has(text_at(v, "data.2.why"), "00112233445566778899aabbccddeeff");
     assert_has(text_at(v, "data.2.why"), "127.0.0.1:");
     json_decref(v);
+    // Without the first one it is taken.
+    json_decref(ask_node(&s, "DELETE", &s.node, "", 200));
+    await_count(&s, 2);
+    stage_await(&s, 1, "up");
     stage_stop(&s);
 }
 

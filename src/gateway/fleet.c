@@ -152,6 +152,14 @@ static bool is_referred(const struct core *c, const struct peer *p)
     return false;
 }
 
+// What was refused for the sake of one that has left may be taken now.
+static void refused_retry(struct core *c)
+{
+    for (size_t i = c->n_models; i < c->n_peers; i++)
+        if (c->peers[i].state == PEER_REFUSED)
+            c->peers[i].retry_ns = clock_now_ns();
+}
+
 static void leave(struct core *c, struct peer *p)
 {
     if (p->link && request_count(c, p) > 0)
@@ -162,6 +170,7 @@ static void leave(struct core *c, struct peer *p)
     log_info("gateway", "node %s has left: address=%s", peer_name(p), p->address);
     fleet_pairs_forget(c, p);
     peer_end(p);
+    refused_retry(c);
 }
 
 void fleet_tick(struct core *c)

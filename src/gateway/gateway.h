@@ -7,7 +7,7 @@
 // request's outgoing buffer, whose lock is the one thing that HTTP and core share.
 //
 // Files: http.c connections and bodies, access.c who may ask, route.c and route_admin.c the routes, parse.c the OpenAI request, reply.c the outgoing buffer, core.c
-// the loop, greet.c and peer.c the workers' links, request.c one request's life, request_plan.c who is
+// the loop, greet.c and peer.c the workers' links, fleet.c nodes that join and leave, request.c one request's life, request_plan.c who is
 // asked for what, request_out.c, timing.c and answer.c what the client is told, admit.c who has to
 // wait, status.c and metrics.c what an operator is told.
 #ifndef GATEWAY_GATEWAY_H
