@@ -1,7 +1,8 @@
 """goodput.py LLAMA-SERVER: mixed load on two cores. Prints JSON.
 
-tandem runs a worker that reads long prompts on one core and one that writes answers on the other; llama-server, of the
-same build, has both cores, at its default and with batches (-b and -ub) of 32, 128 and 512. One after the other:
+tandem runs a worker that reads long prompts on one core and one that writes answers on the other: once with these roles
+(`tandem`: chats ask for the plan local, prompts for hybrid), once as the gateway chooses (`tandem-auto`), which may let both
+do both. llama-server, of the same build, has both cores, at its default and with batches (-b and -ub) of 32, 128 and 512. One after the other:
 
   stall    three, then eight chats are running when prompts of 2,500 and 4,000 tokens come, one after the other: the longest
            time between two tokens of a chat, against the p99 before (`quiet`), and the prompts' time to first token. Once
@@ -49,9 +50,9 @@ def say(what):
 class Pair:
     """A node that reads on core 0, and the gateway with the worker that writes on core 1."""
 
-    name = "tandem"
-
-    def __init__(self):
+    def __init__(self, split=True):
+        self.name = "tandem" if split else "tandem-auto"
+        self.plans = {"chat": "local", "long": "hybrid"} if split else {}
         common = ("--ctx", str(STREAMS * CTX_EACH), "--parallel", str(STREAMS), "--threads", "1", "--listen", "127.0.0.1:0",
                   "-m", load.MODEL)
         self.node = e2e.Program("node", *common, "--cpus", "0", "--name", "reader")
@@ -79,14 +80,20 @@ def llama(batch=None, cores="0,1"):
 
 
 def makers():
-    return {"tandem": Pair, "llama-default": llama, **{"llama-ub%d" % b: (lambda b=b: llama(b)) for b in BATCHES}}
+    return {"tandem": Pair, "tandem-auto": lambda: Pair(False), "llama-default": llama, **{"llama-ub%d" % b: (lambda b=b: llama(b)) for b in BATCHES}}
+
+
+def start(server, loop, kind, tokens, n_out):
+    """kind: "chat", or the length of a long prompt."""
+    plan = getattr(server, "plans", {}).get("chat" if kind == "chat" else "long")
+    return loop.start(server, load.body(tokens, n_out, **({"tandem": {"plan": plan}} if plan else {})))
 
 
 def warm(server):
     """Links are dialled, memory is touched, the machines are known: what comes first is not measured."""
     loop = load.Loop()
-    for i, n in enumerate((64, LONGS[0], 64)):
-        loop.finish(loop.start(server, load.body(load.prompt(n, "warm", i), 4)))
+    for i, (kind, n) in enumerate((("chat", 64), ("long", LONGS[0]), ("chat", 64))):
+        loop.finish(start(server, loop, kind, load.prompt(n, "warm", i), 4))
 
 
 # ---- stalls -----------------------------------------------------------------------------------------------------
@@ -104,25 +111,39 @@ def run_on(loop, chats, events):
     loop.run(lambda: all(s.seen() >= n + events or not s.open for s, n in zip(chats, seen)))
 
 
+def plan_of(stream):
+    """What tandem tells of an answer that has ended; llama-server tells nothing."""
+    told = [e["timings"]["plan"] for _, e in stream.events() if e.get("timings", {}).get("plan")]
+    return told[-1] if told else None
+
+
+def running(server):
+    """How many requests each of tandem's nodes has."""
+    if not isinstance(server, Pair):
+        return None
+    return {n["name"]: n["requests"] for n in e2e.get(server.port, "/v1/tandem/status")[1]["nodes"]}
+
+
 def stall_of(server, n_chats):
     loop = load.Loop()
     room = CTX_EACH - 128
-    chats = [loop.start(server, load.body(load.prompt(64, "stall", n_chats, i), room)) for i in range(n_chats)]
+    chats = [start(server, loop, "chat", load.prompt(64, "stall", n_chats, i), room) for i in range(n_chats)]
     run_on(loop, chats, 16)
     begin = time.monotonic()
     run_on(loop, chats, QUIET_EVENTS)
-    quiet, begin, ttft = gaps(chats, begin, time.monotonic()), time.monotonic(), {}
+    quiet, where, begin, ttft, plans = gaps(chats, begin, time.monotonic()), running(server), time.monotonic(), {}, {}
     for n in LONGS:
-        read = loop.start(server, load.body(load.prompt(n, "long", n_chats, n), LONG_OUT))
+        read = start(server, loop, str(n), load.prompt(n, "long", n_chats, n), LONG_OUT)
         loop.finish(read)
-        ttft[str(n)] = read.ttft()
+        ttft[str(n)], plans[str(n)] = read.ttft(), plan_of(read)
     run_on(loop, chats, 1)  # the next token ends the stall that a chat may be in
     busy, early = gaps(chats, begin, time.monotonic()), not all(s.open for s in chats)
     for s in chats:
         s.close()
     p99 = load.quantile(quiet, 0.99)
     row = {"quiet_median_s": statistics.median(quiet), "quiet_p99_s": p99, "worst_s": max(busy), "busy_p99_s": load.quantile(busy, 0.99),
-           "worst_ratio": max(busy) / p99, "ttft_s": ttft, "ended_early": early}
+           "worst_ratio": max(busy) / p99, "ttft_s": ttft, "plans": plans, "chats_at": where,
+           "ended_early": early}
     say("stall, %d chats: %s quiet p99 %.3f s, worst %.3f s (%.2f), first tokens after %s s"
         % (n_chats, server.name, p99, row["worst_s"], row["worst_ratio"], ", ".join("%.2f" % v for v in ttft.values())))
     return row
@@ -138,17 +159,22 @@ def stalls():
     return result
 
 
-def ttft_ratios(rows, against):
-    return [rows["tandem"][k]["ttft_s"][n] / rows[against][k]["ttft_s"][n] for k in rows["tandem"] for n in rows["tandem"][k]["ttft_s"]]
+def ttft_ratios(rows, of, against):
+    return [rows[of][k]["ttft_s"][n] / rows[against][k]["ttft_s"][n] for k in rows[of] for n in rows[of][k]["ttft_s"]]
 
 
 def stall_summary(rows):
     servers = [name for name in rows if name.startswith("llama") and name != "llama-one-core"]
     best = min(servers, key=lambda s: max(r["worst_s"] for r in rows[s].values()))
-    return {"rows": rows, "worst_ratio": max(r["worst_ratio"] for r in rows["tandem"].values()),
+    def worst_ratio(name):
+        return max(r["worst_ratio"] for r in rows[name].values())
+    def ttft(of, against):
+        return statistics.median(ttft_ratios(rows, of, against))
+    return {"rows": rows, "worst_ratio": worst_ratio("tandem"), "worst_ratio_auto": worst_ratio("tandem-auto"),
             "worst_s": {name: max(r["worst_s"] for r in rows[name].values()) for name in rows}, "llama_best_stall": best,
-            "ttft_ratio": statistics.median(ttft_ratios(rows, "llama-default")), "ttft_ratio_max": max(ttft_ratios(rows, "llama-default")),
-            "ttft_ratio_equal": statistics.median(ttft_ratios(rows, "llama-one-core"))}
+            "ttft_ratio": ttft("tandem", "llama-default"), "ttft_ratio_auto": ttft("tandem-auto", "llama-default"),
+            "ttft_ratio_equal": ttft("tandem", "llama-one-core"),
+            "ttft_ratio_max": max(ttft_ratios(rows, "tandem", "llama-default"))}
 
 
 # ---- goodput -----------------------------------------------------------------------------------------------------
@@ -168,7 +194,7 @@ def arrivals(rate, seconds, seed):
 
 def outcome(kind, n_out, stream):
     """What a client has seen; an answer that is not whole has no times."""
-    row = {"kind": kind, "ttft_s": None, "tpot_s": None}
+    row = {"kind": kind, "ttft_s": None, "tpot_s": None, "plan": None}
     try:
         times = stream.tokens()
         whole = any(e.get("usage", {}).get("completion_tokens") == n_out for _, e in stream.events() if e.get("usage"))
@@ -177,7 +203,7 @@ def outcome(kind, n_out, stream):
     if not whole or len(times) < 2:
         return row
     # Pieces may hold several tokens: the time per token is that of the whole answer.
-    return dict(row, ttft_s=times[0] - stream.begun, tpot_s=(times[-1] - times[0]) / (n_out - 1))
+    return dict(row, plan=plan_of(stream), ttft_s=times[0] - stream.begun, tpot_s=(times[-1] - times[0]) / (n_out - 1))
 
 
 def drive(server, plan, seed):
@@ -187,7 +213,7 @@ def drive(server, plan, seed):
         while (left := begun + when - time.monotonic()) > 0:
             for key, _ in loop.selector.select(left):
                 key.data.read()
-        streams.append((kind, n_out, loop.start(server, load.body(load.prompt(n_in, "drive", seed, i), n_out))))
+        streams.append((kind, n_out, start(server, loop, kind, load.prompt(n_in, "drive", seed, i), n_out)))
     end = max(time.monotonic(), begun + SECONDS) + AFTER_S
     while time.monotonic() < end and any(s.open for _, _, s in streams):
         for key, _ in loop.selector.select(min(1, max(end - time.monotonic(), 0))):
@@ -212,12 +238,12 @@ def quiet_figures(server):
     """Of four chats side by side, and of a request of each kind alone."""
     loop = load.Loop()
     n = min(4, STREAMS)
-    chats = [loop.start(server, load.body(load.prompt(CHAT_IN[1], "quiet", i), CHAT_OUT)) for i in range(n)]
+    chats = [start(server, loop, "chat", load.prompt(CHAT_IN[1], "quiet", i), CHAT_OUT) for i in range(n)]
     loop.finish(*chats)
     tpot = max(outcome("chat", CHAT_OUT, s)["tpot_s"] for s in chats)
     alone = {}
     for kind, n_in in [("chat", CHAT_IN[1])] + [(str(n), n) for n in LONGS]:
-        s = loop.start(server, load.body(load.prompt(n_in, "alone", kind), 2))
+        s = start(server, loop, kind, load.prompt(n_in, "alone", kind), 2)
         loop.finish(s)
         alone[kind] = s.ttft()
     return {"tpot_s": tpot, "ttft_s": alone}
@@ -270,20 +296,21 @@ def goodput():
     middle = RATES[len(RATES) // 2]
     tried = {"llama-ub%d" % b: curve("llama-ub%d" % b, make["llama-ub%d" % b], [middle], limits) for b in BATCHES}
     best = max(tried, key=lambda name: most(tried[name]))
-    curves = {name: curve(name, make[name], RATES, limits) for name in ("tandem", "llama-default")}
+    curves = {name: curve(name, make[name], RATES, limits) for name in ("tandem", "tandem-auto", "llama-default")}
     curves[best] = tried[best] + curve(best, make[best], [r for r in RATES if r != middle], limits)
     rivals = [p for name in ("llama-default", best) for p in curves[name]]
     return {"quiet": quiet, "limits": limits, "llama_best": best, "curves": {**tried, **curves},
             "most": {name: most(points) for name, points in curves.items()},
             "sustained": {name: sustained(points) for name, points in curves.items()},
             "ratio": ratio(most(curves["tandem"]), most(rivals)),
+            "ratio_auto": ratio(most(curves["tandem-auto"]), most(rivals)),
             "ratio_default": ratio(most(curves["tandem"]), most(curves["llama-default"])),
             "ratio_by_scale": {str(s): ratio(most(curves["tandem"], str(s)), most(rivals, str(s))) for s in SCALES}}
 
 
 def draw(result):
     g, s = result["goodput"], result["stall"]
-    series = {name: [(p["offered_per_s"], p["goodput_per_s"]) for p in g["curves"][name]] for name in ("tandem", "llama-default", g["llama_best"])}
+    series = {name: [(p["offered_per_s"], p["goodput_per_s"]) for p in g["curves"][name]] for name in ("tandem", "tandem-auto", "llama-default", g["llama_best"])}
     limits = g["limits"]
     notes = ["limits: %.0f ms per token; first token %s" % (1e3 * limits["tpot_s"], ", ".join("%s %.1f s" % kv for kv in limits["ttft_s"].items())),
              "worst stall of a running chat: " + ", ".join("%s %.2f s" % kv for kv in s["worst_s"].items() if kv[0] != "llama-one-core")]

@@ -5,7 +5,7 @@ from xml.sax.saxutils import escape
 # Okabe and Ito's palette; dashes and marks differ too, for those who see no colours.
 COLORS = ["#009E73", "#D55E00", "#0072B2", "#CC79A7", "#E69F00", "#56B4E9"]
 DASHES = ["", "7 4", "2 3", "9 3 2 3", "4 2", "1 4"]
-WIDTH, LEFT, TOP = 960, 90, 96
+WIDTH, LEFT, TOP = 960, 90, 118
 
 
 def svg(height, body):
@@ -57,7 +57,7 @@ def curves(title, notes, axes, series):
     for v in ticks(y_most, 6):
         x, y = at(0, v)
         body += [line(x, y, x + width, y), text(x - 8, y + 4, "l", "%g" % round(v, 6))]
-    body += [text(LEFT + width / 2, TOP + height + 40, "a", axes[0]), text(24, TOP - 12, "s", axes[1])]
+    body += [text(LEFT + width / 2, TOP + height + 40, "a", axes[0]), text(24, TOP - 14, "s", axes[1])]
     for i, (name, points) in enumerate(series.items()):
         color, y = COLORS[i % len(COLORS)], TOP + 14 + 22 * i
         path = "M" + "L".join("%.1f %.1f" % at(*p) for p in sorted(points))
@@ -78,7 +78,7 @@ def bars(title, notes, groups, colors):
     colors: {kind: colour}."""
     left, width, row = 200.0, 660.0, 18.0
     most = max(t for _, mark, _, rows in groups for t in [mark or 0] + [e[2] for _, spans in rows for e in spans]) * 1.03
-    body, y = head(title, notes), float(TOP)
+    body, y = head(title, notes), float(TOP - 20)
     def x_of(t):
         return left + t / most * width
     for name, mark, what, rows in groups:

@@ -149,7 +149,7 @@ def node_is(port, state="up"):
     return lambda: [n for n in nodes(port, "prefill")[:1] if n["state"] == state]
 
 
-def wait_measured(port, seconds=60):
+def wait_measured(port, seconds=120):
     """Until all nodes have measured themselves, which they do while nobody asks anything of them."""
     def known():
         return all((n.get("profile") or {}).get("measured") for n in get(port, "/v1/tandem/status")[1]["nodes"])

@@ -93,16 +93,22 @@ assert goodput.sustained([{"rate": 1, "share": 1, "offered_per_s": 1}, {"rate": 
                           {"rate": 3, "share": 1, "offered_per_s": 3}]) == 1
 assert goodput.limits_of({"tpot_s": 1, "ttft_s": {"chat": 2, "4000": 1}}, {"tpot_s": 2, "ttft_s": {"chat": 1, "4000": 3}}) == {
     "tpot_s": 3, "ttft_s": {"chat": 10, "4000": 9}}
+def stall(worst, ttft):
+    return {"3": {"worst_ratio": worst, "worst_s": worst, "ttft_s": {"2500": ttft, "4000": 2 * ttft}}}
+s = goodput.stall_summary({"tandem": stall(1.2, 4), "tandem-auto": stall(2, 6), "llama-default": stall(9, 2),
+                           "llama-ub32": stall(3, 8), "llama-one-core": stall(9, 5)})
+assert (s["worst_ratio"], s["worst_ratio_auto"], s["llama_best_stall"]) == (1.2, 2, "llama-ub32"), s
+assert (s["ttft_ratio"], s["ttft_ratio_auto"], s["ttft_ratio_equal"]) == (2, 3, 0.8), s
 class Stream:
     begun = 1
     def tokens(self):
         return [2, 3, 5]
     def events(self):
-        return [(5, {"usage": {"completion_tokens": 4}})]
-assert goodput.outcome("chat", 4, Stream()) == {"kind": "chat", "ttft_s": 1, "tpot_s": 1}
+        return [(5, {"usage": {"completion_tokens": 4}, "timings": {"plan": "hybrid"}})]
+assert goodput.outcome("chat", 4, Stream()) == {"kind": "chat", "ttft_s": 1, "tpot_s": 1, "plan": "hybrid"}
 assert goodput.outcome("chat", 5, Stream())["ttft_s"] is None
 curve = [dict(p, rate=1), dict(p, rate=2, offered_per_s=4)]
 xml.fromstring(goodput.draw({"goodput": {"limits": limits, "llama_best": "llama-ub32", "curves": {
-    "tandem": curve, "llama-default": curve, "llama-ub32": curve}}, "stall": {"worst_s": {"tandem": 1.0}}}))
+    "tandem": curve, "tandem-auto": curve, "llama-default": curve, "llama-ub32": curve}}, "stall": {"worst_s": {"tandem": 1.0}}}))
 PYTHON
 echo "e2e_bench_grid: ok"
