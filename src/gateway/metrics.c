@@ -241,22 +241,30 @@ static const struct node_gauge node_gauges[] = {
 };
 
 // What is not known has no sample.
+static void node_put(const struct core *c, const struct node_gauge *g, const struct peer *p,
+                     struct buf *out)
+{
+    struct metric_label labels[] = {{"node", peer_name(p)},
+                                    {"address", p->address},
+                                    {"role", p->upstream ? "upstream"
+                                             : p->local  ? "decode"
+                                                         : "prefill"}};
+    double v = p->state == PEER_FREE ? (double)NAN : g->value(c, p);
+
+    if (!isnan(v))
+        metric_sample(out, g->name, labels, 3, v);
+}
+
 static void nodes_put(const struct core *c, struct buf *out)
 {
     for (size_t i = 0; i < sizeof(node_gauges) / sizeof(node_gauges[0]); i++) {
         const struct node_gauge *g = &node_gauges[i];
 
         metric_family(out, g->name, "gauge", g->help);
-        for (size_t j = 0; j < c->n_peers; j++) {
-            const struct peer *p = &c->peers[j];
-            struct metric_label labels[] = {{"node", peer_name(p)},
-                                            {"address", p->address},
-                                            {"role", p->local ? "decode" : "prefill"}};
-            double v = p->state == PEER_FREE ? (double)NAN : g->value(c, p);
-
-            if (!isnan(v))
-                metric_sample(out, g->name, labels, 3, v);
-        }
+        for (size_t j = 0; j < c->n_peers; j++)
+            node_put(c, g, &c->peers[j], out);
+        for (size_t j = 0; j < c->options.n_upstreams; j++)
+            node_put(c, g, &c->peers[CORE_PEERS_MAX + j], out);
     }
 }
 
