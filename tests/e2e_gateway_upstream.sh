@@ -140,6 +140,7 @@ def models_are_told(p):
     check(message(chat(p, "")[1])["content"] == "Hello wörld", "the first one")
     status, a = chat(p, "absent")
     check(status == 404 and a["error"]["code"] == "model_not_found" and '"ok"' in a["error"]["message"], status, a)
+    check(nodes(p.port, "upstream")[0]["worker"]["rates"]["decode_tokens_per_s"] > 0, "what was seen of its speed")
     check("ok" in [m["name"] for m in get(p.port, "/api/tags")[1]["models"]], "Ollama's list")
     n = nodes(p.port, "upstream")[0]
     check(n["name"] == "one" and n["address"].endswith("/v1") and "ok" in n["models"] and n["why"] is None, n)
@@ -253,7 +254,7 @@ def another_is_asked():
         first, second = (chat(p, "m")[1] for _ in range(2))
         t = first["timings"]
         check(message(first)["content"] == "Hello wörld" and t["decode_node"] == "b", bad, first)
-        check("upstream server a" in t["fallback"], bad, t)
+        check("upstream server a" in (t["fallback"] or ""), bad, t)
         check(second["timings"]["fallback"] is None, "one that failed is asked again at once", bad, second)
         # A connection that was kept and ends without a word is tried afresh, once.
         check(len(a.asked()) - n in ((1, 2) if bad == "hangs-up" else (1,)), bad, len(a.asked()), n)
@@ -278,6 +279,8 @@ def another_is_asked():
     wait_for("both gone", lambda: {n["state"] for n in nodes(p.port, "upstream")} == {"down"})
     status, x = chat(p, "m")
     check(status == 503 and "a: " in x["error"]["message"] and "b: " in x["error"]["message"], status, x)
+    status, x = chat(p, "")
+    check(status == 503 and "try again later" in x["error"]["message"], "no model was named", status, x)
     check(get(p.port, "/health")[0] == 503, "health")
     back = Server(port=a.server_address[1], models=["m"])
     back.plays["m"] = "ok"
@@ -313,8 +316,6 @@ def many_at_once(s, p):
     for t in threads:
         t.join()
     check(got == ["one more"] * 20, got)
-    n = nodes(p.port, "upstream")[0]
-    check(n["worker"]["rates"]["decode_tokens_per_s"] > 0, "what was seen of its speed", n)
 
 
 def lists():
@@ -371,7 +372,7 @@ def beside_a_local_model(s):
 
 def both_have_it(s):
     """A model that is local, and slow, as well: placement chooses, and what fails there is answered here."""
-    p = serve("one=%s model=m as=fake" % s.url, args=["-m", "fake:prefill_us=2000,decode_us=20000"])
+    p = serve("one=%s model=m as=fake" % s.url, args=["-m", "fake:seed=9,prefill_us=2000,decode_us=20000"])
     wait_for("the model", lambda: get(p.port, "/health")[0] == 200)
     wait_for("its name to be known", lambda: chat(p, "fake", max_tokens=3, tandem={"plan": "remote"})[0] == 200, 20)
     check([m["id"] for m in get(p.port, "/v1/models")[1]["data"]] == ["fake"], "listed twice")
@@ -392,8 +393,8 @@ def both_have_it(s):
     check(status == 502 and "in the middle" in a["error"]["message"], "after its first token it is told", status, a)
     p.stop()  # one that failed is passed over for ten seconds
     s.plays["m"] = "s500"
-    p = serve("one=%s model=m as=fake" % s.url, args=["-m", "fake:prefill_us=2000,decode_us=20000"])
-    a = chat(p, "fake", max_tokens=3, tandem={"plan": "remote"})[1]
+    p = serve("one=%s model=m as=fake" % s.url, args=["-m", "fake:seed=9,prefill_us=2000,decode_us=20000"])
+    a = chat(p, "fake", max_tokens=3, ignore_eos=True, tandem={"plan": "remote"})[1]
     t = a["timings"]
     check(t["plan"] == "local" and "because of 500" in t["fallback"] and a["usage"]["completion_tokens"] > 0, a)
     n = len(s.asked())

@@ -64,6 +64,10 @@ const struct upstream_model *upstream_wanted(const struct upstream *u, const str
 // What is known of its speed; NULL: there is no room for that.
 struct profile_book *upstream_book(struct core *c, const struct upstream *u,
                                    const struct upstream_model *m);
+static inline bool upstream_is_unseen(const struct profile_book *b)
+{
+    return b->read.samples == 0 && b->step.samples == 0;
+}
 
 // ---- upstream_body.c: pure ---------------------------------------------------------------------------
 

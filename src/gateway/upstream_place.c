@@ -58,7 +58,7 @@ static void node_fill(struct core *c, struct upstream *u, const struct model *m,
     const struct profile_book *b = upstream_book(c, u, model_on(u, m));
     const struct profile_book *home = m->peer->book;
     uint32_t running = request_count(c, u->peer);
-    bool unseen = home && b && b->step.samples == 0 && running == 0;
+    bool unseen = home && b && upstream_is_unseen(b) && running == 0;
     const char *why = b ? why_not(u, r) : "there is no room for its profile";
 
     if (unseen)

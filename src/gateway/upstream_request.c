@@ -86,7 +86,7 @@ static enum tier tier_of(struct core *c, const struct request *r, const struct u
         return TIER_PASSED;
     b = upstream_book(c, u, upstream_wanted(u, r));
     // One new request at a time: its answer tells more than ten that wait for it.
-    return b && b->step.samples == 0 && request_count(c, u->peer) == 0 ? TIER_NEW : TIER_KNOWN;
+    return b && upstream_is_unseen(b) && request_count(c, u->peer) == 0 ? TIER_NEW : TIER_KNOWN;
 }
 
 static enum tier best_tier(struct core *c, const struct request *r)
@@ -249,12 +249,18 @@ static void plan(struct core *c, struct request *r)
     send_all(c, r, u);
 }
 
+// For a request that names none: of a server that is up, if there is one.
 static const char *first_model(const struct core *c)
 {
-    for (size_t i = 0; i < c->upstreams->n; i++)
-        if (c->upstreams->all[i].peer->state == PEER_UP && c->upstreams->all[i].n_models > 0)
-            return c->upstreams->all[i].models[0].ours;
-    return "";
+    const char *first = "";
+
+    for (size_t i = c->upstreams->n; i-- > 0;) {
+        const struct upstream *u = &c->upstreams->all[i];
+
+        if (u->n_models > 0 && (!first[0] || u->peer->state == PEER_UP))
+            first = u->models[0].ours;
+    }
+    return first;
 }
 
 bool upstream_admit(struct core *c, struct request *r)
@@ -356,21 +362,28 @@ void upstream_on_failed(struct core *c, struct request *r, const json_t *head)
     request_fail_as(c, r, fault_of(status, e.code), &e);
 }
 
-// A server alone with one answer shows what it can; with several, the queue is in the figures.
+// An answer that came in one piece does not tell what of its time was reading: half of it is taken for that.
+static void times_of(const json_t *head, double gen, double *read_s, double *steps_s)
+{
+    *read_s = timing_number(head, "prefill_s", 0);
+    *steps_s = timing_number(head, "decode_s", 0);
+    if (gen > 1 && !(*steps_s > 0))
+        *read_s = *steps_s = *read_s / 2;
+}
+
+// A server alone with one answer shows how it reads; with several, the queue is in the figure.
 static void learn(struct core *c, const struct request *r, size_t at, const json_t *head)
 {
     const struct upstream *u = r->decode->upstream;
     const struct upstream_model *m = upstream_wanted(u, r);
     struct profile_book *b = m ? upstream_book(c, u, m) : NULL;
     double read = timing_number(head, "tokens_read", 0), gen = timing_number(head, "gen_tokens", 0);
-    double cached = timing_number(head, "tokens_cached", 0), rows = request_count(c, u->peer) + 1;
-    const struct profile_read reading = {
-        .tokens = read, .depth = cached, .seconds = timing_number(head, "prefill_s", 0)};
-    const struct profile_steps steps = {.steps = gen - 1,
-                                        .rows = rows,
-                                        .depth_sum = rows * (cached + read + gen / 2),
-                                        .seconds = timing_number(head, "decode_s", 0)};
+    double cached = timing_number(head, "tokens_cached", 0), rows = request_count(c, u->peer);
+    struct profile_read reading = {.tokens = read, .depth = cached};
+    struct profile_steps steps = {
+        .steps = gen - 1, .rows = rows, .depth_sum = rows * (cached + read + gen / 2)};
 
+    times_of(head, gen, &reading.seconds, &steps.seconds);
     if (!b || at > 0)
         return;
     if (read >= 1 && rows < 2 && r->n_runs == 1)
