@@ -2,6 +2,7 @@
 // no length passes that could not be meant. And the words of a lender, and of who types the options.
 #include "base/buf.h"
 #include "base/json.h"
+#include "base/log.h"
 #include "engine/spread.h"
 #include "node/message_spread.h"
 
@@ -81,6 +82,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 {
     struct message_lend m;
     struct err e = {0};
+    log_level_set(LOG_LEVEL_ERROR);
     stream(data, n);
     char *text = mem_alloc(n + 1);
     memcpy(text, data, n);
