@@ -9,7 +9,8 @@ taken, for three fleets of the fake engine, paced at the catalogue's rates, with
            relay that passes on no more
 
 Each once with every request asked for as `hybrid` (so that fleets are compared, and not what else the Mac could have
-read) and once as the gateway chooses (`auto`). The bound is what no schedule of hybrids can beat:
+read) and once as the gateway chooses (`auto`). The bound is what nothing can beat that leaves all
+reading to the Sparks:
 
   max(prompts of the busiest Spark x prefill, all KV / what the links carry) + 64 steps of the Mac
 

@@ -65,7 +65,9 @@ r = json.loads((dir / "fleet").read_text())
 for name, sparks in (("one", 1), ("two", 2), ("shared", 2)):
     m = r["hybrid"][name]
     assert len(m["requests"]) == r["requests"] and m["makespan_s"] >= m["bound_s"] > 0, m
-    assert {q["prefill_node"] for q in m["requests"]} == {"spark-%d" % (i + 1) for i in range(sparks)}, m
+    # Whose turn it is decides the gateway, by how busy a Spark is at that moment.
+    assert {q["prefill_node"] for q in m["requests"]} <= {"spark-%d" % (i + 1) for i in range(sparks)}, m
+    assert {q["plan"] for q in m["requests"]} == {"hybrid"}, m
 assert r["speedup"] > 0 and r["shared_of_bound"] <= 1
 xml.fromstring((dir / "fleet.svg").read_text())
 PYTHON
