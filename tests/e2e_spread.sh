@@ -4,6 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 exec python3 - <<'PYTHON'
+import atexit
 import socket
 import struct
 import sys
@@ -173,6 +174,7 @@ PLAIN = {k: v for k, v in os.environ.items() if k != "TANDEM_KEY_FILE"}
 PLAIN.update(TANDEM_CONFIG=os.path.join(DIR, "nothing"), TANDEM_STATE=DIR)
 p = subprocess.Popen([os.path.join(BIN, "tandem"), "node", "--lend", "64M", "--listen", "127.0.0.1:0", "--json"],
                      stdout=subprocess.PIPE, stderr=open(os.path.join(DIR, "plain"), "w"), text=True, env=PLAIN)
+atexit.register(p.kill)  # its worker ends with it
 port = json.loads(p.stdout.readline())["port"]
 
 
