@@ -43,10 +43,10 @@ for args in (["addr", "add", HOST + "/24", "dev", "home0"], ["link", "set", "hom
              ["link", "set", "home1", "up"], ["link", "set", "lo", "up"]):
     sh("ip", *args)
 
-# The daemon looks its user up, though it stays what it is here.
+# The daemon looks its user up, though it stays what it is here: nobody else is in this namespace.
 for name, line in (("passwd", "avahi:x:0:0::/run:/bin/false\n"), ("group", "avahi:x:0:\n")):
     with open("/etc/" + name) as old, open(DIR + "/" + name, "w") as new:
-        new.write(old.read() + line)
+        new.write(line + old.read())
     sh("mount", "--bind", DIR + "/" + name, "/etc/" + name)
 
 BUS = "unix:path=%s/bus" % DIR
