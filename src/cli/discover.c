@@ -56,6 +56,7 @@ int discover_list(const char *command, bool json)
     json_t *list = json_array();
     size_t n;
 
+    os_discover_init();
     if (os_browse_start(&o, &b, &e) != 0) {
         json_decref(list);
         return cli_fail(command, &e);

@@ -482,6 +482,7 @@ static int node_run(int argc, char **argv)
         rc = options_apply(&n, &e);
     if (rc != 0)
         return cli_fail("node", &e);
+    os_discover_init();
     log_process_set("node");
     wait_init();
     rc = units_start(&n, &e);

@@ -7,6 +7,7 @@
 #include "gateway/gateway.h"
 #include "net/words.h"
 #include "node/message.h"
+#include "os/discover.h"
 #include "os/os.h"
 
 #include <stdio.h>
@@ -358,6 +359,7 @@ static int serve_run(int argc, char **argv)
         rc = options_apply(&s, &e);
     if (rc != 0)
         return cli_fail("serve", &e);
+    os_discover_init();
     log_process_set("serve");
     wait_init();
     s.gateway.on_event = on_event;

@@ -24,6 +24,10 @@
 #define OS_DISCOVER_TYPE "_tandem._tcp"
 #define OS_SEEN_MAX 64 // more are passed over
 
+// Once, before a process has other threads: Avahi's stand-in for Bonjour complains on stderr about being used, and
+// only the environment keeps it from that.
+void os_discover_init(void);
+
 struct os_seen {
     char name[64];
     char host[256]; // an IPv4 address where the network told one, else a name that ends in .local

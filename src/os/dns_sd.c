@@ -1,5 +1,6 @@
 #include "os/dns_sd.h"
 
+#include "os/discover.h"
 #include "os/system.h"
 
 #include <dlfcn.h>
@@ -30,14 +31,17 @@ static bool symbol_get(void *library, const char *name, void *function)
     return symbol != NULL;
 }
 
+void os_discover_init(void)
+{
+    setenv("AVAHI_COMPAT_NOWARN", "1", 0);
+}
+
 int dns_sd_open(struct dns_sd *d, const char *path, struct err *e)
 {
     const char *named = getenv("TANDEM_DNS_SD");
     *d = (struct dns_sd){0};
     if (!path)
         path = named && *named ? named : system_dns_sd_library();
-    // Avahi's stand-in complains on stderr about being used.
-    setenv("AVAHI_COMPAT_NOWARN", "1", 0);
     d->library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (!d->library)
         return err_set(e, ERR_UNSUPPORTED, MISSING, path);
