@@ -5,8 +5,8 @@ the same tokens in the same order, in turns so that both see the same machine. P
 
   {"ratio": native / PyTorch, the median of the rounds' ratios, "native_step_s", "pytorch_step_s": medians, "rounds": [...]}
 
-The first step of each run is left out, and so is loading. --cpu-time is for a machine that is busy with other things: CPU
-seconds of a long run less those of one of two steps, of one thread each. TANDEM_BIN: the build folder. TANDEM_MODEL: the model.
+The first step of each run is left out, and so is loading. --cpu-time is for a machine that is busy with other things (Linux):
+CPU seconds between two steps, of one thread. TANDEM_BIN: the build folder. TANDEM_MODEL: the model.
 TORCH_PYTHON: a Python that has torch, transformers, peft and gguf.
 """
 import argparse
@@ -20,6 +20,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BOUND = 1.5
@@ -54,15 +55,26 @@ def step_s(folder, tokens_per_step):
     return (ends[1] - ends[0]) / (steps[-1]["step"] - steps[0]["step"]), steps[0]["loss"]
 
 
-def run(words):
-    """CPU seconds of a program and what it started."""
+def cpu_s(pid):
+    with open(f"/proc/{pid}/stat", encoding="utf-8") as f:
+        fields = f.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def run(words, progress, cpu_time):
+    """Runs a trainer; with cpu_time, its CPU seconds of a step after the first, as they stand when a step is told."""
     with tempfile.TemporaryFile() as said:
         p = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=said)
-        _, status, usage = os.wait4(p.pid, 0)
-        said.seek(0)
-        if status != 0:
+        ends = []
+        while cpu_time and p.poll() is None:
+            told = sum('"loss"' in line for line in progress.read_text().splitlines()) if progress.exists() else 0
+            if told > len(ends):
+                ends.append(cpu_s(p.pid))
+            time.sleep(0.02)
+        if p.wait() != 0:
+            said.seek(0)
             sys.exit(f"{words[0]}: {said.read().decode(errors='replace')[-500:]}")
-    return usage.ru_utime + usage.ru_stime
+    return (ends[-1] - ends[0]) / (len(ends) - 1) if cpu_time else None
 
 
 def cpu_name():
@@ -106,22 +118,21 @@ def main():
                     "pytorch": [python, ROOT / "share/recipes/train_peft.py", "--tandem", binaries]}
         rounds = []
 
-        def job_run(name, steps):
-            job = folder / f"{name}-{len(rounds)}-{steps}"
+        def job_run(name):
+            job = folder / f"{name}-{len(rounds)}"
             job.mkdir()
             (job / "job.json").write_text(json.dumps({
-                "model": model, "data": str(folder / "data.jsonl"), "epochs": 1, "batch": args.batch, "max_steps": steps,
+                "model": model, "data": str(folder / "data.jsonl"), "epochs": 1, "batch": args.batch,
                 "rank": args.rank, "threads": args.threads, "max_tokens": args.length, "gpu": False,
                 "checkpoint_steps": 1000} | ({"weights": "dense"} if name == "native" else {})))
-            cpu = run([*programs[name], job])
-            return cpu, *step_s(job, args.batch * args.length)
+            cpu = run([*programs[name], job], job / "progress.jsonl", args.cpu_time)
+            seconds, loss = step_s(job, args.batch * args.length)
+            return cpu if args.cpu_time else seconds, loss
 
         for _ in range(args.rounds):
             row = {}
             for name in programs:
-                cpu, row[name], row[name + "_loss"] = job_run(name, args.steps)
-                if args.cpu_time:
-                    row[name] = (cpu - job_run(name, 2)[0]) / (args.steps - 2)
+                row[name], row[name + "_loss"] = job_run(name)
             row["ratio"] = row["native"] / row["pytorch"]
             print(f"round {len(rounds) + 1}: native {row['native']:.3f} s, PyTorch {row['pytorch']:.3f} s a step, "
                   f"ratio {row['ratio']:.2f}", file=sys.stderr)
