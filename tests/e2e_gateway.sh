@@ -75,7 +75,7 @@ def pair(*serve_args):
 def stream_shape(port):
     body = json.dumps({"messages": [{"role": "user", "content": "x" * 600}], "max_tokens": 9,
                        "temperature": 0, "ignore_eos": True, "stream": True,
-                       "stream_options": {"include_usage": True}})
+                       "stream_options": {"include_usage": True}, "tandem": {"plan": "hybrid"}})
     text = curl(port, "/v1/chat/completions", "-d", body)
     check(text.startswith(": tandem\n\n"), text[:100])
     check(text.endswith("data: [DONE]\n\n"), text[-200:])

@@ -47,7 +47,7 @@ static void generate_round_trips(void **state)
         .timeline = true,
         .stops = {(char *)"\n\n", (char *)"END"},
         .n_stops = 2,
-        .handoff = {true, "192.168.1.7", 7077, TICKET, 99, 1.5, true, false},
+        .handoff = {true, "192.168.1.7", 7077, TICKET, 99, 4096, 1.5, true, false},
     };
     struct message_generate back;
     struct err e = {0};

@@ -391,6 +391,44 @@ static void hybrid_get(const struct pair *x, const struct rig_request *r, struct
     assert_int_equal(type, WIRE_PREFILLED);
 }
 
+// P reads the first part of a prompt, D the rest of it: the same answer as D's alone.
+static void split_run(const char *model, enum engine_handoff mode, uint32_t upto, uint32_t warm)
+{
+    int32_t tokens[1000];
+    struct rig_answer a, cold;
+    json_t *prefilled = NULL;
+    struct pair x = pair_start(model, mode, true);
+    struct rig_request r;
+
+    rig_tokens(tokens, 1000, 60);
+    if (warm > 0) {
+        r = request(900, tokens, warm);
+        r.max_tokens = 1;
+        answer_get(x.d, &r, &a);
+    }
+    r = request(4, tokens, 1000);
+    r.upto = upto;
+    hybrid_get(&x, &r, &a, &prefilled);
+    assert_int_equal(a.cached, warm > 0 ? warm : 0);
+    assert_int_equal(a.imported, upto - a.cached);
+    assert_int_equal(a.read, 1000 - upto);
+    assert_int_equal(rig_integer(prefilled, "tokens"), upto);
+    json_decref(prefilled);
+    pair_stop(&x);
+    cold_get(model, tokens, 1000, &cold);
+    assert_same(&a, &cold);
+}
+
+static void test_split(void **state)
+{
+    (void)state;
+    split_run("fake", ENGINE_HANDOFF_RANGES, 700, 0);
+    split_run("fake", ENGINE_HANDOFF_RANGES, 64, 0);
+    split_run("fake", ENGINE_HANDOFF_RANGES, 700, 300);
+    split_run("fake:state=1", ENGINE_HANDOFF_LATE_STATE, 700, 0);
+    split_run("fake:state=1", ENGINE_HANDOFF_WHOLE, 700, 0);
+}
+
 // Makes one side, or both, remember the first `n` tokens.
 static void warm(const struct pair *x, unsigned sides, const int32_t *tokens, size_t n)
 {
@@ -521,6 +559,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_second_turn),  cmocka_unit_test(test_cut_back),
+        cmocka_unit_test(test_split),
         cmocka_unit_test(test_kept_apart),   cmocka_unit_test(test_shared_beginning),
         cmocka_unit_test(test_flags),        cmocka_unit_test(test_forget),
         cmocka_unit_test(test_oldest_goes),  cmocka_unit_test(test_room_is_made),

@@ -157,6 +157,7 @@ struct rig_request {
     bool timeline;
     bool whole;          // the prompt's last token may go along
     const char *adapter; // SHA-256; NULL: none
+    uint32_t upto;       // of the hand-off; 0: all but the last token
 };
 
 static inline void rig_adapter(struct message_adapter *m, const struct rig_request *r)
@@ -191,6 +192,7 @@ static inline void rig_generate(struct rig_node *d, const struct rig_request *r)
                                              .port = r->port,
                                              .ticket = RIG_TICKET,
                                              .transfer = r->transfer != 0 ? r->transfer : 77,
+                                             .upto = r->upto,
                                              .stall_s = r->stall_s > 0 ? r->stall_s : 1.0,
                                              .serial = r->serial,
                                              .same_weights = true};
@@ -207,7 +209,7 @@ static inline void rig_prefill(struct rig_node *p, const struct rig_request *r)
                                 .serial = r->serial,
                                 .keep = r->keep,
                                 .reuse = r->reuse,
-                                .upto = (uint32_t)r->n - 1};
+                                .upto = r->upto > 0 ? r->upto : (uint32_t)r->n - 1};
     snprintf(m.owner, sizeof m.owner, "%s", r->owner != NULL ? r->owner : "");
     rig_adapter(&m.adapter, r);
     rig_send(p, wire_frame_tokens(WIRE_PREFILL, r->id, message_prefill_json(&m), r->tokens, r->n));

@@ -14,6 +14,7 @@
 
 #define CONVERSATION_TOKENS 64 // that tell one conversation from another
 #define EXPLAIN_ROWS 24
+#define CHUNK_LEAST 64u // tokens (node/options.c: --min-chunk)
 
 struct placing *placing_new(struct core *c, const char *path)
 {
@@ -146,7 +147,7 @@ static void node_fill(struct placing *pl, struct peer *p, const char *why)
         .roles = PLACE_READS | PLACE_WRITES,
         .group = group_of(p),
         .streams = p->welcome.limits.handoff != ENGINE_HANDOFF_WHOLE,
-        .splits = false,
+        .splits = true,
     };
 }
 
@@ -340,7 +341,15 @@ static bool idle(const struct placing *pl, const struct peer *p)
     return l->answers <= 0 && l->reading <= 0 && l->read_s <= 0;
 }
 
-static void choice_fill(struct placing *pl, const struct place_plan *plan,
+// A share that is shorter than the smallest chunk is not worth a reader of its own.
+static uint32_t split_of(uint32_t upto, uint32_t prompt_tokens)
+{
+    uint32_t last = prompt_tokens - 1;
+
+    return upto < last && last - upto >= CHUNK_LEAST && upto >= CHUNK_LEAST ? upto : last;
+}
+
+static void choice_fill(struct placing *pl, const struct place_plan *plan, uint32_t prompt_tokens,
                         struct placing_choice *out)
 {
     out->plan = *plan;
@@ -348,7 +357,7 @@ static void choice_fill(struct placing *pl, const struct place_plan *plan,
     out->kind = plan->kind;
     out->decode = pl->peers[plan->decode];
     out->prefill = plan->prefill == PLACE_NO_NODE ? NULL : pl->peers[plan->prefill];
-    out->upto = plan->upto;
+    out->upto = split_of(plan->upto, prompt_tokens);
     out->held = out->prefill ? plan->held_prefill : plan->held_decode;
     out->alone = idle(pl, out->decode) && (!out->prefill || idle(pl, out->prefill));
 }
@@ -369,7 +378,7 @@ bool placing_choose(struct placing *pl, const struct request *r, struct placing_
         snprintf(out->reason, sizeof(out->reason), "%s", table.refusal);
         return false;
     }
-    choice_fill(pl, &plans[0], out);
+    choice_fill(pl, &plans[0], q.prompt_tokens, out);
     out->answer_tokens = expected;
     out->policy = q.policy;
     place_tell(&nodes, &q, &table, 0, out->reason);

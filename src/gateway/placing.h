@@ -6,12 +6,13 @@
 // (sched/expect.h), and hands over its profile. Profiles (gateway/profiles.h) are kept over restarts. A node of which
 // nothing is known is asked to measure itself while it is idle (MEASURE, node/message.h), and again now and then;
 // until then it is taken for what its WELCOME tells, or for a guess: whoever attaches a node to read prompts
-// believes that it reads faster than the machine that has it already.
+// believes that it reads faster, and writes slower, than this one.
 //
 // Owner: the core thread.
 #ifndef GATEWAY_PLACING_H
 #define GATEWAY_PLACING_H
 
+#include "node/message.h"
 #include "sched/place.h"
 
 #include <jansson.h>
@@ -47,6 +48,8 @@ struct profiles *placing_profiles(struct placing *p);
 
 // It has said WELCOME: finds its profile.
 void placing_greet(struct placing *p, struct peer *node);
+// What its machine draws, as WELCOME and STATUS_IS tell.
+void placing_power(struct peer *node, const struct message_power *power);
 // Whether a node's frame answers what was asked from here, and what it says.
 bool placing_asked(const struct peer *node, uint64_t id);
 void placing_on_frame(struct placing *p, struct peer *node, const struct wire_frame *f);

@@ -17,6 +17,7 @@
 #define MEASURE_RETRY_NS (10 * NS_PER_S)  // when a request came in between
 #define MEASURE_LIGHT_S 2.0
 #define UNMEASURED_READS 4.0 // as fast as the machine that has it already
+#define UNMEASURED_STEP 2.0  // as long as there
 
 static const struct profile_link unknown_link;
 
@@ -83,6 +84,8 @@ static double begin_fill(const struct peer *node, struct profile *p)
         read_scale(p, 1 / UNMEASURED_READS);
     if (w->decode_tokens_per_s > 0)
         step_scale(p, 1 / w->decode_tokens_per_s / profile_step_s(p, 1, 0));
+    else if (!node->local)
+        step_scale(p, UNMEASURED_STEP);
     return w->prefill_tokens_per_s > 0 ? PROFILE_TRUST_CATALOGUE : PROFILE_TRUST_NONE;
 }
 
@@ -114,6 +117,19 @@ void placing_greet(struct placing *pl, struct peer *node)
     node->measured = node->book && node->book->p.samples > 0;
     if (node->book)
         limits_set(&node->welcome.limits, node->welcome.identity.n_layer, &node->book->p);
+    placing_power(node, &node->welcome.power);
+}
+
+void placing_power(struct peer *node, const struct message_power *power)
+{
+    if (!node->book)
+        return;
+    if (power->idle_w > 0)
+        node->book->p.watts_idle = power->idle_w;
+    if (power->prefill_w > 0)
+        node->book->p.watts_prefill = power->prefill_w;
+    if (power->decode_w > 0)
+        node->book->p.watts_decode = power->decode_w;
 }
 
 const struct profile_link_book *placing_link(struct placing *pl, const struct peer *from,
@@ -161,7 +177,6 @@ void placing_on_frame(struct placing *pl, struct peer *node, const struct wire_f
     json_t *head = wire_frame_parse(f, &e);
     int rc = head ? 0 : e.code;
 
-    (void)pl;
     node->measure_id = 0;
     if (rc == 0 && f->type == WIRE_MEASURED)
         rc = message_measured_parse(head, &m, &e);
@@ -172,6 +187,8 @@ void placing_on_frame(struct placing *pl, struct peer *node, const struct wire_f
     else if (node->book)
         measured_learn(node, &m);
     node->measured = rc != 0 || m.complete;
+    // It has worked and rested: what its power is it can tell by now.
+    peer_send(node, wire_frame_json(WIRE_STATUS, pl->core->next_id++, NULL));
     node->measure_ns = clock_now_ns() + (node->measured ? MEASURE_AGAIN_NS : MEASURE_RETRY_NS);
     json_decref(head);
 }

@@ -195,6 +195,7 @@ static void ticket_make(struct core *c, struct request *r)
     hex_encode(random, sizeof(random), h->ticket);
     os_random(&h->transfer, sizeof(h->transfer));
     h->transfer = (h->transfer >> 1) | 1; // fits a JSON integer, and is not 0
+    h->upto = r->choice.upto;
     h->stall_s = c->options.stall_s;
     h->serial = r->choice.kind == PLACE_SERIAL;
     h->same_weights = c->options.same_weights;
@@ -207,7 +208,7 @@ static void send_prefill(struct core *c, struct request *r)
         .timeline = r->in.generate.timeline,
         .keep = r->in.generate.keep,
         .reuse = r->in.generate.reuse,
-        .upto = r->inputs[0].n_tokens - 1,
+        .upto = r->choice.upto,
         .link_bytes_per_s = r->prefill->link_bytes_per_s,
     };
 

@@ -437,6 +437,7 @@ void status_on_frame(struct core *c, struct peer *p, const struct wire_frame *f)
     struct err e = {0};
     json_t *head = wire_frame_parse(f, &e);
     struct query *q = c->queries;
+    struct message_power power;
 
     if (!head)
         return;
@@ -446,6 +447,8 @@ void status_on_frame(struct core *c, struct peer *p, const struct wire_frame *f)
         json_decref(p->status);
         p->status = json_incref(head);
         peer_on_status(p, head);
+        if (message_power_parse(head, &power, &e) == 0)
+            placing_power(p, &power);
     } else if (q && f->type == WIRE_FORGOTTEN) {
         forgotten_count(q, head);
     }

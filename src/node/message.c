@@ -255,6 +255,7 @@ static void handoff_read(struct reader *top, struct message_handoff *h)
     h->port = (uint16_t)port;
     read_ticket(&r, h->ticket);
     need(&r, "transfer");
+    read_u32(&r, "upto", MESSAGE_MAX_TOKENS, &h->upto);
     read_u64(&r, "transfer", &h->transfer);
     read_f64(&r, "stall_s", 0.001, 3600, &h->stall_s);
     read_bool(&r, "serial", &h->serial);
@@ -331,6 +332,7 @@ static json_t *handoff_json(const struct message_handoff *h)
     json_put(o, "port", json_integer(h->port));
     json_put(o, "ticket", json_string(h->ticket));
     json_put(o, "transfer", json_integer((json_int_t)h->transfer));
+    json_put(o, "upto", json_integer(h->upto));
     json_put(o, "stall_s", json_real(h->stall_s));
     json_put(o, "serial", json_boolean(h->serial));
     json_put(o, "same_weights", json_boolean(h->same_weights));

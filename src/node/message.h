@@ -45,7 +45,8 @@
 //             "whole":bool (the prompt's last token may be computed with those before it; absent: false),
 //             "adapter":{"name":"..","sha256":".."} (absent: none),
 //             "timeline":bool, "handoff":null or {"host":"..","port":7077,"ticket":"hex32",
-//             "transfer":id,"stall_s":3.0,"serial":bool,"same_weights":bool (absent: true)}}
+//             "transfer":id,"upto":n (absent or 0: all but the last token; else this worker reads
+//             what is behind it),"stall_s":3.0,"serial":bool,"same_weights":bool (absent: true)}}
 //             + body: token ids of the whole prompt
 //         -> PROGRESS {"phase":"prefill"|"handoff","done":tokens,"total":tokens}  (a few per second)
 //            TOKEN {"id":token,"text":"..","index":i,"delta":[..] (with "parse"; then no text),
@@ -129,6 +130,7 @@ struct message_handoff {
     uint16_t port;
     char ticket[MESSAGE_TICKET_HEX + 1];
     uint64_t transfer;
+    uint32_t upto;  // the transfer ends here, and the decode worker reads on; 0: all but the last token
     double stall_s; // a silent link is given up after this, one without progress after ten times it
     bool serial;
     bool same_weights; // what the decode worker's own HELLO to the prefill worker demands

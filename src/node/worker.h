@@ -567,6 +567,8 @@ void worker_handoff_begin(struct worker *w, struct worker_job *j);
 void worker_handoff_dialed(struct worker *w, const struct worker_event *ev);
 // May a transfer begin, end or be taken up in the middle of a sequence?
 bool worker_handoff_partial(const struct worker *w);
+// Where the prefill worker's part of the prompt ends.
+uint32_t worker_handoff_upto(const struct worker_job *j);
 uint32_t worker_handoff_committed(const struct worker *w, const struct worker_job *j);
 // Takes the event's frame: handles it, or while answers run lets it wait for its time.
 void worker_handoff_frame(struct worker *w, struct worker_event *ev);

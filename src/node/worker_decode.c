@@ -104,7 +104,8 @@ void worker_generate_plan(struct worker *w, struct worker_job *j)
 {
     uint32_t upto = j->n_tokens - 1;
 
-    if (j->generate.handoff.present && j->peer < 0 && j->fallback[0] == 0 && upto > j->computed) {
+    if (j->generate.handoff.present && j->peer < 0 && j->fallback[0] == 0 &&
+        worker_handoff_upto(j) > j->computed) {
         worker_handoff_begin(w, j);
         return;
     }

@@ -20,6 +20,12 @@ bool worker_handoff_partial(const struct worker *w)
     return handoff_partial(w) && w->engine->limits.cuts;
 }
 
+uint32_t worker_handoff_upto(const struct worker_job *j)
+{
+    uint32_t last = j->n_tokens - 1, upto = j->generate.handoff.upto;
+    return upto > 0 && upto < last ? upto : last;
+}
+
 uint32_t worker_handoff_committed(const struct worker *w, const struct worker_job *j)
 {
     return j->receiving && worker_handoff_partial(w) ? j->receive.next_p0 : 0;
@@ -61,7 +67,7 @@ void worker_handoff_begin(struct worker *w, struct worker_job *j)
     j->phase = WORKER_HANDOFF;
     j->heard_ns = clock_now_ns();
     kv_receive_init(&j->receive, h->transfer, j->generate.epoch, j->tokens, j->computed,
-                    j->n_tokens - 1, w->engine->identity.n_layer);
+                    worker_handoff_upto(j), w->engine->identity.n_layer);
     j->receiving = true;
     j->peer = peer_find(w, h);
     if (j->peer < 0) {
@@ -152,7 +158,7 @@ static int segment_import(struct worker *w, struct worker_job *j, const struct k
                           const struct wire_frame *f, struct err *e)
 {
     const struct engine_ops *ops = w->engine->ops;
-    bool last = s->p1 == j->n_tokens - 1;
+    bool last = s->p1 == worker_handoff_upto(j);
 
     if (s->mode != w->engine->limits.handoff)
         return err_set(e, ERR_MISMATCH, "segment made by mode %u, this worker takes %u (%s)",
@@ -224,9 +230,12 @@ static void end_take(struct worker *w, struct worker_job *j, struct worker_link 
     }
     ack_send(l, j);
     j->handoff_end_ns = clock_now_ns();
-    j->computed = j->n_tokens - 1;
+    j->computed = worker_handoff_upto(j);
     worker_handoff_end(w, j);
-    worker_decode_ready(w, j);
+    if (j->computed < j->n_tokens - 1)
+        worker_generate_plan(w, j); // reads what was left to this side
+    else
+        worker_decode_ready(w, j);
 }
 
 static void abort_take(struct worker *w, struct worker_job *j, const struct wire_frame *f)

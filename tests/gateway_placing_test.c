@@ -1,0 +1,277 @@
+// Placement as requests meet it: measured nodes, accounts that teach, pins, policies, splits, any pair of nodes, and the
+// table of plans.
+#include "gateway_fake.h"
+
+#define EXPLAIN "/v1/tandem/explain"
+
+static json_t *explain(struct stage *s, const char *body, int status)
+{
+    struct web w = web_post(s->port, EXPLAIN, body);
+
+    return finish_json(&w, status);
+}
+
+// What this node's profile makes of reading `tokens`, and of a step.
+static double read_s(struct stage *s, const char *plan, const char *node)
+{
+    json_t *v = explain(s, "{\"prompt_tokens\":4001,\"answer_tokens\":1}", 200), *row;
+    double seconds = -1;
+    size_t i;
+
+    json_array_foreach(at(v, "plans"), i, row) if (strcmp(text_at(row, "plan"), plan) == 0 &&
+                                                   strcmp(text_at(row, "decode_node"), node) == 0)
+        seconds = json_number_value(at(row, "read_s"));
+    json_decref(v);
+    assert_true(seconds > 0);
+    return seconds;
+}
+
+static json_t *answered(struct stage *s, const char *more)
+{
+    struct web w = ask_long(s, more);
+
+    return finish_json(&w, 200);
+}
+
+static void plan_is(struct stage *s, const char *more, const char *plan)
+{
+    json_t *v = answered(s, more);
+
+    assert_string_equal(text_at(v, "timings.plan"), plan);
+    json_decref(v);
+}
+
+// Waits until this node's profile says that it was measured.
+static void await_measured(struct stage *s, int node)
+{
+    char path[48];
+    int64_t limit_ns = clock_now_ns() + WEB_LIMIT_NS;
+    bool there = false;
+
+    snprintf(path, sizeof(path), "nodes.%d.profile.measured", node);
+    while (!there) {
+        struct web_answer a = web_get(s->port, "/v1/tandem/status");
+        json_t *v = parse(a.body);
+
+        there = json_is_true(at(v, path));
+        json_decref(v);
+        web_answer_fini(&a);
+        assert_true(clock_now_ns() < limit_ns);
+    }
+}
+
+// ---- profiles ----------------------------------------------------------------------------------------------
+
+#define MEASURED_SLOW                                                                              \
+    "{\"reads\":[{\"tokens\":512,\"depth\":0,\"chunk_tokens\":512,\"seconds\":5},"                 \
+    "{\"tokens\":512,\"depth\":512,\"chunk_tokens\":512,\"seconds\":5}],"                          \
+    "\"steps\":[{\"steps\":4,\"rows\":1,\"depth_sum\":512,\"seconds\":0.4}],\"complete\":true}"
+
+// A node that was taken for fast measures itself, and is slow.
+static void test_measured(void **state)
+{
+    struct stage s;
+    double told;
+
+    (void)state;
+    stage_init(&s);
+    stage_ready(&s, true);
+    plan_is(&s, "", "hybrid");
+    told = read_s(&s, "remote", "spark");
+    assert_true(json_number_value(at(fake_expect(&s.node, WIRE_MEASURE, 1)->head, "budget_s")) > 2);
+    fake_say(&s.node, WIRE_MEASURED, fake_expect(&s.node, WIRE_MEASURE, 1)->id, MEASURED_SLOW);
+    await_measured(&s, 1);
+    assert_true(read_s(&s, "remote", "spark") > 20 * told);
+    plan_is(&s, "", "local");
+    // The wish counts for more.
+    plan_is(&s, "\"tandem\":{\"plan\":\"hybrid\"}", "hybrid");
+    stage_stop(&s);
+}
+
+// One that cannot measure itself is asked no more, and used as what it told.
+static void test_not_measured(void **state)
+{
+    struct stage s;
+
+    (void)state;
+    stage_init(&s);
+    stage_ready(&s, true);
+    fake_say(&s.node, WIRE_FAILED, fake_expect(&s.node, WIRE_MEASURE, 1)->id,
+             "{\"code\":\"unsupported\",\"message\":\"no\"}");
+    fake_say(&s.local, WIRE_MEASURED, fake_expect(&s.local, WIRE_MEASURE, 1)->id,
+             "{\"reads\":\"many\"}");
+    plan_is(&s, "", "hybrid");
+    assert_int_equal(fake_count(&s.node, WIRE_MEASURE), 1);
+    stage_stop(&s);
+}
+
+// A machine without others has nothing to choose.
+static void test_alone(void **state)
+{
+    struct stage s;
+
+    (void)state;
+    stage_init(&s);
+    stage_ready(&s, false);
+    plan_is(&s, "", "local");
+    clock_sleep_until(clock_now_ns() + NS_PER_S);
+    assert_int_equal(fake_count(&s.local, WIRE_MEASURE), 0);
+    stage_stop(&s);
+}
+
+// What requests took is learned from their accounts.
+static void test_learns(void **state)
+{
+    struct stage s;
+    double told;
+
+    (void)state;
+    stage_init(&s);
+    s.local.hold_generate = true;
+    stage_ready(&s, true);
+    told = read_s(&s, "local", "local");
+    for (int i = 0; i < 6; i++) {
+        struct web w = ask_long(&s, "\"tandem\":{\"plan\":\"local\"}");
+        struct fake_frame *f = fake_expect(&s.local, WIRE_GENERATE, (size_t)i + 1);
+
+        fake_token(&s.local, f->id, 0, "a");
+        fake_say(&s.local, WIRE_DONE, f->id,
+                 "{\"finish\":\"stop\",\"prompt_tokens\":400,\"gen_tokens\":1,\"tokens_read\":400,"
+                 "\"tokens_cached\":0,\"tokens_imported\":0,\"cost\":{\"read\":[{\"tokens\":399,"
+                 "\"depth\":0,\"chunk_tokens\":399,\"seconds\":2}]}}");
+        json_decref(finish_json(&w, 200));
+    }
+    assert_true(read_s(&s, "local", "local") > 10 * told);
+    stage_stop(&s);
+}
+
+// ---- wishes ------------------------------------------------------------------------------------------------
+
+static void test_wishes(void **state)
+{
+    static const struct {
+        const char *more, *param;
+    } wrong[] = {
+        {"\"tandem\":{\"policy\":\"fast\"}", "tandem.policy"},
+        {"\"tandem\":{\"policy\":7}", "policy"},
+        {"\"tandem\":{\"ttft_s\":-1}", "tandem.ttft_s"},
+        {"\"tandem\":{\"token_s\":\"soon\"}", "tandem.token_s"},
+        {"\"tandem\":{\"decode_node\":7}", "decode_node"},
+    };
+    struct stage s;
+    json_t *v;
+
+    (void)state;
+    stage_init(&s);
+    stage_ready(&s, true);
+    for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
+        struct web w = ask_long(&s, wrong[i].more);
+
+        v = finish_json(&w, 400);
+        assert_string_equal(text_at(v, "error.param"), wrong[i].param);
+        json_decref(v);
+    }
+    v = answered(&s, "\"tandem\":{\"prefill_node\":\"nobody\"}");
+    assert_has(text_at(v, "timings.fallback"), "nobody");
+    json_decref(v);
+    v = answered(&s, "\"tandem\":{\"decode_node\":\"spark\"}");
+    assert_string_equal(text_at(v, "timings.plan"), "remote");
+    json_decref(v);
+    v = answered(&s, "\"tandem\":{\"policy\":\"slo\",\"ttft_s\":100,\"token_s\":10}");
+    assert_string_equal(text_at(v, "timings.policy"), "slo");
+    assert_has(text_at(v, "timings.reason"), "within the limits");
+    assert_true(json_number_value(at(v, "timings.predicted.total_s")) > 0);
+    json_decref(v);
+    v = answered(&s, "\"tandem\":{\"policy\":\"energy\"}");
+    assert_has(text_at(v, "timings.reason"), "power is not known");
+    json_decref(v);
+    stage_stop(&s);
+}
+
+// ---- pairs -------------------------------------------------------------------------------------------------
+
+// P and D are both nodes: D is told where P is.
+static void test_any_pair(void **state)
+{
+    struct stage s;
+    struct fake other = fake_make("strix");
+    json_t *v, *g;
+
+    (void)state;
+    stage_init(&s);
+    fake_listen(&other);
+    s.options.prefill[1] = (struct net_addr){.host = "127.0.0.1", .port = other.port};
+    fake_listen(&s.node);
+    s.options.prefill[0] = (struct net_addr){.host = "127.0.0.1", .port = s.node.port};
+    s.options.n_prefill = 2;
+    stage_ready(&s, false);
+    stage_await(&s, 1, "up");
+    stage_await(&s, 2, "up");
+    v = answered(&s, "\"tandem\":{\"plan\":\"hybrid\",\"decode_node\":\"strix\","
+                     "\"prefill_node\":\"spark\"}");
+    assert_string_equal(text_at(v, "timings.plan"), "hybrid");
+    assert_string_equal(text_at(v, "timings.prefill_node"), "spark");
+    assert_string_equal(text_at(v, "timings.decode_node"), "strix");
+    json_decref(v);
+    g = fake_expect(&other, WIRE_GENERATE, 1)->head;
+    assert_int_equal(json_integer_value(at(g, "handoff.port")), s.node.port);
+    assert_int_equal(fake_count(&s.node, WIRE_PREFILL), 1);
+    assert_int_equal(fake_count(&s.local, WIRE_GENERATE), 0);
+    stage_stop(&s);
+    fake_stop(&other);
+}
+
+// ---- the table ---------------------------------------------------------------------------------------------
+
+static void test_explain(void **state)
+{
+    static const struct {
+        const char *body, *words;
+        int status;
+    } wrong[] = {
+        {"{}", "prompt_tokens", 400},
+        {"[1]", "JSON object", 400},
+        {"{\"prompt_tokens\":0}", "prompt_tokens", 400},
+        {"{\"prompt_tokens\":10,\"answer_tokens\":-1}", "answer_tokens", 400},
+        {"{\"prompt_tokens\":10,\"policy\":\"best\"}", "latency", 400},
+        {"{\"prompt_tokens\":10,\"model\":\"none\"}", "fake-model", 404},
+    };
+    struct stage s;
+    json_t *v, *row;
+    double last = 0;
+    size_t i;
+
+    (void)state;
+    stage_init(&s);
+    stage_ready(&s, true);
+    for (i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
+        v = explain(&s, wrong[i].body, wrong[i].status);
+        assert_has(text_at(v, "error.message"), wrong[i].words);
+        json_decref(v);
+    }
+    v = explain(&s, "{\"prompt_tokens\":3000,\"answer_tokens\":100}", 200);
+    assert_int_equal(json_array_size(at(v, "plans")), 3);
+    assert_string_equal(text_at(v, "plans.0.plan"), "hybrid");
+    json_array_foreach(at(v, "plans"), i, row)
+    {
+        assert_true(json_number_value(at(row, "total_s")) >= last);
+        last = json_number_value(at(row, "total_s"));
+    }
+    json_decref(v);
+    v = explain(&s, "{\"prompt_tokens\":100000}", 200); // more than anybody holds
+    assert_int_equal(json_array_size(at(v, "plans")), 0);
+    assert_has(text_at(v, "refusal"), "100000");
+    json_decref(v);
+    stage_stop(&s);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_measured), cmocka_unit_test(test_not_measured),
+        cmocka_unit_test(test_alone),    cmocka_unit_test(test_learns),
+        cmocka_unit_test(test_wishes),   cmocka_unit_test(test_any_pair),
+        cmocka_unit_test(test_explain),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
