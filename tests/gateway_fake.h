@@ -88,6 +88,7 @@ static json_t *fake_welcome(const struct fake *f)
                                 .prefill_tokens_per_s = f->ops ? 1e4 : 4e4,
                                 .decode_tokens_per_s = f->ops ? 2000 : 1000,
                                 .facts = {.cores = 2},
+                                .measures = true,
                                 .adapters = f->adapters,
                                 .pid = f->pid};
 

@@ -147,7 +147,6 @@ static void node_fill(struct placing *pl, struct peer *p, const char *why)
         .roles = PLACE_READS | PLACE_WRITES,
         .group = group_of(p),
         .streams = p->welcome.limits.handoff != ENGINE_HANDOFF_WHOLE,
-        .splits = true,
     };
 }
 
@@ -262,6 +261,12 @@ static void limits_fill(const struct placing *pl, struct place_request *q, doubl
     q->token_s = token_s > 0 ? token_s : o->slo_token_s;
 }
 
+static void splits_set(struct placing *pl, bool on)
+{
+    for (size_t i = 0; i < pl->n; i++)
+        pl->nodes[i].splits = on;
+}
+
 static void request_fill(struct placing *pl, const struct request *r, double expected,
                          struct place_request *q)
 {
@@ -276,6 +281,8 @@ static void request_fill(struct placing *pl, const struct request *r, double exp
     q->wish = r->in.plan != PLACE_AUTO ? r->in.plan : pl->core->options.plan;
     q->policy = r->in.has_policy ? r->in.policy : pl->core->options.policy;
     limits_fill(pl, q, r->in.slo_ttft_s, r->in.slo_token_s);
+    // Who asks for a hand-off asks for all of it.
+    splits_set(pl, q->wish == PLACE_AUTO);
     q->pin_decode = pin_of(pl, r->in.decode_node);
     q->pin_prefill = pin_of(pl, r->in.prefill_node);
     last = &pl->lasts[q->conversation % PLACING_LASTS];
@@ -454,6 +461,7 @@ json_t *placing_explain(struct placing *pl, const struct peer *home,
     q.policy = ask->has_policy ? ask->policy : pl->core->options.policy;
     limits_fill(pl, &q, ask->ttft_s, ask->token_s);
     fleet_fill(pl, home, NULL, q.answer_tokens);
+    splits_set(pl, true);
     nodes = nodes_of(pl);
     place_choose(&nodes, &q, pl->scratch, &table);
     json_put(o, "model", answer_string(model_name(home->model)));
