@@ -108,6 +108,23 @@ static void what_was_not_measured_is_not_best(void **state)
     assert_true(fabs(v.regret - (4.0 / 3 - 1)) < 1e-9);
 }
 
+// As many runs as can be asked for, all of one plan.
+static void most_runs_have_a_median(void **state)
+{
+    struct bench_row r = {.cell = {.prompt_tokens = 32, .gen_tokens = 1}};
+    struct bench_verdict v;
+    (void)state;
+    total_put(&r, BENCH_LOCAL, 3);
+    for (size_t i = 0; i < BENCH_RUNS_MAX; i++) {
+        total_put(&r, BENCH_HYBRID, 1);
+        choice_put(&r, BENCH_HYBRID, 1, 1);
+    }
+    bench_row_judge(&r, &v);
+    assert_int_equal(v.best, BENCH_HYBRID);
+    assert_true(fabs(v.best_s - 1) < 1e-9);
+    assert_true(fabs(v.regret) < 1e-9);
+}
+
 // ---- the grid -----------------------------------------------------------------------------------
 
 static json_t *grid_make(bool predicted)
@@ -198,6 +215,7 @@ int main(void)
         cmocka_unit_test(regret_is_the_mean_over_choices),
         cmocka_unit_test(nothing_predicted_is_no_error_of_zero),
         cmocka_unit_test(what_was_not_measured_is_not_best),
+        cmocka_unit_test(most_runs_have_a_median),
         cmocka_unit_test(grid_sums_rows),
         cmocka_unit_test(unpredicted_grid_meets_no_bound),
         cmocka_unit_test(pictures_show_every_cell),

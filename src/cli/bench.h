@@ -21,6 +21,7 @@
 #include <stdint.h>
 
 #define BENCH_RUNS_MAX 32
+#define BENCH_SAMPLES_MAX (2 * BENCH_RUNS_MAX) // of one plan: asked for in each run, and chosen
 #define BENCH_NAME_BYTES 128
 
 enum bench_plan { BENCH_REMOTE, BENCH_LOCAL, BENCH_SERIAL, BENCH_HYBRID, BENCH_AUTO };
@@ -148,7 +149,7 @@ int bench_machines_find(const char *emulate, struct bench_machine out[2], struct
 // Measures and returns the JSON of the result (new reference).
 int bench_run(const struct bench_options *o, json_t **result, struct err *e);
 
-double bench_median(const double *values, size_t n);
+double bench_median(const double *values, size_t n); // of 1 to BENCH_SAMPLES_MAX; else 0
 // What a time scale and series give; `unpaced` may be NULL.
 struct bench_outcome {
     const struct bench_options *options;

@@ -22,7 +22,6 @@
 
 #define BENCH_GRID_ROWS 48
 #define BENCH_GRID_PAIRS 8
-#define BENCH_GRID_SAMPLES (2 * BENCH_RUNS_MAX)
 
 enum bench_held { BENCH_COLD, BENCH_HELD_DECODE, BENCH_HELD_PREFILL };
 
@@ -41,7 +40,7 @@ struct bench_choice {
 struct bench_row {
     struct bench_cell cell;
     size_t n[BENCH_PLANS];
-    double totals_s[BENCH_PLANS][BENCH_GRID_SAMPLES]; // asked for or chosen
+    double totals_s[BENCH_PLANS][BENCH_SAMPLES_MAX]; // asked for or chosen
     size_t n_choices;
     struct bench_choice choices[BENCH_RUNS_MAX];
     double cached_tokens; // most that any run began with

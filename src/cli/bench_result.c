@@ -23,8 +23,8 @@ static int double_order(const void *a, const void *b)
 
 double bench_median(const double *values, size_t n)
 {
-    double sorted[BENCH_RUNS_MAX];
-    if (n == 0 || n > BENCH_RUNS_MAX)
+    double sorted[BENCH_SAMPLES_MAX];
+    if (n == 0 || n > BENCH_SAMPLES_MAX)
         return 0;
     memcpy(sorted, values, n * sizeof *sorted);
     qsort(sorted, n, sizeof *sorted, double_order);
