@@ -2,8 +2,8 @@
 
 import base64
 import io
+import json
 import os
-import threading
 import time
 import urllib.request
 
@@ -76,27 +76,21 @@ def errors():
     assert "it fails" in e.message, e
 
 
+def running():
+    with urllib.request.urlopen(os.environ["CLIENT_DIRECT_SCRIPTED"] + "/v1/tandem/status") as r:
+        return json.load(r)["images"]["requests"]
+
+
 def a_full_queue_says_when_to_come_back():
-    def long():
-        try:
-            direct.images.generate(prompt="x", n=10, extra_body={"steps": 150}, timeout=3)
-        except openai.APIError:
-            pass
-    threads = [threading.Thread(target=long) for _ in range(2)]
-    for t in threads:
-        t.start()
-    begun, e = time.monotonic(), None
-    while e is None and time.monotonic() - begun < 60:
-        try:
-            direct.images.generate(prompt="x", timeout=0.2)
-        except openai.RateLimitError as limit:
-            e = limit
-        except openai.APIError:
-            pass  # not yet full: it waited and left
-    assert e is not None and int(e.response.headers["Retry-After"]) >= 1 and "--image-queue" in e.message, e
-    for t in threads:
-        t.join()
-    assert direct.images.generate(prompt="x").data  # they left, and it is free again
+    # A stream begins when its request is taken: one is drawn, one waits.
+    two = [direct.images.generate(prompt="x", n=10, stream=True, extra_body={"steps": 150}) for _ in range(2)]
+    e = raises(openai.RateLimitError, lambda: direct.images.generate(prompt="x"))
+    assert int(e.response.headers["Retry-After"]) >= 1 and "--image-queue" in e.message, e
+    for stream in two:
+        stream.close()
+    while running() > 0:  # they left
+        time.sleep(0.02)
+    assert direct.images.generate(prompt="x").data
 
 
 run("openai images, Python", [generate, by_url, streamed, edited, listed, errors, a_full_queue_says_when_to_come_back])
