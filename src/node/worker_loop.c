@@ -255,7 +255,7 @@ static void events_drain(struct worker *w)
         worker_event_handle(w, &ev);
         wait = 0;
     }
-    if (idle)
+    if (idle || w->measure != NULL) // what a measurement does is all sorts of things
         worker_power_now(w, -1);
 }
 
