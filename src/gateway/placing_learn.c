@@ -263,6 +263,9 @@ static void link_learn(struct placing *pl, const struct request *r, double read_
         return;
     if (rate > 0)
         profile_learn_up(b, bytes, bytes / rate);
+    // A transfer too short to tell the rate tells most about the setup.
+    if (rate <= 0)
+        rate = b->link.up_bytes_per_s;
     if (r->choice.alone && rate > 0 && read_s > 0 && isfinite(arrived_s))
         profile_learn_handoff(b, arrived_s, read_s, bytes / rate);
 }
