@@ -54,8 +54,8 @@ struct warming {
 };
 static const struct warming warming[] = {
     {BENCH_AUTO, 1024, 32},  {BENCH_LOCAL, 512, 16}, {BENCH_REMOTE, 512, 16},
-    {BENCH_HYBRID, 2048, 8}, {BENCH_AUTO, 4096, 16}, {BENCH_LOCAL, 1024, 64},
-    {BENCH_REMOTE, 4096, 8}, {BENCH_SERIAL, 64, 16}, {BENCH_HYBRID, 4096, 48},
+    {BENCH_HYBRID, 2048, 8}, {BENCH_AUTO, 4096, 16}, {BENCH_HYBRID, 128, 8},
+    {BENCH_REMOTE, 4096, 8}, {BENCH_SERIAL, 64, 16}, {BENCH_HYBRID, 256, 48},
     {BENCH_AUTO, 2048, 32},  {BENCH_AUTO, 64, 16},
 };
 #define WARMINGS (sizeof warming / sizeof *warming)
