@@ -558,13 +558,19 @@ static void test_nothing_to_hand_over(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_second_turn),  cmocka_unit_test(test_cut_back),
+        cmocka_unit_test(test_second_turn),
+        cmocka_unit_test(test_cut_back),
         cmocka_unit_test(test_split),
-        cmocka_unit_test(test_kept_apart),   cmocka_unit_test(test_shared_beginning),
-        cmocka_unit_test(test_flags),        cmocka_unit_test(test_forget),
-        cmocka_unit_test(test_oldest_goes),  cmocka_unit_test(test_room_is_made),
-        cmocka_unit_test(test_twins),        cmocka_unit_test(test_warm_sides),
-        cmocka_unit_test(test_hybrid_turns), cmocka_unit_test(test_nothing_to_hand_over),
+        cmocka_unit_test(test_kept_apart),
+        cmocka_unit_test(test_shared_beginning),
+        cmocka_unit_test(test_flags),
+        cmocka_unit_test(test_forget),
+        cmocka_unit_test(test_oldest_goes),
+        cmocka_unit_test(test_room_is_made),
+        cmocka_unit_test(test_twins),
+        cmocka_unit_test(test_warm_sides),
+        cmocka_unit_test(test_hybrid_turns),
+        cmocka_unit_test(test_nothing_to_hand_over),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

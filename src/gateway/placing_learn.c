@@ -197,8 +197,7 @@ static int64_t measure_tick(struct placing *pl, struct peer *node, int64_t now_n
 {
     double budget_s = node->measured ? MEASURE_LIGHT_S : PROFILE_MEASURE_S;
 
-    if (node->state != PEER_UP || !node->welcome.measures || !node->book ||
-        node->measure_id != 0)
+    if (node->state != PEER_UP || !node->welcome.measures || !node->book || node->measure_id != 0)
         return INT64_MAX;
     if (now_ns < node->measure_ns)
         return node->measure_ns;

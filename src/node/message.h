@@ -130,7 +130,8 @@ struct message_handoff {
     uint16_t port;
     char ticket[MESSAGE_TICKET_HEX + 1];
     uint64_t transfer;
-    uint32_t upto;  // the transfer ends here, and the decode worker reads on; 0: all but the last token
+    uint32_t
+        upto; // the transfer ends here, and the decode worker reads on; 0: all but the last token
     double stall_s; // a silent link is given up after this, one without progress after ten times it
     bool serial;
     bool same_weights; // what the decode worker's own HELLO to the prefill worker demands
