@@ -188,6 +188,29 @@ static void test_wishes(void **state)
     stage_stop(&s);
 }
 
+// Its node is busy with nothing for it, then turns out slow: the request is sent somewhere else.
+static void test_planned_again(void **state)
+{
+    struct stage s;
+    struct web w;
+    json_t *v;
+
+    (void)state;
+    stage_init(&s);
+    s.node.hold_prefill = true;
+    s.options.stall_s = 60;
+    stage_ready(&s, true);
+    fake_expect(&s.node, WIRE_MEASURE, 1);
+    w = ask_long(&s, "");
+    fake_expect(&s.node, WIRE_PREFILL, 1);
+    fake_say(&s.node, WIRE_MEASURED, fake_expect(&s.node, WIRE_MEASURE, 1)->id, MEASURED_SLOW);
+    v = finish_json(&w, 200);
+    assert_string_equal(text_at(v, "timings.plan"), "local");
+    json_decref(v);
+    fake_expect(&s.node, WIRE_CANCEL, 1);
+    stage_stop(&s);
+}
+
 // ---- pairs -------------------------------------------------------------------------------------------------
 
 // P and D are both nodes: D is told where P is.
@@ -271,7 +294,7 @@ int main(void)
         cmocka_unit_test(test_measured), cmocka_unit_test(test_not_measured),
         cmocka_unit_test(test_alone),    cmocka_unit_test(test_learns),
         cmocka_unit_test(test_wishes),   cmocka_unit_test(test_any_pair),
-        cmocka_unit_test(test_explain),
+        cmocka_unit_test(test_explain),  cmocka_unit_test(test_planned_again),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

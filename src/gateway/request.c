@@ -504,6 +504,7 @@ static void on_deadline(struct core *c, struct request *r)
 int64_t request_tick(struct core *c, struct request *r, int64_t now_ns)
 {
     struct err e = {0};
+    int64_t next_ns;
 
     if (r->phase == REQUEST_WAIT && request_home(r)->state == PEER_DEAD) {
         err_set(&e, ERR_CLOSED, "the worker ended and stays down: %.200s", request_home(r)->why);
@@ -515,9 +516,10 @@ int64_t request_tick(struct core *c, struct request *r, int64_t now_ns)
         request_beat(c, r);
     if (r->over)
         return now_ns;
-    if (!r->in.stream)
-        return r->deadline_ns;
-    return r->deadline_ns < r->beat_ns ? r->deadline_ns : r->beat_ns;
+    next_ns = request_replan(c, r, now_ns);
+    if (r->in.stream && r->beat_ns < next_ns)
+        next_ns = r->beat_ns;
+    return r->deadline_ns < next_ns ? r->deadline_ns : next_ns;
 }
 
 void request_reap(struct core *c)

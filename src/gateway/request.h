@@ -35,6 +35,8 @@
 #define REQUEST_FIRST_BEAT_NS NS_PER_S   // while a prompt is still being tokenised
 #define REQUEST_PROGRESS_NS                                                                        \
     (NS_PER_S / 2) // between two comments that tell how far a prompt is read
+#define REQUEST_REPLANS 4
+#define REQUEST_REPLAN_NS (NS_PER_S / 2)
 #define REQUEST_FALLBACK_BYTES 512
 #define REQUEST_WINDOW 8 // inputs that are rendered or embedded at one time
 
@@ -104,6 +106,8 @@ struct request {
     uint32_t n_tokens; // of all inputs
     uint32_t n_held;   // of the leader's prompt, that the local worker was thought to hold
     uint32_t epoch;
+    uint32_t replans;  // how often it was looked for a better place while it waited
+    int64_t replan_ns; // when that is done again; 0: not set
     struct placing_choice choice;
     struct message_handoff handoff;
     struct model *model;           // NULL: not admitted yet
@@ -157,6 +161,8 @@ void request_ids_take(struct core *c, struct request *r, size_t n);
 void request_run_open(struct request *r, size_t at);
 void request_run_shut(struct request *r, size_t at);
 void request_plan(struct core *c, struct request *r); // chooses, and asks whom it chose
+// One that waits where it was sent may find a better place meanwhile; when to call it again.
+int64_t request_replan(struct core *c, struct request *r, int64_t now_ns);
 // The prefill node is out before the decode worker was asked: that one reads everything itself.
 void request_plan_local(struct core *c, struct request *r, const char *why);
 // The prefill node is at it: the decode worker may begin.

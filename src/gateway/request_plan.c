@@ -294,6 +294,43 @@ void request_plan(struct core *c, struct request *r)
     }
 }
 
+// Nobody has done anything for it yet: another place costs nothing but its turn here.
+static bool still_waits(const struct request *r)
+{
+    return (r->phase == REQUEST_OFFER || r->phase == REQUEST_GENERATE) && !r->begun &&
+           r->read_tokens == 0 && r->first_token_ns == 0 && !r->over;
+}
+
+static bool same_place(const struct placing_choice *a, const struct placing_choice *b)
+{
+    return a->kind == b->kind && a->decode == b->decode && a->prefill == b->prefill;
+}
+
+// A few times at most, each time later: placement's own inertia keeps near-equal plans from taking turns.
+int64_t request_replan(struct core *c, struct request *r, int64_t now_ns)
+{
+    struct placing_choice again;
+
+    if (r->replans == REQUEST_REPLANS || r->in.plan != PLACE_AUTO || !r->choice.predicted ||
+        r->choice.decode->upstream || !still_waits(r))
+        return INT64_MAX;
+    if (r->replan_ns == 0)
+        r->replan_ns = now_ns + REQUEST_REPLAN_NS;
+    if (now_ns < r->replan_ns)
+        return r->replan_ns;
+    r->replan_ns = now_ns + (REQUEST_REPLAN_NS << ++r->replans);
+    if (!placing_choose(c->placing, r, &again) || again.decode->upstream ||
+        same_place(&again, &r->choice))
+        return r->replan_ns;
+    log_info("gateway", "planned again: id=%s was=\"%s\" now=\"%s\"", r->answer.id,
+             r->choice.reason, again.reason);
+    request_decode_cancel(r);
+    request_prefill_cancel(r);
+    r->choice = again;
+    plan_begin(c, r);
+    return r->replan_ns;
+}
+
 void request_plan_local(struct core *c, struct request *r, const char *why)
 {
     request_prefill_cancel(r);
