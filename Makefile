@@ -93,11 +93,16 @@ fuzz:
 	cmake --build build-fuzz
 	@scripts/fuzz.sh build-fuzz $(FUZZ_SECONDS)
 
+# Real servers behind this one, mlx-lm's among them.
+.PHONY: test-upstream
+test-upstream: all
+	@TANDEM_BIN=$(abspath $(BUILD)) TANDEM_MLX=1 tests/e2e_upstream_servers.sh
+
 acceptance: test-programs
 	@TANDEM_BIN=$(abspath $(BUILD)) scripts/with-model.sh bench/acceptance.sh
 	@TANDEM_BIN=$(abspath $(BUILD)) bench/image_overhead.sh
 	@TANDEM_BIN=$(abspath $(BUILD)) scripts/with-model.sh bench/image_chats.sh
-	@$(MAKE) image-train bench-tuning
+	@$(MAKE) test-upstream image-train bench-tuning
 
 bench-long: test-programs
 	@TANDEM_BIN=$(abspath $(BUILD)) scripts/with-model.sh bench/long.sh

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Real servers as upstream servers: llama-server of the pinned build, and mlx_lm.server on its CPU build. Each is
-# skipped, in words, where it is not to be had.
+# skipped, in words, where it is not to be had. mlx-lm is 350 MB of packages: with TANDEM_MLX=1 alone, as in
+# make test-upstream.
 set -euo pipefail
 cd "$(dirname "$0")"
 llama=$(cmake -P ../scripts/llama.cmake 2>/dev/null | sed -n 's/^LLAMA_DIR=//p' || true)
 LLAMA_SERVER=${LLAMA_SERVER:-$llama/bin/llama-server}
 MLX_PYTHON=
-if [ "$(uname -s)-$(uname -m)" = Linux-x86_64 ]; then
+if [ "${TANDEM_MLX:-}" = 1 ] && [ "$(uname -s)-$(uname -m)" = Linux-x86_64 ]; then
     MLX_PYTHON=$(../scripts/test-deps.sh mlx) || MLX_PYTHON=
 fi
 export LLAMA_SERVER MLX_PYTHON
@@ -110,7 +111,7 @@ def llama_server():
 def mlx():
     python = os.environ["MLX_PYTHON"]
     if not python:
-        print("skipped: mlx-lm and its CPU build cannot be installed here")
+        print("skipped: mlx-lm and its CPU build are not asked for, or cannot be installed here")
         return
     folder, hub, port = os.path.join(DIR, "tiny"), os.path.join(DIR, "hf"), free_port()
     os.makedirs(os.path.join(hub, "hub"))
