@@ -136,6 +136,9 @@ static void nobody_holds_it(void **state)
     struct rig_node *n = rig_start("fake", ENGINE_HANDOFF_RANGES, true, true);
     struct net_conn *c = linked(n);
 
+    // A link of which the worker has not heard yet is told nothing: it sees the worker end.
+    generate(c, 1);
+    json_decref(expect(c, WIRE_DONE));
     drain(n);
     drain(n); // told twice is told once
     told_draining(c);
