@@ -42,7 +42,8 @@ int dns_sd_open(struct dns_sd *d, const char *path, struct err *e)
     *d = (struct dns_sd){0};
     if (!path)
         path = named && *named ? named : system_dns_sd_library();
-    d->library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    // It stays when it is closed: what lies under it (libdbus) keeps memory for as long as the process lives.
+    d->library = dlopen(path, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
     if (!d->library)
         return err_set(e, ERR_UNSUPPORTED, MISSING, path);
     bool all = symbol_get(d->library, "DNSServiceBrowse", &d->browse);
