@@ -91,6 +91,7 @@ static double sojourn(double load, bool exponential, uint32_t slots)
                                       .write_tokens_per_s = 1e9,
                                       .slots = slots,
                                       .count = 1});
+    f.kinds[0].in_turns = true; // the order that there is a form for
     struct sim_result r = run_rows(&f, rows, QUEUE_ROWS);
     assert_int_equal(r.completed, QUEUE_ROWS);
     double mean = r.total.mean;

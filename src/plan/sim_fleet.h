@@ -35,6 +35,7 @@ struct sim_kind {
     struct cost_model model;
     struct cost_rates read, write;
     double chunk_tokens;
+    bool in_turns;  // prompts are read in plain turns, not the one with the least left first
     double cells;   // tokens of KV that there is room for
     double context; // tokens of one request
     struct cost_link link;

@@ -33,6 +33,7 @@ struct sim_request {
     uint32_t shared;         // of the prompt, that the conversation had before
     uint32_t from, upto;     // what its reader reads; from 0: from where its memory ends
     uint32_t conv, reader, writer, next;
+    uint32_t passed_over; // turns that others had while it was read
     uint8_t stage, plan;
     bool split, sending;
 };

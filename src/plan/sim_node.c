@@ -1,4 +1,4 @@
-// One node: prompts are read in turns, a chunk each (node/worker_step.c), answers are written together, and while
+// One node: prompts are read a chunk at a time, the one with the least left first (node/worker_step.c), answers are written together, and while
 // both go on they share its time as the worker's pace does (node/pace.h): a step of running answers may take
 // PLACE_PACE times as long as a quiet one. A sequence is held from the first chunk to the last token; who finds
 // none waits.
@@ -15,6 +15,7 @@
 
 #define READ_PART ((PLACE_PACE - 1) / PLACE_PACE)
 #define WRITE_PART (1 / PLACE_PACE)
+#define PASSES 2 // as WORKER_PASSES: who was passed over by so many turns for each reader is next
 #define FINE_TOKENS 64.0    // as the schedule cuts what leaves last
 #define PIECE_SURE 1.000001 // so that what rounding leaves is no piece of its own
 
@@ -203,12 +204,37 @@ static double piece_of(const struct sim_request *r, double left_s)
     return left_s > r->fine_s * PIECE_SURE ? fmin(r->chunk_s, left_s - r->fine_s) : left_s;
 }
 
+static bool reads_before(const struct sim_request *a, const struct sim_request *b, uint32_t bound)
+{
+    bool a_due = a->passed_over >= bound, b_due = b->passed_over >= bound;
+    return a_due != b_due ? a_due : !a_due && a->left_s < b->left_s;
+}
+
+// Puts the one whose turn it is first; equal ones keep their order.
+static void turn_pick(struct sim_world *w, struct sim_node *n)
+{
+    uint32_t next = n->reads.first, at = next, bound = PASSES * n->reads.n;
+    for (uint32_t i = 0; i < n->reads.n; i++, at = w->requests[at].next) {
+        if (!n->kind->in_turns && reads_before(&w->requests[at], &w->requests[next], bound))
+            next = at;
+        w->requests[at].passed_over++;
+    }
+    w->requests[next].passed_over = 0;
+    if (next == n->reads.first)
+        return;
+    sim_list_remove(w, &n->reads, next);
+    w->requests[next].next = n->reads.first;
+    n->reads.first = next;
+    n->reads.n++;
+}
+
 static void turn_begin(struct sim_world *w, struct sim_node *n)
 {
     if (n->reads.n == 0) {
         n->piece_s = n->piece_left_s = n->read_sum_s = 0;
         return;
     }
+    turn_pick(w, n);
     const struct sim_request *r = &w->requests[n->reads.first];
     n->piece_s = n->reads.n == 1 ? r->left_s : piece_of(r, r->left_s);
     n->piece_left_s = n->piece_s;
@@ -275,6 +301,7 @@ static void read_begin(struct sim_world *w, uint32_t node)
                     ? r->solo_s * fmin(FINE_TOKENS / tokens, 1)
                     : 0;
     r->stage = SIM_READING;
+    r->passed_over = 0;
     reads_add(w, n, request);
     n->read_tokens += tokens;
     if (r->from == 0)
