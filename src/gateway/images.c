@@ -180,7 +180,7 @@ static void sweep(struct images *i, int64_t now_ns)
     i->swept_ns = now_ns + SWEEP_NS;
 }
 
-static void wait(struct images *i)
+static void events_wait(struct images *i)
 {
     struct pollfd fds[2] = {{.fd = chan_fd(i->inbox), .events = POLLIN},
                             {.fd = i->worker ? image_worker_fd(i->worker) : -1, .events = POLLIN}};
@@ -196,7 +196,7 @@ static void run(struct images *i)
     int64_t now_ns;
 
     while (!i->stopping) {
-        wait(i);
+        events_wait(i);
         tasks_run(i);
         events_run(i);
         now_ns = clock_now_ns();
