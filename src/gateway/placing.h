@@ -56,6 +56,8 @@ void placing_on_frame(struct placing *p, struct peer *node, const struct wire_fr
 // Measures what is idle and unknown, writes what was learned; when it wants to be called again.
 int64_t placing_tick(struct placing *p, int64_t now_ns);
 
+// A request begins: what is measured on this machine beside it makes room, and is measured again later.
+void placing_yield(struct placing *p);
 // False: no plan is possible; reason says why.
 bool placing_choose(struct placing *p, const struct request *r, struct placing_choice *out);
 // A request ended with its workers' accounts.

@@ -193,6 +193,24 @@ void placing_on_frame(struct placing *pl, struct peer *node, const struct wire_f
     json_decref(head);
 }
 
+// On the gateway's own machine, whose cores all of its workers share.
+static bool is_here(const struct peer *node)
+{
+    return node->local || net_addr_is_loopback(&node->addr);
+}
+
+void placing_yield(struct placing *pl)
+{
+    struct core *c = pl->core;
+
+    for (size_t i = 0; i < c->n_peers; i++) {
+        struct peer *node = &c->peers[i];
+
+        if (node->measure_id != 0 && is_here(node))
+            peer_send(node, wire_frame_json(WIRE_CANCEL, node->measure_id, NULL));
+    }
+}
+
 static int64_t measure_tick(struct placing *pl, struct peer *node, int64_t now_ns)
 {
     double budget_s = node->measured ? MEASURE_LIGHT_S : PROFILE_MEASURE_S;
@@ -201,7 +219,7 @@ static int64_t measure_tick(struct placing *pl, struct peer *node, int64_t now_n
         return INT64_MAX;
     if (now_ns < node->measure_ns)
         return node->measure_ns;
-    if (request_count(pl->core, node) > 0) {
+    if (is_here(node) ? pl->core->n_requests > 0 : request_count(pl->core, node) > 0) {
         node->measure_ns = now_ns + MEASURE_SETTLE_NS;
         return node->measure_ns;
     }

@@ -281,6 +281,7 @@ void request_plan(struct core *c, struct request *r)
         .status = 503, .code = "no_prefill_node", .param = "tandem.plan"};
     struct err e = {0};
 
+    placing_yield(c->placing);
     r->n_held = request_held(r, request_home(r));
     if (r->in.generate.media) {
         plan_images(c, r);
