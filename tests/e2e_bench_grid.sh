@@ -46,7 +46,7 @@ refused() {
     want=$1
     shift
     rc=0
-    "$bin/tandem" bench "$@" >"$dir/out" 2>"$dir/refused.err" || rc=$?
+    env -u TANDEM_MODEL "$bin/tandem" bench "$@" >"$dir/out" 2>"$dir/refused.err" || rc=$?
     [ "$rc" = 2 ] || fail "bench $* ended with $rc"
     grep -q -- "$want" "$dir/refused.err" || fail "bench $* does not say: $want"
 }
