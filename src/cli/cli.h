@@ -46,6 +46,11 @@ struct cli_option {
 };
 
 #define CLI_LIST_MAX 16
+struct cli_list;
+// How training jobs are run (docs/training.md): {"kind": kind, KEY: VALUE..} of the given "KEY=VALUE"; a new
+// reference, also on ERR_INVALID, which names `option`.
+int cli_executor_json(const char *kind, const struct cli_list *given, const char *option,
+                      json_t **out, struct err *e);
 struct cli_list {
     const char *items[CLI_LIST_MAX];
     size_t n;

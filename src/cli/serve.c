@@ -32,7 +32,9 @@ struct serve {
     double drain_s;
     struct serve_models models;
     struct serve_placing placing;
-    const char *image_policy;
+    const char *image_policy, *train_executor;
+    struct cli_list train_options;
+    json_t *executor; // of train_executor and its options; owned
     double image_expiry_s;
     bool different_weights, json, discover, no_discover;
 };
@@ -153,6 +155,18 @@ static size_t cluster_options(struct serve *s, struct cli_option *out)
          .kind = CLI_FLAG,
          .value = &s->different_weights,
          .help = "let the nodes hold differently quantised weights of one model"},
+        {.name = "--train-executor",
+         .kind = CLI_STRING,
+         .value = (void *)&s->train_executor,
+         .arg = "KIND",
+         .help =
+             "where fine-tuning jobs of clients run: local, ssh, slurm, or fastest (the machine "
+             "that trains this model fastest)"},
+        {.name = "--train-option",
+         .kind = CLI_LIST,
+         .value = &s->train_options,
+         .arg = "KEY=VALUE",
+         .help = "of that executor: hosts=here,spark1; may be repeated"},
         {.name = "--stall",
          .kind = CLI_DOUBLE,
          .value = &s->gateway.stall_s,
@@ -299,6 +313,11 @@ static int options_apply(struct serve *s, struct err *e)
     for (size_t i = 0; i < s->allow_hosts.n && i < GATEWAY_HOSTS_MAX; i++)
         o->allow_hosts[o->n_allow_hosts++] = s->allow_hosts.items[i];
     o->same_weights = !s->different_weights;
+    if (rc == 0 && (s->train_executor || s->train_options.n > 0)) {
+        rc = cli_executor_json(s->train_executor, &s->train_options, "--train-option", &s->executor,
+                               e);
+        o->train_executor = s->executor;
+    }
     if (rc == 0)
         nodes_file_set(s);
     if (rc == 0)
@@ -377,6 +396,7 @@ static int serve_run(int argc, char **argv)
     if (rc == 0)
         drain(g, s.drain_s);
     gateway_free(g);
+    json_decref(s.executor);
     return rc;
 }
 

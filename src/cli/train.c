@@ -262,16 +262,17 @@ static json_t *tuning_json(const struct tuning *t)
     return o;
 }
 
-static int executor_json(const struct submit *s, json_t **out, struct err *e)
+int cli_executor_json(const char *kind, const struct cli_list *given, const char *option,
+                      json_t **out, struct err *e)
 {
     json_t *o = json_object();
     int rc = 0;
-    if (s->executor)
-        json_put(o, "kind", json_string(s->executor));
-    for (size_t i = 0; rc == 0 && i < s->executor_options.n; i++) {
-        const char *text = s->executor_options.items[i], *equals = strchr(text, '=');
+    if (kind)
+        json_put(o, "kind", json_string(kind));
+    for (size_t i = 0; rc == 0 && i < given->n; i++) {
+        const char *text = given->items[i], *equals = strchr(text, '=');
         if (!equals || equals == text) {
-            rc = err_set(e, ERR_INVALID, "--executor-option is \"%s\"; write KEY=VALUE", text);
+            rc = err_set(e, ERR_INVALID, "%s is \"%s\"; write KEY=VALUE", option, text);
             break;
         }
         char *key = mem_format("%.*s", (int)(equals - text), text);
@@ -304,7 +305,8 @@ static int job_submit(struct submit *s, struct jobs *j, struct jobs_job *job, st
 {
     json_t *tuning = tuning_json(&s->tuning), *executor = NULL;
     json_t *command = command_json(&s->command);
-    int rc = executor_json(s, &executor, e);
+    int rc =
+        cli_executor_json(s->executor, &s->executor_options, "--executor-option", &executor, e);
     if (rc == 0)
         rc = cli_model_path(&s->model, e);
     if (rc == 0) {

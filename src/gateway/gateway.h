@@ -107,6 +107,7 @@ struct gateway_options {
     enum place_policy policy;       // default: latency
     double slo_ttft_s, slo_token_s; // limits of the policy "slo"; 0: none
     const char *profiles; // file that keeps what is known of nodes; NULL (default): nothing is kept
+    const json_t *train_executor; // of jobs that clients submit (jobs/jobs.h); NULL: here; borrowed
     struct net_key key;
     bool same_weights;     // demand equal weights on both sides (default true)
     uint32_t max_requests; // beyond: 503 with Retry-After (default 64)

@@ -137,6 +137,7 @@ static int submit(struct tuning *t, const struct tuning_ask *a, const char *owne
     s.data = a->data;
     s.eval_data = a->eval[0] ? a->eval : NULL;
     s.options = a->options;
+    s.executor = t->options->train_executor;
     s.meta = a->meta;
     s.owner = owner;
     return jobs_submit(t->jobs, &s, job, e);
