@@ -2,6 +2,8 @@
 # Upstream servers, against a scripted one: every shape of an answer in every dialect, every failure, and what
 # crosses the wire. No model is loaded but where one is to be beside them.
 set -euo pipefail
+# A model in the environment would be one of the server's own.
+unset TANDEM_MODEL
 cd "$(dirname "$0")"
 exec python3 - <<'PYTHON'
 import base64
