@@ -1,8 +1,8 @@
 """goodput.py LLAMA-SERVER: mixed load on two cores. Prints JSON.
 
-tandem runs a worker that reads long prompts on one core and one that writes answers on the other: once with these roles
-(`tandem`: chats ask for the plan local, prompts for hybrid), once as the gateway chooses (`tandem-auto`), which may let both
-do both. llama-server, of the same build, has both cores, at its default and with batches (-b and -ub) of 32, 128 and 512. One after the other:
+tandem runs a worker that reads long prompts on one core and one that writes answers on the other: once because requests
+say so (`tandem`: chats ask for the plan local, prompts for hybrid), once because the workers do (`tandem-auto`: --role read
+and --role write, requests ask for nothing, the gateway chooses). llama-server, of the same build, has both cores, at its default and with batches (-b and -ub) of 32, 128 and 512. One after the other:
 
   stall    three, then eight chats are running when prompts of 2,500 and 4,000 tokens come, one after the other: the longest
            time between two tokens of a chat, against the p99 before (`quiet`), and the prompts' time to first token. Once
@@ -50,13 +50,14 @@ def say(what):
 class Pair:
     """A node that reads on core 0, and the gateway with the worker that writes on core 1."""
 
-    def __init__(self, split=True):
-        self.name = "tandem" if split else "tandem-auto"
-        self.plans = {"chat": "local", "long": "hybrid"} if split else {}
+    def __init__(self, told=True):
+        self.name = "tandem" if told else "tandem-auto"
+        self.plans = {"chat": "local", "long": "hybrid"} if told else {}
+        reads, writes = ((), ()) if told else (("--role", "read"), ("--role", "write"))
         common = ("--ctx", str(STREAMS * CTX_EACH), "--parallel", str(STREAMS), "--threads", "1", "--listen", "127.0.0.1:0",
                   "-m", load.MODEL)
-        self.node = e2e.Program("node", *common, "--cpus", "0", "--name", "reader")
-        self.serve = e2e.Program("serve", *common, "--cpus", "1", "--name", "writer", "--prefill", "127.0.0.1:%d" % self.node.port)
+        self.node = e2e.Program("node", *common, *reads, "--cpus", "0", "--name", "reader")
+        self.serve = e2e.Program("serve", *common, *writes, "--cpus", "1", "--name", "writer", "--prefill", "127.0.0.1:%d" % self.node.port)
         self.port = self.serve.port
         e2e.wait_for("the reader", e2e.node_is(self.port), 60)
         e2e.wait_measured(self.port)

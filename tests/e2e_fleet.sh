@@ -269,7 +269,34 @@ def advertises():
     print("advertises: ok")
 
 
+def has_roles():
+    """One reads and one writes, because they were started so; what that costs."""
+    p = Program("node", "-m", SLOW, "--listen", "127.0.0.1:0", "--name", "P", "--role", "read", "--price", "2")
+    d = serve(0, "--prefill", "127.0.0.1:%d" % p.port, "--role", "write", "--price", "1")
+    wait_for("the node", node_is(d.port))
+    out = tandem(d.port)
+    check(" read " in out and " write " in out, out)
+    for n, plan in ((40, "local"), (700, "hybrid")):
+        t = complete(d.port, tokens(n, n), None, 4)[1]["timings"]
+        check(t["plan"] == plan and t["fallback"] is None, n, t)
+    r = subprocess.run([os.path.join(BIN, "tandem"), "explain", "--prompt-tokens", "100", "--policy", "cost", "--server",
+                        "127.0.0.1:%d" % d.port], capture_output=True, text=True, timeout=20)
+    check(r.returncode == 0 and "$/1000" in r.stdout and "cheapest" in r.stdout, r.stdout, r.stderr)
+    check("both" in tandem(d.port, "role", "P", "both"), "not changed")
+    check("what it is there for" in tandem(d.port, "role", "P", code=2), "no advice")
+    check("read, write or both" in tandem(d.port, "role", "P", "sing", code=1), "took a role that is none")
+    check(nodes(d.port, "prefill")[0]["does"] == "both", nodes(d.port, "prefill"))
+    d.stop()
+    p.stop()
+    for command in ("node", "serve"):
+        r = subprocess.run([os.path.join(BIN, "tandem"), command, "-m", "fake", "--role", "sing"],
+                           capture_output=True, text=True, timeout=20)
+        check(r.returncode == 2 and "read, write or both" in r.stderr, command, r.returncode, r.stderr)
+    print("has roles: ok")
+
+
 joins_and_leaves()
+has_roles()
 ends_what_it_has()
 comes_back()
 advertises()

@@ -38,6 +38,9 @@ struct fake {
     uint32_t n_embd;     // of an embedding: each number is a count of tokens or 0
     bool ranks;
     bool adapters; // takes them: ADAPTER frames are noted, the test answers
+    uint32_t role; // PLACE_READER, PLACE_WRITER
+    bool priced;
+    double dollars_per_hour;
     struct net_key key;
 
     pthread_mutex_t lock;
@@ -90,6 +93,9 @@ static json_t *fake_welcome(const struct fake *f)
                                 .facts = {.cores = 2},
                                 .measures = true,
                                 .adapters = f->adapters,
+                                .role = f->role,
+                                .priced = f->priced,
+                                .dollars_per_hour = f->dollars_per_hour,
                                 .pid = f->pid};
 
     snprintf(w.node_id, sizeof(w.node_id), "%s", f->node_id ? f->node_id : "");

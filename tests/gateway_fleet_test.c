@@ -428,9 +428,13 @@ static void test_kept(void **state)
     assert_string_equal(text_at(v, "address"), "[::1]:7099");
     json_decref(v);
     json_decref(ask_node(&s, "POST", &s.node, "/resume", 200));
+    json_decref(ask_path(&s, "POST", NODES "/spark/role", "{\"role\":\"read\"}", 200));
     restart(&s);
     await_count(&s, 2);
     stage_await(&s, 1, "up");
+    v = ask_node(&s, "GET", &s.node, "", 200);
+    assert_string_equal(text_at(v, "does"), "read");
+    json_decref(v);
     // One that the command line names as well is the command line's.
     s.options.prefill[0] = (struct net_addr){.host = "127.0.0.1", .port = s.node.port};
     s.options.n_prefill = 1;

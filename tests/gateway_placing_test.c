@@ -26,6 +26,15 @@ static double read_s(struct stage *s, const char *plan, const char *node)
     return seconds;
 }
 
+static json_t *get_json(struct stage *s, const char *path)
+{
+    struct web_answer a = web_get(s->port, path);
+    json_t *v = parse(a.body);
+
+    web_answer_fini(&a);
+    return v;
+}
+
 static json_t *answered(struct stage *s, const char *more)
 {
     struct web w = ask_long(s, more);
@@ -247,6 +256,100 @@ static void test_any_pair(void **state)
     fake_stop(&other);
 }
 
+// ---- what nodes are there for, and what they cost ----------------------------------------------------------
+
+static json_t *role_given(struct stage *s, const char *name, const char *body, int status)
+{
+    char path[80];
+    struct web w;
+
+    snprintf(path, sizeof(path), "/v1/tandem/nodes/%s/role", name);
+    w = web_post(s->port, path, body);
+    return finish_json(&w, status);
+}
+
+// The node would do all of it faster; it is there to read.
+static void test_role(void **state)
+{
+    struct stage s;
+    json_t *v;
+
+    (void)state;
+    stage_init(&s);
+    s.node.role = PLACE_READER;
+    s.local.role = PLACE_WRITER;
+    stage_ready(&s, true);
+    v = get_json(&s, "/v1/tandem/status");
+    assert_string_equal(text_at(v, "nodes.0.does"), "write");
+    assert_string_equal(text_at(v, "nodes.1.does"), "read");
+    json_decref(v);
+    v = explain(&s, "{\"prompt_tokens\":3000,\"answer_tokens\":10}", 200);
+    assert_int_equal(json_array_size(at(v, "plans")), 1);
+    assert_string_equal(text_at(v, "plans.0.plan"), "hybrid");
+    json_decref(v);
+    v = answered(&s, "\"tandem\":{\"plan\":\"remote\"}");
+    assert_string_equal(text_at(v, "timings.plan"), "remote");
+    assert_has(text_at(v, "timings.fallback"), "roles are passed over");
+    json_decref(v);
+    // An operator changes both while the server runs.
+    v = role_given(&s, "local", "{\"role\":\"both\"}", 200);
+    assert_string_equal(text_at(v, "does"), "both");
+    json_decref(v);
+    v = role_given(&s, "spark", "{\"role\":\"write\"}", 200);
+    assert_string_equal(text_at(v, "does"), "write");
+    json_decref(v);
+    v = answered(&s, "\"tandem\":{\"plan\":\"hybrid\"}");
+    assert_string_equal(text_at(v, "timings.plan"), "local");
+    assert_has(text_at(v, "timings.fallback"), "spark is there to write");
+    json_decref(v);
+    v = role_given(&s, "spark", "{\"role\":\"sing\"}", 400);
+    assert_has(text_at(v, "error.message"), "read, write or both");
+    json_decref(v);
+    json_decref(role_given(&s, "spark", "{}", 400));
+    json_decref(role_given(&s, "nobody", "{\"role\":\"read\"}", 404));
+    stage_stop(&s);
+}
+
+static void test_price(void **state)
+{
+    struct stage s;
+    json_t *v;
+
+    (void)state;
+    stage_init(&s);
+    s.node.priced = true;
+    s.node.dollars_per_hour = 3.6;
+    stage_ready(&s, true);
+    v = answered(&s, "\"tandem\":{\"policy\":\"cost\"}");
+    assert_string_equal(text_at(v, "timings.plan"), "remote"); // the only plan whose price is known
+    assert_has(text_at(v, "timings.reason"), "cheapest");
+    json_decref(v);
+    v = explain(&s, "{\"prompt_tokens\":3000,\"answer_tokens\":10,\"policy\":\"cost\"}", 200);
+    assert_true(json_number_value(at(v, "plans.0.dollars")) > 0);
+    assert_true(json_is_null(at(v, "plans.1.dollars")));
+    json_decref(v);
+    v = get_json(&s, "/v1/tandem/status");
+    assert_true(json_is_null(at(v, "nodes.0.dollars_per_hour")));
+    assert_true(json_number_value(at(v, "nodes.1.dollars_per_hour")) == 3.6);
+    json_decref(v);
+    stage_stop(&s);
+}
+
+static void test_no_price(void **state)
+{
+    struct stage s;
+    json_t *v;
+
+    (void)state;
+    stage_init(&s);
+    stage_ready(&s, true);
+    v = answered(&s, "\"tandem\":{\"policy\":\"cost\"}");
+    assert_string_equal(text_at(v, "timings.plan"), "hybrid");
+    assert_has(text_at(v, "timings.fallback"), "no price is known");
+    json_decref(v);
+    stage_stop(&s);
+}
+
 // ---- the table ---------------------------------------------------------------------------------------------
 
 static void test_explain(void **state)
@@ -298,6 +401,8 @@ int main(void)
         cmocka_unit_test(test_alone),    cmocka_unit_test(test_learns),
         cmocka_unit_test(test_wishes),   cmocka_unit_test(test_any_pair),
         cmocka_unit_test(test_explain),  cmocka_unit_test(test_planned_again),
+        cmocka_unit_test(test_role),     cmocka_unit_test(test_price),
+        cmocka_unit_test(test_no_price),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -2,6 +2,7 @@
 #include "base/buf.h"
 #include "base/json.h"
 #include "node/message.h"
+#include "sched/place.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -189,6 +190,9 @@ static void hello_and_welcome_round_trip(void **state)
         .paced = true,
         .advertise = "[fd00::7]:7000",
         .pid = 4711,
+        .role = PLACE_READER,
+        .priced = true,
+        .dollars_per_hour = 2.5,
     };
     struct message_welcome w2;
     (void)state;
@@ -209,8 +213,23 @@ static void hello_and_welcome_round_trip(void **state)
     assert_true(w2.facts.n_nics == 1 && w2.facts.nics[0].bits_per_s == 10000000000);
     assert_true(w2.power.idle_w == 40.5 && w2.power.prefill_w == 0 && w2.power.decode_w == 180);
     assert_true(w2.limits.n_embed_tokens == 2048 && w2.limits.ranks && w2.limits.cuts);
-    json_decref(o);
+    assert_true(w2.role == PLACE_READER && w2.priced && w2.dollars_per_hour == 2.5);
     json_decref(again);
+    // An older node says neither, and a newer one may say what is not known here.
+    json_object_del(o, "role");
+    json_object_del(o, "dollars_per_hour");
+    assert_int_equal(message_welcome_parse(o, &w2, NULL), 0);
+    assert_true(w2.role == 0 && !w2.priced);
+    json_put(o, "role", json_string("dream, and a great deal more of it"));
+    json_put(o, "dollars_per_hour", json_integer(0));
+    assert_int_equal(message_welcome_parse(o, &w2, NULL), 0);
+    assert_true(w2.role == 0 && w2.priced && w2.dollars_per_hour == 0);
+    json_put(o, "dollars_per_hour", json_integer(-1));
+    assert_int_not_equal(message_welcome_parse(o, &w2, NULL), 0);
+    json_put(o, "dollars_per_hour", json_null());
+    json_put(o, "role", json_integer(1));
+    assert_int_not_equal(message_welcome_parse(o, &w2, NULL), 0);
+    json_decref(o);
 }
 
 // ---- refusals -----------------------------------------------------------------------------------

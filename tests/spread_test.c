@@ -235,6 +235,8 @@ static void options_cross_to_the_worker(void **state)
     o.lend_bytes = UINT64_MAX;
     o.spread = "near,far:9000";
     o.tensor_split = "1,2,3";
+    o.role = "read";
+    o.price = 0;
     char *text = node_worker_options_text(&o);
     json_t *v = json_parse(text, strlen(text), &e);
     free(text);
@@ -243,6 +245,15 @@ static void options_cross_to_the_worker(void **state)
     assert_true(back.lend && back.lend_bytes == INT64_MAX);
     assert_string_equal(back.spread, o.spread);
     assert_string_equal(back.tensor_split, o.tensor_split);
+    assert_string_equal(back.role, "read");
+    assert_true(back.price == 0);
+    json_put(v, "price", json_null());
+    assert_int_equal(node_worker_options_parse(v, &back, &e), 0);
+    assert_true(back.price < 0); // not told
+    json_put(v, "role", json_string("sing"));
+    assert_int_equal(node_worker_options_parse(v, &back, &e), ERR_INVALID);
+    assert_non_null(strstr(e.message, "read, write or both"));
+    json_put(v, "role", json_null());
     json_put(v, "lend", json_false());
     assert_int_equal(node_worker_options_parse(v, &back, &e), ERR_INVALID);
     json_decref(v);

@@ -338,10 +338,17 @@ static void specs(void **state)
     assert_string_equal(u.key_file, "/k");
     assert_string_equal(u.ca_file, "/c");
     assert_int_equal(u.stall_s, 9);
-    assert_true(u.plain_key);
+    assert_true(u.plain_key && !u.priced);
+    assert_int_equal(serve_upstream_parse("a=http://h price-in=0.25 price-out=1e1", &u, &e), 0);
+    assert_true(u.priced && u.price_in == 0.25 && u.price_out == 10);
+    assert_int_equal(serve_upstream_parse("a=http://h price-out=0", &u, &e), 0);
+    assert_true(u.priced && u.price_in == 0 && u.price_out == 0);
     for (const char *const *bad =
              (const char *const[]){"", "a", "a=b", "a=ftp://h", "=http://h", "a=http://h stall=x",
                                    "a=http://h stall", "a=http://h plain-key=maybe",
+                                   "a=http://h price-in=-1",
+                                   "a=http://h price-in=", "a=http://h price-out=nan",
+                                   "a=http://h price-out=1$", "a=http://h price-out=1e7",
                                    "a=http://h as=x", "a=http://u:p@h", "a=http://h/?q", NULL};
          *bad; bad++)
         assert_int_equal(serve_upstream_parse(*bad, &u, &e), ERR_INVALID);

@@ -71,12 +71,14 @@ int cli_fail(const char *command, const struct err *e);
 
 // The options every command that starts a worker shares (-m, --name, --ctx, --parallel, --threads,
 // --gpu-layers, --kv-type, --cpus, --no-tiles, --min-chunk, --pace-prefill, --pace-decode,
-// --link-rate), to be appended to a command's own table, which still needs its end. Returns how
+// --link-rate, --role, --price), to be appended to a command's own table, which still needs its end. Returns how
 // many were written.
 // `model`: with -m among them.
 size_t cli_worker_options(struct node_worker_options *o, struct cli_option *out, size_t max,
                           bool model);
 
+// Whether --role is a word that is known.
+int cli_role_check(const struct node_worker_options *o, struct err *e);
 // What can be said about --spread and --tensor-split before any machine is asked; `n_models` of the command.
 int cli_spread_check(const struct node_worker_options *o, size_t n_models, struct err *e);
 // Whether one of --spread is another machine; without --spread, or with a bad one, false.

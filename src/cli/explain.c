@@ -11,6 +11,7 @@
 #include <string.h>
 
 #define PROMPT_MAX (16u << 20) // bytes of a prompt's file
+#define DOLLARS_OF 1000.0      // requests: one costs too little to be read
 
 static const char usage[] = "usage: tandem explain (--prompt-tokens N | --prompt-file FILE) "
                             "[--answer-tokens N] [OPTIONS]";
@@ -21,7 +22,9 @@ static const char about[] =
     "one\n"
     "that would be chosen first. All figures are predicted; PREDICTED and what came of it stand in "
     "the\n"
-    "\"timings\" of every answer. The server's API key must be good for the scope admin.";
+    "\"timings\" of every answer. Under the policy cost, $/1000 are dollars for a thousand such "
+    "requests.\n"
+    "The server's API key must be good for the scope admin.";
 
 struct explain {
     struct client client;
@@ -56,9 +59,18 @@ static const char *name_of(const json_t *row, const char *member)
     return v ? v : "-";
 }
 
-static void row_print(const json_t *row)
+static void number_print(const json_t *row, const char *member, double times)
 {
-    const json_t *joules = json_object_get(row, "joules");
+    const json_t *v = json_object_get(row, member);
+
+    if (json_is_number(v))
+        printf(" %8.3g", times * json_number_value(v));
+    else
+        printf(" %8s", "-");
+}
+
+static void row_print(const json_t *row, bool dollars)
+{
     const char *writes = name_of(row, "decode_node"), *reads = name_of(row, "prefill_node");
 
     printf("%-7s %-16.16s %-16.16s", name_of(row, "plan"), reads[0] == '-' ? writes : reads,
@@ -69,15 +81,16 @@ static void row_print(const json_t *row)
     cell_print(row, "ttft_s", 8);
     cell_print(row, "token_s", 8);
     cell_print(row, "total_s", 8);
-    if (json_is_number(joules))
-        printf(" %8.3g\n", json_number_value(joules));
-    else
-        printf(" %8s\n", "-");
+    number_print(row, "joules", 1);
+    if (dollars)
+        number_print(row, "dollars", DOLLARS_OF);
+    putchar('\n');
 }
 
 static void print(const json_t *told)
 {
     const json_t *plans = json_object_get(told, "plans");
+    bool dollars = strcmp(name_of(told, "policy"), "cost") == 0;
 
     printf(
         "%s: %.0f tokens in, %.0f out, policy %s; %.0f plans considered, all figures predicted\n\n",
@@ -88,10 +101,10 @@ static void print(const json_t *told)
         printf("no plan is possible: %s\n", name_of(told, "refusal"));
         return;
     }
-    printf("%-7s %-16s %-16s %8s %8s %8s %8s %8s %8s %8s\n", "PLAN", "READS", "WRITES", "WAIT",
-           "READ", "TAIL", "FIRST", "TOKEN", "TOTAL", "JOULES");
+    printf("%-7s %-16s %-16s %8s %8s %8s %8s %8s %8s %8s%s\n", "PLAN", "READS", "WRITES", "WAIT",
+           "READ", "TAIL", "FIRST", "TOKEN", "TOTAL", "JOULES", dollars ? "   $/1000" : "");
     for (size_t i = 0; i < json_array_size(plans); i++)
-        row_print(json_array_get(plans, i));
+        row_print(json_array_get(plans, i), dollars);
     printf("\n%s\n", name_of(json_array_get(plans, 0), "why"));
 }
 

@@ -224,6 +224,8 @@ static int options_apply(struct node *n, struct err *e)
             "that has so many behind it",
             n->models.n, n->lend ? " and --lend" : "");
     if (rc == 0)
+        rc = cli_role_check(&n->worker, e);
+    if (rc == 0)
         rc = cli_spread_check(&n->worker, n->models.n, e);
     if (rc == 0)
         rc = advertise_parse(n, e);

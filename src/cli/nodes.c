@@ -10,13 +10,17 @@
 #include <string.h>
 #include <unistd.h>
 
-static const char usage[] = "usage: tandem nodes [add|remove|drain|resume ADDRESS] [OPTIONS]";
+static const char usage[] = "usage: tandem nodes [add|remove|drain|resume ADDRESS] [OPTIONS]\n"
+                            "       tandem nodes role ADDRESS read|write|both [OPTIONS]";
 static const char about[] =
     "Shows the nodes of a running server, or changes them while it runs:\n"
     "  add     a machine that runs \"tandem node\" joins, and is there again after a restart\n"
     "  remove  it gets nothing new, ends what it has, and is gone\n"
     "  drain   it gets nothing new, and stays\n"
     "  resume  a drained one is used again\n"
+    "  role    what it is there for from now on, as long as others can do the rest: to read "
+    "prompts, to\n"
+    "          write answers, or both; \"local\" is the server's own worker\n"
     "ADDRESS is HOST:PORT, HOST (port 7077), or the name that a node calls itself by. remove and "
     "drain wait until\n"
     "nothing runs on the node any more. The server's API key must be good for the scope admin.";
@@ -26,7 +30,7 @@ static const char about[] =
 
 struct nodes {
     struct client client;
-    const char *word, *address;
+    const char *word, *address, *role;
     bool force, no_wait, json;
 };
 
@@ -48,8 +52,8 @@ static void node_print(const json_t *node)
 {
     const char *why = json_string_value(json_object_get(node, "why"));
 
-    printf("%-16.16s %-24.24s %-10s %4.0f  %-6s %s\n", text(node, "name"), text(node, "address"),
-           text(node, "state"), number(node, "requests"),
+    printf("%-16.16s %-24.24s %-10s %-5s %4.0f  %-6s %s\n", text(node, "name"),
+           text(node, "address"), text(node, "state"), text(node, "does"), number(node, "requests"),
            json_is_true(json_object_get(node, "added")) ? "added" : "-", text(node, "node_id"));
     if (why && why[0])
         printf("    %s\n", why);
@@ -75,7 +79,8 @@ static int list(const struct nodes *n)
     if (n->json)
         line_print(told);
     else
-        printf("%-16s %-24s %-10s %4s  %-6s %s\n", "NODE", "ADDRESS", "STATE", "REQ", "HOW", "ID");
+        printf("%-16s %-24s %-10s %-5s %4s  %-6s %s\n", "NODE", "ADDRESS", "STATE", "ROLE", "REQ",
+               "HOW", "ID");
     for (size_t i = 0; !n->json && i < json_array_size(all); i++)
         node_print(json_array_get(all, i));
     json_decref(told);
@@ -110,6 +115,10 @@ static int order(const struct nodes *n, json_t **told, struct err *e)
     } else if (strcmp(n->word, "remove") == 0) {
         path_make(n, n->force ? "?force" : "", path);
         rc = client_delete(&n->client, path, told, e);
+    } else if (n->role) {
+        json_put(body, "role", json_string(n->role));
+        path_make(n, "/role", path);
+        rc = client_post(&n->client, path, body, told, e);
     } else {
         path_make(n, strcmp(n->word, "drain") == 0 ? "/drain" : "/resume", path);
         rc = client_post(&n->client, path, body, told, e);
@@ -173,6 +182,8 @@ static int change(const struct nodes *n)
         line_print(node);
     else if (strcmp(n->word, "remove") == 0)
         printf("%s: %s\n", text(node, "address"), n->no_wait ? "leaving" : "removed");
+    else if (n->role)
+        printf("%s: %s\n", text(node, "address"), text(node, "does"));
     else
         printf("%s: %s\n", text(node, "address"), text(node, "state"));
     json_decref(node);
@@ -181,24 +192,34 @@ static int change(const struct nodes *n)
 
 // ---- the command ----------------------------------------------------------------------------------------
 
+static int address_take(struct nodes *n, const struct cli_list *rest, struct err *e)
+{
+    bool role = strcmp(n->word, "role") == 0;
+
+    n->address = rest->n == (role ? 3 : 2) ? rest->items[1] : NULL;
+    n->role = role && n->address ? rest->items[2] : NULL;
+    return n->address && n->address[0]
+               ? 0
+               : err_set(e, ERR_INVALID,
+                         role ? "say which node, and what it is there for, as in `tandem nodes "
+                                "%s spark:7077 read`"
+                              : "say which node, as in `tandem nodes %s spark:7077`",
+                         n->word);
+}
+
 static int words_take(struct nodes *n, const struct cli_list *rest, struct err *e)
 {
-    static const char *const words[] = {"add", "remove", "drain", "resume", NULL};
+    static const char *const words[] = {"add", "remove", "drain", "resume", "role", NULL};
     const char *nearest;
 
     if (rest->n == 0)
         return 0;
     n->word = rest->items[0];
     for (size_t i = 0; words[i]; i++)
-        if (strcmp(words[i], n->word) == 0) {
-            n->address = rest->n == 2 ? rest->items[1] : NULL;
-            return n->address && n->address[0]
-                       ? 0
-                       : err_set(e, ERR_INVALID,
-                                 "say which node, as in `tandem nodes %s spark:7077`", n->word);
-        }
+        if (strcmp(words[i], n->word) == 0)
+            return address_take(n, rest, e);
     nearest = cli_nearest(n->word, words);
-    return err_set(e, ERR_INVALID, "\"%.60s\" is none of add, remove, drain and resume%s%s%s",
+    return err_set(e, ERR_INVALID, "\"%.60s\" is none of add, remove, drain, resume and role%s%s%s",
                    n->word, nearest ? "; did you mean \"" : "", nearest ? nearest : "",
                    nearest ? "\"?" : "");
 }
@@ -246,4 +267,4 @@ static int nodes_run(int argc, char **argv)
 }
 
 const struct cli_command cli_nodes = {
-    "nodes", "nodes of a running server: add, remove, drain, resume", nodes_run};
+    "nodes", "nodes of a running server: add, remove, drain, resume, role", nodes_run};

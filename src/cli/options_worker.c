@@ -1,6 +1,7 @@
 // The options that every command shares which starts a worker.
 #include "cli/cli.h"
 #include "node/message_spread.h"
+#include "sched/place.h"
 
 #include <string.h>
 
@@ -45,6 +46,15 @@ size_t cli_worker_options(struct node_worker_options *o, struct cli_option *out,
          "emulate a machine that reads prompts at this rate", 0, 1e12},
         {"--pace-decode", 0, CLI_DOUBLE, &o->pace_decode, "TOKENS/S",
          "emulate a machine that decodes at this rate", 0, 1e12},
+        {"--role", 0, CLI_STRING, &o->role, "ROLE",
+         "what this machine is there for, as long as others can do the rest: read (prompts, for "
+         "nodes that answer), write (answers; it reads short prompts of its own, and long ones "
+         "are read elsewhere) or both (default)",
+         0, 0},
+        {"--price", 0, CLI_DOUBLE, &o->price, "DOLLARS",
+         "what an hour of the whole machine costs, for the policy cost; 0: no more than its power "
+         "(\"tandem serve --energy-price\"); default: not known",
+         0, NODE_PRICE_MAX},
         {"--link-rate", 0, CLI_DOUBLE, &o->link_bytes_per_s, "BYTES/S",
          "emulate a link of this rate for what the worker sends", 0, 1e13},
     };
@@ -53,6 +63,16 @@ size_t cli_worker_options(struct node_worker_options *o, struct cli_option *out,
         n = max;
     memcpy(out, all + skip, n * sizeof *all);
     return n;
+}
+
+int cli_role_check(const struct node_worker_options *o, struct err *e)
+{
+    uint32_t role;
+
+    return !o->role || place_role_parse(o->role, &role)
+               ? 0
+               : err_set(e, ERR_INVALID, "--role is \"%.40s\"; it can be read, write or both",
+                         o->role);
 }
 
 int cli_spread_check(const struct node_worker_options *o, size_t n_models, struct err *e)

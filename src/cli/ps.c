@@ -33,6 +33,11 @@ static bool is_up(const json_t *node)
     return strcmp(text(node, "state"), "up") == 0;
 }
 
+static bool is_upstream(const json_t *node)
+{
+    return strcmp(text(node, "role"), "upstream") == 0;
+}
+
 static void rate_format(double v, char out[16])
 {
     if (v > 0)
@@ -58,7 +63,7 @@ static void node_print(const json_t *node)
     rate_format(rate(node, "prefill_tokens_per_s"), prefill);
     rate_format(rate(node, "decode_tokens_per_s"), decode);
     printf("%-16.16s %-8s %-22.22s %s%-10s%s %9s %8s %4.0f %7.0f  %-11s %s\n", text(node, "name"),
-           text(node, "role"), text(node, "address"),
+           text(node, is_upstream(node) ? "role" : "does"), text(node, "address"),
            !color ? ""
            : up   ? "\033[32m"
                   : "\033[33m",

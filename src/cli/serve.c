@@ -136,7 +136,8 @@ static size_t cluster_options(struct serve *s, struct cli_option *out)
          .arg = "NAME=URL",
          .help = "another server of OpenAI's API (vLLM, llama-server, mlx_lm.server, Ollama, ...) "
                  "that answers whole requests; may be repeated. Behind the address, in the same "
-                 "quotes: key-file=FILE, model=THEIRS, as=OURS, ca-file=FILE, stall=SECONDS"},
+                 "quotes: key-file=FILE, model=THEIRS, as=OURS, ca-file=FILE, stall=SECONDS, "
+                 "price-in=DOLLARS, price-out=DOLLARS (for a million tokens)"},
         {.name = "--discover",
          .kind = CLI_FLAG,
          .value = &s->discover,
@@ -298,6 +299,8 @@ static int options_apply(struct serve *s, struct err *e)
     s->models.any_memory = s->models.any_memory || o->worker.spread;
     rc = serve_placing_apply(&s->placing, o, e);
     if (rc == 0)
+        rc = cli_role_check(&o->worker, e);
+    if (rc == 0)
         rc = serve_upstreams_find(&s->upstreams, o, e);
     if (rc == 0)
         rc = serve_models_find(&s->models, o, e);
@@ -318,6 +321,7 @@ static int options_apply(struct serve *s, struct err *e)
                                e);
         o->train_executor = s->executor;
     }
+    serve_prices_check(o);
     if (rc == 0)
         nodes_file_set(s);
     if (rc == 0)

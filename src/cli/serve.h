@@ -27,6 +27,8 @@ size_t serve_placing_options(struct serve_placing *s, struct gateway_options *o,
                              struct cli_option *out);
 // Fills what is about placement. ERR_INVALID names the option.
 int serve_placing_apply(const struct serve_placing *s, struct gateway_options *o, struct err *e);
+// Warns of a policy that cannot do what it says. After the upstream servers were found.
+void serve_prices_check(const struct gateway_options *o);
 
 // ---- serve_upstreams.c: --upstream ----
 // One of them, whose texts live as long as the process. ERR_INVALID, ERR_RANGE.

@@ -1,5 +1,6 @@
 // The options of tandem serve that say how requests find their machines.
 #include "base/buf.h"
+#include "base/log.h"
 #include "cli/serve.h"
 #include "os/os.h"
 
@@ -37,6 +38,15 @@ size_t serve_placing_options(struct serve_placing *s, struct gateway_options *o,
          .help = "from token to token, for the policy slo (0: no limit)",
          .min = 0,
          .max = 1e6},
+        {.name = "--energy-price",
+         .kind = CLI_DOUBLE,
+         .value = &o->dollars_per_kwh,
+         .arg = "DOLLARS",
+         .help =
+             "for a kWh, for the policy cost: what machines draw whose power can be read "
+             "(\"tandem ps --facts\") costs so much, beside their hours (--price) (0: not known)",
+         .min = 0,
+         .max = 1000},
         {.name = "--profiles",
          .kind = CLI_STRING,
          .value = (void *)&s->profiles,
@@ -84,4 +94,21 @@ int serve_placing_apply(const struct serve_placing *s, struct gateway_options *o
                        "--policy slo needs a limit: say --slo-ttft SECONDS, --slo-token SECONDS or "
                        "both");
     return profiles_find(s, o, e);
+}
+
+static bool any_price(const struct gateway_options *o)
+{
+    bool any = o->worker.price >= 0 || o->dollars_per_kwh > 0;
+
+    for (size_t i = 0; i < o->n_upstreams; i++)
+        any = any || o->upstreams[i].priced;
+    return any;
+}
+
+void serve_prices_check(const struct gateway_options *o)
+{
+    if (o->policy == PLACE_COST && !any_price(o))
+        log_warn("serve", "--policy cost, and no price is known here: say --price, --energy-price, "
+                          "price-in and price-out behind --upstream, or start nodes with --price. "
+                          "Until one is known requests go where they are soonest done");
 }

@@ -1,4 +1,4 @@
-// Upstream servers as they are given: "NAME=URL [key-file=FILE] [model=THEIRS [as=OURS]]...". Words, because
+// Upstream servers as they are given: "NAME=URL [key-file=FILE] [price-in=DOLLARS] [model=THEIRS [as=OURS]]...". Words, because
 // names of models have colons and slashes in them, and commas stand between the servers of a list.
 #include "base/buf.h"
 #include "cli/serve.h"
@@ -128,12 +128,40 @@ static int ca_file_take(struct gateway_upstream *u, const char *value, struct er
     return 0;
 }
 
+// Dollars for a million tokens.
+static int dollars_take(struct gateway_upstream *u, const char *name, const char *value,
+                        double *out, struct err *e)
+{
+    char *end;
+    double v = strtod(value, &end);
+
+    if (*end || !(v >= 0 && v <= GATEWAY_PRICE_MAX))
+        return err_set(e, ERR_INVALID,
+                       "%s=%.40s must be dollars for a million tokens, from 0 to %g", name, value,
+                       GATEWAY_PRICE_MAX);
+    *out = v;
+    u->priced = true;
+    return 0;
+}
+
+static int price_in_take(struct gateway_upstream *u, const char *value, struct err *e)
+{
+    return dollars_take(u, "price-in", value, &u->price_in, e);
+}
+
+static int price_out_take(struct gateway_upstream *u, const char *value, struct err *e)
+{
+    return dollars_take(u, "price-out", value, &u->price_out, e);
+}
+
 static const struct {
     const char *name;
     int (*take)(struct gateway_upstream *u, const char *value, struct err *e);
 } members[] = {
-    {"model", model_take}, {"as", as_take},           {"key-file", key_file_take},
-    {"stall", stall_take}, {"ca-file", ca_file_take}, {"plain-key", plain_take},
+    {"model", model_take},       {"as", as_take},
+    {"key-file", key_file_take}, {"stall", stall_take},
+    {"ca-file", ca_file_take},   {"plain-key", plain_take},
+    {"price-in", price_in_take}, {"price-out", price_out_take},
 };
 
 static int member_take(struct gateway_upstream *u, const char *word, struct err *e)
@@ -146,7 +174,8 @@ static int member_take(struct gateway_upstream *u, const char *word, struct err 
             return members[i].take(u, word + n + 1, e);
     return err_set(e, ERR_INVALID,
                    "\"%.80s\" is not understood; behind the address may stand model=THEIRS, "
-                   "as=OURS, key-file=FILE, ca-file=FILE, stall=SECONDS and plain-key=yes",
+                   "as=OURS, key-file=FILE, ca-file=FILE, stall=SECONDS, plain-key=yes, "
+                   "price-in=DOLLARS and price-out=DOLLARS (for a million tokens)",
                    word);
 }
 

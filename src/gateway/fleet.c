@@ -143,6 +143,15 @@ void fleet_drain(struct core *c, struct peer *p, bool on)
     fleet_save(c);
 }
 
+void fleet_role(struct core *c, struct peer *p, uint32_t role)
+{
+    p->has_role = true;
+    p->role = role;
+    log_info("gateway", "node %s is there to %s: address=%s", peer_name(p),
+             role == 0 ? "read and write" : place_role_name(role), p->address);
+    fleet_save(c);
+}
+
 // Requests tell their clients which nodes they were on.
 static bool is_referred(const struct core *c, const struct peer *p)
 {
@@ -264,11 +273,22 @@ static void tell_unknown(struct core *c, struct query *q)
 
 static void act(struct core *c, struct query *q, struct peer *p)
 {
-    if (q->kind == QUERY_NODE_REMOVE)
+    if (q->kind == QUERY_NODE_ROLE)
+        fleet_role(c, p, q->order.role);
+    else if (q->kind == QUERY_NODE_REMOVE)
         fleet_remove(c, p, q->order.force);
     else if (q->kind != QUERY_NODE)
         fleet_drain(c, p, q->kind == QUERY_NODE_DRAIN);
     tell(q, status_peer(c, p));
+}
+
+// A role is a local worker's as well as a node's.
+static struct peer *local_find(struct core *c, const char *address)
+{
+    for (size_t i = 0; i < c->n_models; i++)
+        if (strcmp(c->peers[i].address, address) == 0)
+            return &c->peers[i];
+    return NULL;
 }
 
 void fleet_on_query(struct core *c, struct query *q)
@@ -284,6 +304,8 @@ void fleet_on_query(struct core *c, struct query *q)
         return;
     }
     p = fleet_find(c, q->order.address);
+    if (!p && q->kind == QUERY_NODE_ROLE)
+        p = local_find(c, q->order.address);
     if (!p)
         tell_unknown(c, q);
     else if (p->leaving && q->kind != QUERY_NODE && !q->order.force)

@@ -43,6 +43,7 @@ struct request;
 struct fleet_order {
     char address[FLEET_ADDRESS_BYTES]; // or a node's name
     bool force;                        // its requests are not waited for
+    uint32_t role;                     // that it is given: PLACE_READER, PLACE_WRITER or 0
 };
 
 // D could not reach P.
@@ -63,6 +64,8 @@ int fleet_add(struct core *c, const struct net_addr *addr, struct peer **out, st
 struct peer *fleet_find(struct core *c, const char *text);
 void fleet_remove(struct core *c, struct peer *p, bool force);
 void fleet_drain(struct core *c, struct peer *p, bool on);
+// What it is there for from now on, whatever it says itself. Of a local worker until the server ends.
+void fleet_role(struct core *c, struct peer *p, uint32_t role);
 // Lets go of nodes that have nothing left to do, and frees slots.
 void fleet_tick(struct core *c);
 

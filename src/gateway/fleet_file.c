@@ -1,4 +1,5 @@
-// The nodes that joined at run time, kept for the next start: {"nodes":[{"address":"spark:7077","drained":false}]}.
+// The nodes that joined at run time, kept for the next start: {"nodes":[{"address":"spark:7077","drained":false,
+// "role":"read"}]}; "role" only where one was given at run time.
 #include "base/buf.h"
 #include "base/json.h"
 #include "base/log.h"
@@ -11,6 +12,7 @@
 static void node_load(struct core *c, const json_t *node)
 {
     const char *address = json_string_value(json_object_get(node, "address"));
+    const char *role = json_string_value(json_object_get(node, "role"));
     struct net_addr a;
     struct peer *p = NULL;
     struct err e = {0};
@@ -29,6 +31,7 @@ static void node_load(struct core *c, const json_t *node)
     }
     p->added = true;
     p->drained = json_is_true(json_object_get(node, "drained"));
+    p->has_role = role && place_role_parse(role, &p->role);
 }
 
 void fleet_load(struct core *c)
@@ -66,6 +69,8 @@ static json_t *nodes_json(const struct core *c)
         node = json_object();
         json_put(node, "address", json_string(p->address));
         json_put(node, "drained", json_boolean(p->drained));
+        if (p->has_role)
+            json_put(node, "role", json_string(place_role_name(p->role)));
         json_array_append_new(list, node);
     }
     json_put(o, "nodes", list);

@@ -28,6 +28,7 @@
 #define GATEWAY_UPSTREAMS_MAX 16
 #define GATEWAY_UPSTREAM_MODELS_MAX 16
 #define GATEWAY_UPSTREAM_STALL_S 180
+#define GATEWAY_PRICE_MAX 1e6 // dollars for a million tokens
 
 #define GATEWAY_IMAGE_QUEUE 8
 #define GATEWAY_IMAGE_EXPIRY_S 3600
@@ -75,6 +76,8 @@ struct gateway_upstream {
     size_t n_models;
     uint32_t stall_s; // that it may be silent while it answers (default GATEWAY_UPSTREAM_STALL_S)
     bool plain_key;   // its key may cross the network unencrypted
+    bool priced;      // the following are known
+    double price_in, price_out; // dollars for a million tokens of prompts, and of answers
 };
 
 // What is done with nodes that announce themselves on the local network (discover.h).
@@ -106,6 +109,7 @@ struct gateway_options {
     enum place_kind plan;           // default: auto
     enum place_policy policy;       // default: latency
     double slo_ttft_s, slo_token_s; // limits of the policy "slo"; 0: none
+    double dollars_per_kwh;         // for the policy "cost"; 0: not known
     const char *profiles; // file that keeps what is known of nodes; NULL (default): nothing is kept
     const json_t *train_executor; // of jobs that clients submit (jobs/jobs.h); NULL: here; borrowed
     struct net_key key;

@@ -86,7 +86,7 @@ void peer_end(struct peer *p)
     p->turn++; // a greeting that is under way concerns nobody
     peer_close(p, "the node was removed");
     peer_fini(p);
-    p->known = p->added = p->drained = p->leaving = p->quitting = false;
+    p->known = p->added = p->drained = p->leaving = p->quitting = p->has_role = false;
     p->model = NULL;
     p->address[0] = '\0';
     peer_state_set(p, PEER_FREE, "");
@@ -103,6 +103,11 @@ void peer_fini(struct peer *p)
 const char *peer_name(const struct peer *p)
 {
     return p->known && p->welcome.name[0] ? p->welcome.name : p->address;
+}
+
+uint32_t peer_role(const struct peer *p)
+{
+    return p->has_role ? p->role : p->welcome.role;
 }
 
 // Logs a complaint once, not at every retry.

@@ -82,6 +82,8 @@ struct peer {
     struct net_addr addr;      // a node's, as it was given
     bool added;                // a node that joined at run time: kept over restarts (fleet.h)
     bool drained;              // an operator's word: it is given nothing new
+    bool has_role;             // another one: what it is there for, whatever it says itself
+    uint32_t role;             // then; PLACE_READER, PLACE_WRITER or 0 (sched/place.h)
     bool leaving;              // it is being removed
     bool quitting;             // its own word: it ends when its requests have
     uint32_t flaps;            // links to this very process that were lost too soon, in a row
@@ -121,6 +123,7 @@ void peer_end(struct peer *p);
 // "HOST:PORT", "[V6]:PORT".
 void peer_address_text(const struct net_addr *addr, char *out, size_t out_bytes);
 const char *peer_name(const struct peer *p); // as it calls itself, or its address
+uint32_t peer_role(const struct peer *p);    // PLACE_READER, PLACE_WRITER or 0: both
 // Takes the frame. Failure needs no handling: the link's end will be told as CORE_CLOSED.
 void peer_send(struct peer *p, struct wire_frame f);
 // Work is about to be sent: from now on silence counts.

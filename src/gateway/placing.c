@@ -37,6 +37,7 @@ void placing_free(struct placing *p)
         return;
     profiles_close(p->profiles);
     expect_free(p->expect);
+    free(p->readings);
     free(p);
 }
 
@@ -69,12 +70,22 @@ static void load_answers(const struct request *r, struct placing_load *l)
     l->cells += r->inputs[0].n_tokens + n * request_room(r, r->choice.decode);
 }
 
-static void loads_add(const struct request *r, struct placing_load *loads)
+static void load_reading(struct placing *pl, struct placing_load *l, double left_s)
+{
+    struct place_reading *reading = &pl->readings[pl->n_readings++];
+
+    *reading = (struct place_reading){left_s, l->reads};
+    l->reads = reading;
+    l->read_s += left_s;
+}
+
+static void loads_add(struct placing *pl, const struct request *r)
 {
     const struct peer *reader = reader_of(r);
+    struct placing_load *loads = pl->loads;
 
     if (reader)
-        loads[reader->index].read_s += read_left_s(r, reader);
+        load_reading(pl, &loads[reader->index], read_left_s(r, reader));
     load_answers(r, &loads[r->choice.decode->index]);
     if (!r->prefill_open)
         return;
@@ -84,14 +95,22 @@ static void loads_add(const struct request *r, struct placing_load *loads)
     loads[r->choice.decode->index].receiving++;
 }
 
-static void loads_fill(const struct core *c, const struct request *except,
-                       struct placing_load *loads)
+static void loads_fill(struct placing *pl, const struct request *except)
 {
-    memset(loads, 0, c->n_peers * sizeof(*loads));
+    const struct core *c = pl->core;
+
+    memset(pl->loads, 0, c->n_peers * sizeof(pl->loads[0]));
+    // Each request has one reader at most. Nothing points to what was here before.
+    if (pl->readings_max < c->n_requests) {
+        pl->readings_max = 2 * (size_t)c->n_requests;
+        free(pl->readings);
+        pl->readings = mem_alloc(pl->readings_max * sizeof(pl->readings[0]));
+    }
+    pl->n_readings = 0;
     for (const struct request *r = c->requests; r; r = r->next)
         if (!r->over && r != except && r->choice.decode && !r->choice.decode->upstream &&
             (r->phase == REQUEST_OFFER || r->phase == REQUEST_GENERATE))
-            loads_add(r, loads);
+            loads_add(pl, r);
 }
 
 static void node_load(struct place_node *n, const struct placing_load *l, double expected)
@@ -99,6 +118,7 @@ static void node_load(struct place_node *n, const struct placing_load *l, double
     double slots = fmax(n->profile->n_seq, 1);
 
     n->read_wait_s = l->read_s;
+    n->reads = l->reads;
     n->answers = fmin(l->answers, slots);
     n->depth_sum = l->answers > 0 ? l->depth_sum * n->answers / l->answers : 0;
     n->rest_tokens = l->answers > 0 ? l->rest_tokens / l->answers : 0;
@@ -144,7 +164,8 @@ static void node_fill(struct placing *pl, struct peer *p, const char *why)
         .profile = p->book ? &p->book->p : NULL,
         .up = !why,
         .why = why,
-        .roles = PLACE_READS | PLACE_WRITES,
+        .roles = PLACE_READS | PLACE_WRITES | peer_role(p),
+        .priced = p->welcome.priced,
         .group = group_of(p),
         .streams = p->welcome.limits.handoff != ENGINE_HANDOFF_WHOLE,
     };
@@ -161,7 +182,7 @@ static void fleet_fill(struct placing *pl, const struct peer *home, const struct
     for (size_t i = c->n_models; i < c->n_peers; i++)
         if (c->peers[i].state != PEER_FREE)
             node_fill(pl, &c->peers[i], why_not(&c->peers[i], home->model, a));
-    loads_fill(c, r, pl->loads);
+    loads_fill(pl, r);
     for (size_t i = 0; i < pl->n; i++)
         if (pl->nodes[i].profile)
             node_load(&pl->nodes[i], &pl->loads[pl->peers[i]->index], expected);
@@ -194,8 +215,12 @@ static struct place_link link_between(void *ctx, size_t from, size_t to)
 
 static struct place_nodes nodes_of(struct placing *pl)
 {
-    return (struct place_nodes){
-        .nodes = pl->nodes, .n = pl->n, .link = link_between, .link_ctx = pl, .home = 0};
+    return (struct place_nodes){.nodes = pl->nodes,
+                                .n = pl->n,
+                                .link = link_between,
+                                .link_ctx = pl,
+                                .home = 0,
+                                .dollars_per_kwh = pl->core->options.dollars_per_kwh};
 }
 
 // ---- one request -------------------------------------------------------------------------------------------

@@ -18,11 +18,12 @@ struct placing_last {
 
 // What all requests that were sent to a node have yet to do there; in requests, tokens and seconds.
 struct placing_load {
-    double read_s;             // of reading, promised
-    double answers, depth_sum; // those whose prompt is still being read too
-    double rest_tokens;        // of all answers
-    double cells, reading;     // room taken; prompts that are read for others
-    double sending, receiving; // transfers
+    double read_s;                     // of reading, promised
+    const struct place_reading *reads; // what makes it up
+    double answers, depth_sum;         // those whose prompt is still being read too
+    double rest_tokens;                // of all answers
+    double cells, reading;             // room taken; prompts that are read for others
+    double sending, receiving;         // transfers
 };
 
 struct placing {
@@ -40,6 +41,8 @@ struct placing {
         // slots of nodes; NULL: not looked up
     struct profile_link_book link_guess;       // of a way that cannot be kept
     struct placing_load loads[CORE_PEERS_MAX]; // by the peers' index
+    struct place_reading *readings;            // owned; of all loads
+    size_t n_readings, readings_max;
 };
 
 // What is known of the way from one to the other; never NULL.

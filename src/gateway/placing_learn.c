@@ -117,6 +117,9 @@ void placing_greet(struct placing *pl, struct peer *node)
     node->measured = node->book && node->book->p.samples > 0;
     if (node->book)
         limits_set(&node->welcome.limits, node->welcome.identity.n_layer, &node->book->p);
+    // What it said earlier counts no more.
+    if (node->book)
+        node->book->p.dollars_per_hour = node->welcome.priced ? node->welcome.dollars_per_hour : 0;
     placing_power(node, &node->welcome.power);
 }
 

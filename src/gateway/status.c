@@ -187,6 +187,7 @@ static void welcome_put(json_t *o, const struct message_welcome *w)
     json_put(o, "prefill_tokens_per_s", json_real(w->prefill_tokens_per_s));
     json_put(o, "decode_tokens_per_s", json_real(w->decode_tokens_per_s));
     json_put(o, "paced", json_boolean(w->paced));
+    json_put(o, "dollars_per_hour", w->priced ? json_real(w->dollars_per_hour) : json_null());
     json_put(o, "spread", w->spread[0] ? answer_string(w->spread) : json_null());
     json_put(o, "pid", json_integer(w->pid));
 }
@@ -199,6 +200,7 @@ json_t *status_peer(struct core *c, const struct peer *p)
     json_put(o, "name", answer_string(peer_name(p)));
     json_put(o, "address", answer_string(p->address));
     json_put(o, "role", json_string(p->local ? "decode" : "prefill"));
+    json_put(o, "does", json_string(place_role_name(peer_role(p))));
     json_put(o, "serves", p->model ? answer_string(model_name(p->model)) : json_null());
     json_put(o, "state", json_string(peer_state_name(p->state)));
     json_put(o, "for_s", json_real(ns_to_s(now_ns - p->since_ns)));
@@ -418,6 +420,7 @@ void status_on_query(struct core *c, struct query *q)
     case QUERY_NODE_REMOVE:
     case QUERY_NODE_DRAIN:
     case QUERY_NODE_RESUME:
+    case QUERY_NODE_ROLE:
         fleet_on_query(c, q);
         break;
     }

@@ -39,6 +39,7 @@ enum query_kind {
     QUERY_NODE_REMOVE,
     QUERY_NODE_DRAIN,
     QUERY_NODE_RESUME,
+    QUERY_NODE_ROLE,
 };
 
 struct query {

@@ -328,5 +328,7 @@ void upstream_put(const struct core *c, const struct peer *p, json_t *o)
     json_put(o, "role", json_string("upstream"));
     json_put(o, "address", answer_string(u->options->url));
     json_put(o, "models", models);
+    json_put(o, "price_in", u->options->priced ? json_real(u->options->price_in) : json_null());
+    json_put(o, "price_out", u->options->priced ? json_real(u->options->price_out) : json_null());
     json_put(o, "worker", rates_json((struct core *)(uintptr_t)c, u));
 }

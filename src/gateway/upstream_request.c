@@ -118,6 +118,9 @@ static void nodes_fill(struct core *c, const struct request *r, struct place_nod
             .up = b && best < TIER_NONE && tier_of(c, r, u) == best,
             .why = u->peer->why,
             .roles = PLACE_READS | PLACE_WRITES,
+            .priced = u->options->priced,
+            .in_dollars = u->options->price_in / 1e6,
+            .out_dollars = u->options->price_out / 1e6,
             .answers = running,
             .rest_tokens = running > 0 ? UPSTREAM_ANSWER_TOKENS / 2 : 0,
             .next_tokens = running > 0 ? UPSTREAM_ANSWER_TOKENS / 2 : 0,
@@ -153,11 +156,16 @@ static struct upstream *choose(struct core *c, struct request *r, struct err *e)
                           ? r->in.max_tokens
                           : UPSTREAM_ANSWER_TOKENS;
     q.answer_room = 1; // the server knows its own context best
+    // What the other policies look at is not known of other people's machines.
+    if ((r->in.has_policy ? r->in.policy : c->options.policy) == PLACE_COST)
+        q.policy = PLACE_COST;
     if (place_choose(&all, &q, scratch, &table) != 0) {
         err_set(e, ERR_BUSY, "%s", table.refusal);
         return NULL;
     }
     place_tell(&all, &q, &table, 0, r->choice.reason);
+    if (!r->fallback[0])
+        snprintf(r->fallback, sizeof(r->fallback), "%s", table.fallback);
     return &c->upstreams->all[plans[0].decode];
 }
 

@@ -5,6 +5,8 @@
 
 #include "base/buf.h"
 #include "base/json.h"
+#include "node/node.h"
+#include "sched/place.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -551,6 +553,20 @@ static void node_id_read(struct reader *r, char out[OS_ID_HEX + 1])
         hex_encode(raw, sizeof raw, out);
 }
 
+// A word that is not known comes from a newer node: it gets what one gets that says nothing.
+static void role_read(struct reader *r, struct message_welcome *m)
+{
+    const char *role = NULL;
+    if (r->rc == 0)
+        r->rc = json_get_string(r->object, "role", &role, r->e);
+    if (r->rc == 0 && role != NULL)
+        place_role_parse(role, &m->role);
+    if (r->rc == 0)
+        r->rc = json_get_f64(r->object, "dollars_per_hour", 0, NODE_PRICE_MAX, &m->dollars_per_hour,
+                             r->e);
+    m->priced = r->rc == 0 && json_is_number(json_object_get(r->object, "dollars_per_hour"));
+}
+
 int message_welcome_parse(const json_t *head, struct message_welcome *m, struct err *e)
 {
     *m = (struct message_welcome){.limits.has_tokenizer = true};
@@ -571,6 +587,7 @@ int message_welcome_parse(const json_t *head, struct message_welcome *m, struct 
     read_text(&r, "spread", m->spread, sizeof m->spread);
     read_bool(&r, "measures", &m->measures);
     read_text(&r, "advertise", m->advertise, sizeof m->advertise);
+    role_read(&r, m);
     if (r.rc == 0)
         r.rc = json_get_i64(head, "pid", -1, INT32_MAX, &m->pid, e);
     return r.rc;
@@ -641,6 +658,10 @@ json_t *message_welcome_json(const struct message_welcome *m)
     if (m->spread[0] != '\0')
         json_put(o, "spread", json_string(m->spread));
     json_put(o, "measures", json_boolean(m->measures));
+    if (m->role != 0)
+        json_put(o, "role", json_string(place_role_name(m->role)));
+    if (m->priced)
+        json_put(o, "dollars_per_hour", json_real(m->dollars_per_hour));
     if (m->advertise[0] != '\0')
         json_put(o, "advertise", json_string(m->advertise));
     json_put(o, "pid", json_integer(m->pid));

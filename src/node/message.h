@@ -18,6 +18,8 @@
 //            "spread":"12 of 30 layers here, 18 on studio (10.0.0.7:7077)" (absent: all are here),
 //            "advertise":"HOST:PORT" (where other workers dial it; absent: where the gateway does),
 //            "node_id":"hex32" (absent: it tells none), "pid":123,
+//            "role":"read"|"write" (what it is there for; absent, or a word that is not known: both),
+//            "dollars_per_hour":x (of its whole machine; 0: nothing but its power; absent: not told),
 //            "adapters":bool (ADAPTER is understood), "measures":bool (MEASURE is)}
 //   (role "spread", of a worker that borrows a lender's memory: node/message_spread.h)
 //   REFUSED {"code":"mismatch", "message":".."}
@@ -212,9 +214,12 @@ struct message_welcome {
     struct os_facts facts;
     struct message_power power; // when it greeted
     bool paced;
-    bool adapters;       // ADAPTER frames are understood
-    bool measures;       // MEASURE frames are
-    char spread[512];    // which machines hold how many layers, in words; "": all are here
+    bool adapters; // ADAPTER frames are understood
+    bool measures; // MEASURE frames are
+    uint32_t role; // what it is there for: PLACE_READER, PLACE_WRITER (sched/place.h), 0: both
+    bool priced;   // the following is told
+    double dollars_per_hour; // of its whole machine
+    char spread[512];        // which machines hold how many layers, in words; "": all are here
     char advertise[256]; // where other workers dial it: "HOST[:PORT]"; "": where the gateway does
     int64_t pid;
 };

@@ -27,6 +27,7 @@
 #include <stdint.h>
 
 #define NODE_STALL_AUTO (-1)
+#define NODE_PRICE_MAX 1e6 // dollars for an hour
 
 // What a worker is started with; becomes its command line.
 struct node_worker_options {
@@ -54,6 +55,8 @@ struct node_worker_options {
     const char *tensor_split; // "2,1": their shares, this machine's first; NULL: by memory
     bool lend;                // no model: lends `lend_bytes` to others' workers (node/spread.h)
     uint64_t lend_bytes;      // UINT64_MAX: what is free
+    const char *role;         // "read", "write": what it is there for; NULL: both
+    double price; // dollars for an hour of its whole machine; below 0 (default): not told
     // The supervisor's own: no worker before node_supervisor_wake. Whoever connects to `listen` wakes it too.
     bool asleep;
 };

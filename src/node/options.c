@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "node/node.h"
 #include "os/os.h"
+#include "sched/place.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,7 +15,7 @@
 void node_worker_options_default(struct node_worker_options *o)
 {
     *o = (struct node_worker_options){
-        .min_chunk_tokens = 64, .stall_ms = NODE_STALL_AUTO, .max_requests = 64};
+        .min_chunk_tokens = 64, .stall_ms = NODE_STALL_AUTO, .max_requests = 64, .price = -1};
     engine_options_default(&o->engine);
 }
 
@@ -51,6 +52,8 @@ char *node_worker_options_text(const struct node_worker_options *o)
     json_put(v, "idle_s", json_real(o->idle_s));
     json_put(v, "spread", text_json(o->spread));
     json_put(v, "tensor_split", text_json(o->tensor_split));
+    json_put(v, "role", text_json(o->role));
+    json_put(v, "price", o->price >= 0 ? json_real(o->price) : json_null());
     json_put(v, "lend", json_boolean(o->lend));
     // JSON's integers end at 2^63.
     json_put(v, "lend_bytes",
@@ -110,6 +113,17 @@ static int spread_parse(const json_t *v, struct node_worker_options *o, struct e
     return rc;
 }
 
+static int role_parse(const json_t *v, struct node_worker_options *o, struct err *e)
+{
+    uint32_t role;
+    int rc = json_get_string(v, "role", &o->role, e);
+    if (rc == 0 && o->role != NULL && !place_role_parse(o->role, &role))
+        rc = err_set(e, ERR_INVALID, "role '%.40s' is not known; say read, write or both", o->role);
+    if (rc == 0)
+        rc = json_get_f64(v, "price", 0, NODE_PRICE_MAX, &o->price, e);
+    return rc;
+}
+
 int node_worker_options_parse(const json_t *v, struct node_worker_options *o, struct err *e)
 {
     node_worker_options_default(o);
@@ -148,6 +162,8 @@ int node_worker_options_parse(const json_t *v, struct node_worker_options *o, st
                 o->handoff);
     if (rc == 0)
         rc = json_get_bool(v, "no_tiles", &o->no_tiles, e);
+    if (rc == 0)
+        rc = role_parse(v, o, e);
     if (rc == 0)
         rc = spread_parse(v, o, e);
     if (rc == 0 && o->engine.model == NULL && !o->lend)

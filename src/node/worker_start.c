@@ -2,7 +2,9 @@
 #include "base/log.h"
 #include "node/worker.h"
 #include "os/facts.h"
+#include "sched/place.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -24,7 +26,11 @@ static void welcome_fill(struct worker *w)
                                   .paced = w->options.pace_prefill > 0,
                                   .adapters = w->engine->ops->adapter_load != NULL,
                                   .measures = true,
+                                  .priced = w->options.price >= 0,
+                                  .dollars_per_hour = fmax(w->options.price, 0),
                                   .pid = getpid()};
+    if (w->options.role != NULL)
+        place_role_parse(w->options.role, &m->role);
     if (w->options.advertise != NULL)
         snprintf(m->advertise, sizeof m->advertise, "%s", w->options.advertise);
     if (w->options.name != NULL)

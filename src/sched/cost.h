@@ -23,6 +23,9 @@
 //
 // The hand-off is the pipeline of kv/schedule.c with equal chunks: chunk k is there when both it is computed
 // and everything before it has crossed.
+//
+// Money is placement's (place_predict.c): dollars = hours of work x dollars per hour + kWh x dollars per kWh + tokens x
+// dollars per token, of each machine what it has a price for.
 #ifndef SCHED_COST_H
 #define SCHED_COST_H
 

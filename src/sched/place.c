@@ -15,6 +15,17 @@ static unsigned kinds_of(enum place_kind wish)
     return wish == PLACE_AUTO ? PLACE_SOLO | PLACE_HANDOFF : 1u << wish;
 }
 
+// What keeps it from it is what it is there for.
+static bool role_unfit(const struct place_search *s, const struct place_node *n, bool writes,
+                       char out[PLACE_TEXT_BYTES])
+{
+    if (s->rule == PLACE_ANY || !(n->roles & (writes ? PLACE_READER : PLACE_WRITER)))
+        return false;
+    snprintf(out, PLACE_TEXT_BYTES, "node %.100s is there to %s (its role)", n->name ? n->name : "",
+             place_role_name(n->roles));
+    return true;
+}
+
 // The first candidate that could be meant, one that is up rather than one that is not, and what keeps it
 // from it. False: nothing keeps any.
 static bool lament_of(const struct place_search *s, bool writes, bool home,
@@ -27,6 +38,8 @@ static bool lament_of(const struct place_search *s, bool writes, bool home,
         if ((place_node_at(s, i) == s->nodes->home) != home || (found && !n->up))
             continue;
         if (place_unfit(n, s->r->prompt_tokens, writes, out) && n->up)
+            return true;
+        if (n->up && role_unfit(s, n, writes, out))
             return true;
         found = found || !n->up;
     }
@@ -96,6 +109,36 @@ static void wishes_try(struct place_search *s, struct place_table *out)
     fallback_say(s, out, place_kind_name(wish));
 }
 
+static bool any_role(const struct place_search *s)
+{
+    for (size_t i = 0; i < s->n; i++)
+        if (s->nodes->nodes[place_node_at(s, i)].roles & (PLACE_READER | PLACE_WRITER))
+            return true;
+    return false;
+}
+
+// Roles hold as long as they leave a plan.
+static void rules_try(struct place_search *s, struct place_table *out)
+{
+    static const char *const words[] = {
+        [PLACE_OWN] = "no node that is there to read can take this prompt: who writes reads it",
+        [PLACE_ANY] = "no node can take this request in its role: roles are passed over",
+    };
+
+    for (int rule = PLACE_ROLES; rule <= PLACE_ANY && s->n_top == 0; rule++) {
+        if (rule > PLACE_ROLES && !any_role(s))
+            return;
+        out->fallback[0] = '\0';
+        s->rule = (enum place_rule)rule;
+        s->pin_decode = s->r->pin_decode;
+        s->pin_prefill = s->r->pin_prefill;
+        place_search_begin(s);
+        wishes_try(s, out);
+        if (s->n_top > 0 && rule > PLACE_ROLES && !out->fallback[0])
+            snprintf(out->fallback, sizeof(out->fallback), "%s", words[rule]);
+    }
+}
+
 // ---- the choice ------------------------------------------------------------------------------------------
 
 // Within PLACE_NEAR of the best, each by what it is ranked by.
@@ -162,6 +205,26 @@ static enum place_because choose(struct place_search *s)
     return least > 0 ? PLACE_SPREAD : PLACE_BEST;
 }
 
+// What the policy looks for is not known of any plan.
+static bool is_blind(const struct place_search *s)
+{
+    enum place_policy p = s->r->policy;
+
+    return (p == PLACE_ENERGY || p == PLACE_COST) && s->top[0].score >= PLACE_UNKNOWN_SCORE;
+}
+
+static void blind_say(const struct place_search *s, struct place_table *out)
+{
+    if (!is_blind(s) || s->n_top < 2 || out->fallback[0])
+        return;
+    snprintf(out->fallback, sizeof(out->fallback),
+             "the policy %s was asked for: no %s, soonest done instead",
+             place_policy_name(s->r->policy),
+             s->r->policy == PLACE_COST
+                 ? "price is known (--price, --energy-price; price-in, price-out of an upstream)"
+                 : "machine's power is known");
+}
+
 static enum place_because because_of(const struct place_search *s, const struct place_table *out,
                                      enum place_because chosen)
 {
@@ -172,7 +235,7 @@ static enum place_because because_of(const struct place_search *s, const struct 
         return PLACE_ASKED;
     if (s->n_top == 1)
         return PLACE_ONLY;
-    return s->top[0].score >= PLACE_UNKNOWN_SCORE ? PLACE_UNKNOWN : chosen;
+    return is_blind(s) ? PLACE_UNKNOWN : chosen;
 }
 
 void place_request_defaults(struct place_request *r)
@@ -202,8 +265,6 @@ int place_choose(const struct place_nodes *nodes, const struct place_request *r,
         .top = out->max >= PLACE_ROWS ? out->plans : own,
         .max = out->max >= PLACE_ROWS ? out->max : PLACE_ROWS,
         .n = nodes->among ? nodes->n_among : nodes->n,
-        .pin_decode = r->pin_decode,
-        .pin_prefill = r->pin_prefill,
         .last = r->prompt_tokens > 0 ? r->prompt_tokens - 1.0 : 0,
         .answer = tokens_sane(r->answer_tokens),
         .rows = tokens_sane(r->answers),
@@ -211,8 +272,7 @@ int place_choose(const struct place_nodes *nodes, const struct place_request *r,
 
     s.room = r->answer_room > 0 ? tokens_sane(r->answer_room) : s.answer;
     out->fallback[0] = out->refusal[0] = '\0';
-    place_search_begin(&s);
-    wishes_try(&s, out);
+    rules_try(&s, out);
     out->considered = s.considered;
     out->n = s.n_top < out->max ? s.n_top : out->max;
     if (s.n_top == 0) {
@@ -222,6 +282,7 @@ int place_choose(const struct place_nodes *nodes, const struct place_request *r,
     }
     because = choose(&s);
     out->because = because_of(&s, out, because);
+    blind_say(&s, out);
     out->n = s.n_top < out->max ? s.n_top : out->max;
     if (s.top == own)
         memcpy(out->plans, own, out->n * sizeof(own[0]));

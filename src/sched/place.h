@@ -23,6 +23,9 @@
 // with their best PLACE_READERS readers. Fleets of up to PLACE_NODES nodes are searched whole. Who knows more
 // (a simulator with classes of equal nodes) passes a list of candidates in `among`.
 //
+// Roles that leave no plan are passed over, with words: first a writer reads what it answers, however long, then
+// everybody does what it can.
+//
 // Calling it again while a request waits, with the earlier choice in `last`, plans again.
 #ifndef SCHED_PLACE_H
 #define SCHED_PLACE_H
@@ -61,7 +64,23 @@ enum place_policy {
 const char *place_policy_name(enum place_policy p);
 bool place_policy_parse(const char *name, enum place_policy *p);
 
-enum place_role { PLACE_READS = 1, PLACE_WRITES = 2 };
+// What a node may do at all, and what it is there for. The latter is an operator's word, which holds as long as
+// somebody else can do the rest: a reader writes no answers; a writer reads no prompts for others, and of the
+// prompts that it answers only short ones, what it holds not counted: a chunk at most, alone or behind another's part.
+enum place_role {
+    PLACE_READS = 1,
+    PLACE_WRITES = 2,
+    PLACE_READER = 4,
+    PLACE_WRITER = 8,
+};
+const char *place_role_name(uint32_t roles); // what it is there for: "read", "write", "both"
+bool place_role_parse(const char *name, uint32_t *role); // "both" is 0
+
+// A prompt that a node has yet to read.
+struct place_reading {
+    double left_s;
+    const struct place_reading *next;
+};
 
 struct place_node {
     const char *name;
@@ -75,13 +94,16 @@ struct place_node {
     bool splits;        // as D: it reads on where P's part of a prompt ends
     double pace;        // 0: PLACE_PACE; INFINITY: prompts are read without regard to answers
     double read_wait_s; // of reading already promised
-    double answers;     // running
-    double depth_sum;   // tokens that they stand on, all together
-    double rest_tokens; // that each of them has yet to write, on average
-    double next_tokens; // of the one that ends first
+    const struct place_reading *reads; // what makes it up; NULL: all of it comes first
+    double answers;                    // running
+    double depth_sum;                  // tokens that they stand on, all together
+    double rest_tokens;                // that each of them has yet to write, on average
+    double next_tokens;                // of the one that ends first
     double free_seqs;
-    double free_cells;         // tokens of room, what may be evicted counted as free
-    double sending, receiving; // transfers on its link right now
+    double free_cells;              // tokens of room, what may be evicted counted as free
+    double sending, receiving;      // transfers on its link right now
+    bool priced;                    // profile->dollars_per_hour is known where it is 0, too
+    double in_dollars, out_dollars; // for each token of a prompt and of an answer, as clouds charge
 };
 
 // Of the request's prompt.
@@ -105,7 +127,8 @@ struct place_nodes {
     size_t n_among;
     place_link_fn *link;
     void *link_ctx;
-    size_t home; // PLACE_NO_NODE: none
+    size_t home;            // PLACE_NO_NODE: none
+    double dollars_per_kwh; // of what machines draw; 0: not known
 };
 
 // An earlier choice. All zero with decode = PLACE_NO_NODE: none.
@@ -165,8 +188,9 @@ struct place_table {
     size_t n;
     size_t considered; // plans that were predicted
     enum place_because because;
-    char fallback[PLACE_TEXT_BYTES]; // "" unless a wish or a pin could not be granted
-    char refusal[PLACE_TEXT_BYTES];  // why there is no plan, when there is none
+    // "" unless a wish, a pin, a role or the policy could not be granted.
+    char fallback[PLACE_TEXT_BYTES];
+    char refusal[PLACE_TEXT_BYTES]; // why there is no plan, when there is none
 };
 
 // Memory that a call needs: one for each candidate. What it holds is of no concern before and after.

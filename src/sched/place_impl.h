@@ -19,6 +19,7 @@ struct place_case {
     double upto;                 // of P's reading
     struct place_link link;      // from P to D
     bool serial;
+    double dollars_per_kwh; // 0: not known
 };
 
 // Fills the times, joules and dollars of a plan.
@@ -37,7 +38,12 @@ double place_rate(const struct place_case *c);
 double place_split(const struct place_case *c);
 
 // What a node can do for such a prompt: bits of PLACE_CAN_READ (a part of it at least) and PLACE_CAN_WRITE.
-enum place_ability { PLACE_CAN_READ = 1, PLACE_CAN_WRITE = 2, PLACE_PICKED = 4 };
+enum place_ability {
+    PLACE_CAN_READ = 1,
+    PLACE_CAN_WRITE = 2,
+    PLACE_PICKED = 4,
+    PLACE_CAN_BOTH = 8, // it may read the prompt that it answers
+};
 unsigned place_abilities(const struct place_node *n, uint32_t prompt_tokens);
 // Why it cannot do all of that (without writing: read all of it), in words; false: it can.
 bool place_unfit(const struct place_node *n, uint32_t prompt_tokens, bool writes,
@@ -46,6 +52,13 @@ bool place_unfit(const struct place_node *n, uint32_t prompt_tokens, bool writes
 // Bits of kinds that may be chosen.
 #define PLACE_SOLO (1u << PLACE_LOCAL | 1u << PLACE_REMOTE)
 #define PLACE_HANDOFF (1u << PLACE_HYBRID | 1u << PLACE_SERIAL)
+
+// How far roles count; each is tried where the one before leaves no plan.
+enum place_rule {
+    PLACE_ROLES, // they hold
+    PLACE_OWN,   // a writer reads what it answers, however long
+    PLACE_ANY,   // they are passed over
+};
 
 // One call of place_choose.
 struct place_search {
@@ -56,6 +69,7 @@ struct place_search {
     size_t max, n_top, considered;
     size_t n; // candidates
     unsigned kinds;
+    enum place_rule rule;
     size_t pin_decode, pin_prefill;
     double last; // tokens that somebody may read elsewhere
     double answer, room, rows;
@@ -64,7 +78,7 @@ struct place_search {
 size_t place_node_at(const struct place_search *s, size_t position);
 // The reverse; PLACE_NO_NODE: no candidate.
 size_t place_position(const struct place_search *s, size_t node);
-// Once, before the first search.
+// Once for each rule, before the first search.
 void place_search_begin(struct place_search *s);
 // Fills `top` with the plans of such kinds that the pins allow.
 void place_search_run(struct place_search *s, unsigned kinds);

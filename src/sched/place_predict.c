@@ -5,6 +5,8 @@
 #define PIECE_TOKENS 64.0 // that no chunk is shorter than
 #define CUTS_MOST 4
 #define PACE_LEAST 1.01 // a tighter bound would leave reading no time at all
+#define PASSES 2.0 // that a prompt waits for each one that is read beside it (node/worker_step.c)
+#define JOULES_PER_KWH 3.6e6
 
 // ---- one node --------------------------------------------------------------------------------------------
 
@@ -14,9 +16,40 @@ static double quiet_step_s(const struct place_node *n)
     return profile_step_s(n->profile, fmax(n->answers, 0), fmax(n->depth_sum, 0));
 }
 
-static double queue_s(const struct place_node *n)
+// Shortest remaining first (node/worker_step.c): until a prompt that takes own_s is read, those with less left
+// are read whole. Of the others it waits for half a chunk, which is being computed when it comes, and, when it
+// takes long itself, for the turns of those that were passed over often enough.
+static double queue_s(const struct place_node *n, double own_s)
 {
-    return fmax(n->read_wait_s, 0);
+    double before_s = 0, turns_s = 0, chunk_s = 0, readers = 1;
+
+    if (!n->reads)
+        return fmax(n->read_wait_s, 0);
+    for (const struct place_reading *r = n->reads; r; r = r->next)
+        readers++;
+    for (const struct place_reading *r = n->reads; r; r = r->next) {
+        double left_s = fmax(r->left_s, 0);
+
+        if (left_s <= own_s) {
+            before_s += left_s;
+            continue;
+        }
+        turns_s += fmin(left_s, own_s / (PASSES * readers));
+        chunk_s = fmax(chunk_s, left_s);
+    }
+    if (chunk_s > 0)
+        chunk_s = fmin(chunk_s, profile_read_s(n->profile, n->profile->chunk_tokens, 0));
+    return before_s + fmax(turns_s, chunk_s / 2);
+}
+
+// What prompts that it goes before wait longer, all together.
+static double passed_s(const struct place_node *n, double own_s)
+{
+    double sum_s = 0;
+
+    for (const struct place_reading *r = n->reads; r; r = r->next)
+        sum_s += r->left_s > own_s ? own_s : 0;
+    return sum_s;
 }
 
 // How long its running answers go on, as far as is expected.
@@ -74,9 +107,9 @@ static double read_alone(const struct place_case *c, struct bill *b, struct plac
     double slot_s = writer_wait_s(c);
 
     b->d_read_s = read_s;
-    out->wait_s = fmax(queue_s(c->d), slot_s);
+    out->wait_s = fmax(queue_s(c->d, read_s), slot_s);
     out->read_s = read_wall_s(c->d, read_s);
-    out->slowdown_s = delay_s(c->d, read_s);
+    out->slowdown_s = delay_s(c->d, read_s) + passed_s(c->d, read_s);
     return out->wait_s + out->read_s;
 }
 
@@ -124,16 +157,17 @@ static struct cost_handoff handoff_of(const struct place_case *c)
 static double read_rest(const struct place_case *c, double ready_s, struct bill *b,
                         struct place_plan *out)
 {
-    double rest = c->prompt - 1 - c->upto, read_s;
+    double rest = c->prompt - 1 - c->upto, read_s, wait_s;
 
     if (!(rest > 0))
         return ready_s;
     read_s = profile_read_s(c->d->profile, rest, c->upto);
+    wait_s = queue_s(c->d, read_s);
     b->d_read_s = read_s;
     out->read_s += read_wall_s(c->d, read_s);
-    out->slowdown_s += delay_s(c->d, read_s);
-    out->wait_s += fmax(queue_s(c->d) - ready_s, 0);
-    return fmax(ready_s, queue_s(c->d)) + read_wall_s(c->d, read_s);
+    out->slowdown_s += delay_s(c->d, read_s) + passed_s(c->d, read_s);
+    out->wait_s += fmax(wait_s - ready_s, 0);
+    return fmax(ready_s, wait_s) + read_wall_s(c->d, read_s);
 }
 
 // A chunk of so many tokens takes more than their share of a full one by what each chunk costs.
@@ -182,12 +216,13 @@ static double read_handoff(const struct place_case *c, struct bill *b, struct pl
     b->d_import_s = h.kv_bytes * c->d->profile->import_byte_s;
     // What it holds it can send whatever else it reads.
     if (c->upto > c->held_p)
-        wait_s = fmax(queue_s(c->p), slot_wait_s(c->p, 1, c->upto - c->held_p));
+        wait_s = fmax(queue_s(c->p, b->p_busy_s), slot_wait_s(c->p, 1, c->upto - c->held_p));
     out->read_s = h.before_s + h.prefill_s;
     out->transfer_s = t.transfer_s + state_s;
     out->tail_s = arrived_s - out->read_s;
     out->wait_s = fmax(wait_s, slot_s - arrived_s + out->transfer_s);
-    out->slowdown_s = delay_s(c->p, b->p_busy_s) + delay_s(c->d, b->d_import_s);
+    out->slowdown_s =
+        delay_s(c->p, b->p_busy_s) + delay_s(c->d, b->d_import_s) + passed_s(c->p, b->p_busy_s);
     return read_rest(c, fmax(wait_s + arrived_s, slot_s + out->transfer_s), b, out);
 }
 
@@ -240,9 +275,26 @@ static double priced(double rate, double seconds)
     return seconds > 0 ? (rate >= 0 ? rate * seconds : -INFINITY) : 0;
 }
 
-static double dollars_per_s(const struct profile *p)
+// Of a machine that works so long and draws so much more by it. An hour without a price costs the power that
+// it takes, where that has one; -INFINITY: neither is known.
+static double work_dollars(const struct place_case *c, const struct place_node *n, double seconds,
+                           double joules)
 {
-    return p->dollars_per_hour > 0 ? p->dollars_per_hour / 3600 : -1;
+    bool hours = n->priced || n->profile->dollars_per_hour > 0;
+    bool power = c->dollars_per_kwh > 0 && joules >= 0;
+
+    if (!(seconds > 0))
+        return 0;
+    if (!hours && !power)
+        return -INFINITY;
+    return (hours ? n->profile->dollars_per_hour * seconds / 3600 : 0) +
+           (power ? c->dollars_per_kwh * joules / JOULES_PER_KWH : 0);
+}
+
+// As clouds charge it; a price that is not one is none.
+static double token_dollars(const struct place_case *c)
+{
+    return fmax(c->prompt * c->d->in_dollars, 0) + fmax(c->rows * c->answer * c->d->out_dollars, 0);
 }
 
 static void bill_write(const struct place_case *c, const struct bill *b, struct place_plan *out)
@@ -251,12 +303,14 @@ static void bill_write(const struct place_case *c, const struct bill *b, struct 
     double d_read_s = b->d_read_s + b->d_import_s;
     double joules = priced(watts_more(d, d->watts_prefill), d_read_s) +
                     priced(watts_more(d, d->watts_decode), b->d_answer_s);
-    double dollars = priced(dollars_per_s(d), d_read_s + b->d_answer_s);
+    double dollars = token_dollars(c) + work_dollars(c, c->d, d_read_s + b->d_answer_s, joules);
 
     if (c->p) {
         const struct profile *p = c->p->profile;
-        joules += priced(watts_more(p, p->watts_prefill), b->p_busy_s);
-        dollars += priced(dollars_per_s(p), b->p_busy_s);
+        double p_joules = priced(watts_more(p, p->watts_prefill), b->p_busy_s);
+
+        joules += p_joules;
+        dollars += work_dollars(c, c->p, b->p_busy_s, p_joules);
     }
     out->busy_s = b->p_busy_s + d_read_s + b->d_answer_s;
     out->joules = joules >= 0 ? joules : -1;
@@ -309,23 +363,30 @@ void place_score(const struct place_request *r, struct place_plan *p)
     }
 }
 
-static double part_score(const struct profile *p, enum place_policy policy, double time_s,
-                         double work_s, double watts)
+// What one node's part takes.
+struct part {
+    const struct place_node *node;
+    double time_s, work_s, watts;
+    double dollars; // beside the work
+};
+
+static double part_score(const struct place_case *c, enum place_policy policy, const struct part *p)
 {
-    double rate = -1;
+    double value = priced(watts_more(p->node->profile, p->watts), p->work_s);
 
     if (policy == PLACE_LATENCY)
-        return time_s;
+        return p->time_s;
     if (policy == PLACE_THROUGHPUT || policy == PLACE_SLO)
-        return work_s;
-    rate = policy == PLACE_ENERGY ? watts_more(p, watts) : dollars_per_s(p);
-    return rate >= 0 ? rate * work_s : PLACE_UNKNOWN_SCORE + time_s;
+        return p->work_s;
+    if (policy == PLACE_COST)
+        value = work_dollars(c, p->node, p->work_s, value) + p->dollars;
+    return value >= 0 ? value : PLACE_UNKNOWN_SCORE + p->time_s;
 }
 
 double place_reader_s(const struct place_case *c)
 {
     double read_s = profile_read_s(c->p->profile, c->upto - c->held_p, c->held_p);
-    double wait_s = fmax(queue_s(c->p), slot_wait_s(c->p, 1, c->upto - c->held_p));
+    double wait_s = fmax(queue_s(c->p, read_s), slot_wait_s(c->p, 1, c->upto - c->held_p));
 
     return wait_s + read_wall_s(c->p, read_s);
 }
@@ -337,8 +398,12 @@ double place_reader_score(const struct place_case *c, enum place_policy policy)
     double work_s = read_s;
 
     if (policy == PLACE_THROUGHPUT || policy == PLACE_SLO)
-        work_s += delay_s(c->p, read_s) + queue_s(c->p);
-    return part_score(p, policy, place_reader_s(c), work_s, p->watts_prefill);
+        work_s += delay_s(c->p, read_s) + queue_s(c->p, read_s) + passed_s(c->p, read_s);
+    return part_score(c, policy,
+                      &(struct part){.node = c->p,
+                                     .time_s = place_reader_s(c),
+                                     .work_s = work_s,
+                                     .watts = p->watts_prefill});
 }
 
 double place_writer_score(const struct place_case *c, enum place_policy policy)
@@ -353,7 +418,12 @@ double place_writer_score(const struct place_case *c, enum place_policy policy)
 
     if (policy == PLACE_THROUGHPUT || policy == PLACE_SLO)
         work_s += slot_s + c->answer * others.rows * (token_s - alone_s);
-    return part_score(p, policy, slot_s + c->answer * token_s, work_s, p->watts_decode);
+    return part_score(c, policy,
+                      &(struct part){.node = c->d,
+                                     .time_s = slot_s + c->answer * token_s,
+                                     .work_s = work_s,
+                                     .watts = p->watts_decode,
+                                     .dollars = token_dollars(c)});
 }
 
 // Seconds per token at depth s are a line for either side: P's (or the link's, where that is slower) and D's.

@@ -144,6 +144,7 @@ static struct place_case case_of(const struct place_search *s, size_t d, size_t 
         .held_d = s->scratch[d].held,
         .held_p = p == PLACE_NO_NODE ? 0 : s->scratch[p].held,
         .upto = s->last,
+        .dollars_per_kwh = s->nodes->dollars_per_kwh,
     };
 
     if (c.p) {
@@ -187,8 +188,8 @@ static bool solo_predict(struct place_search *s, size_t d, struct place_plan *ou
     const struct place_case c = case_of(s, d, PLACE_NO_NODE);
 
     *out = plan_of(s, d, PLACE_NO_NODE);
-    if ((s->scratch[d].flags & (PLACE_CAN_READ | PLACE_CAN_WRITE)) !=
-            (PLACE_CAN_READ | PLACE_CAN_WRITE) ||
+    if ((s->scratch[d].flags & (PLACE_CAN_BOTH | PLACE_CAN_WRITE)) !=
+            (PLACE_CAN_BOTH | PLACE_CAN_WRITE) ||
         !(s->kinds & 1u << out->kind) || pinned_out(s, d, PLACE_NO_NODE))
         return false;
     predict(s, &c, out);
@@ -221,6 +222,13 @@ static double split_round(const struct place_search *s, double upto)
     return fmin(floor(upto / SPLIT_TOKENS) * SPLIT_TOKENS, s->last - SPLIT_TOKENS);
 }
 
+// Whether a node may read so much of a prompt that it answers.
+static bool reads_own(const struct place_search *s, const struct place_node *n, double tokens)
+{
+    return s->rule != PLACE_ROLES || !(n->roles & PLACE_WRITER) ||
+           tokens <= n->profile->chunk_tokens;
+}
+
 static bool splits(const struct place_case *c)
 {
     return c->d->splits && (c->d->roles & PLACE_READS);
@@ -232,7 +240,7 @@ static bool split_try(struct place_search *s, struct place_case *c, double upto,
 {
     struct place_plan plan = *best;
 
-    if (!(upto > c->held_d))
+    if (!(upto > c->held_d) || (upto < s->last && !reads_own(s, c->d, s->last - upto)))
         return false;
     c->upto = upto;
     predict(s, c, &plan);
@@ -325,11 +333,26 @@ static void held_find(struct place_search *s)
     }
 }
 
+// What it can do, less what its role leaves to others.
+static unsigned flags_of(const struct place_search *s, size_t position)
+{
+    const struct place_node *n = node_of(s, position);
+    unsigned flags = place_abilities(n, s->r->prompt_tokens);
+
+    if ((flags & PLACE_CAN_READ) && reads_own(s, n, s->last - s->scratch[position].held))
+        flags |= PLACE_CAN_BOTH;
+    if (s->rule != PLACE_ANY && (n->roles & PLACE_READER))
+        flags &= ~(unsigned)PLACE_CAN_WRITE;
+    if (s->rule != PLACE_ANY && (n->roles & PLACE_WRITER))
+        flags &= ~(unsigned)PLACE_CAN_READ;
+    return flags;
+}
+
 void place_search_begin(struct place_search *s)
 {
     held_find(s);
     for (size_t i = 0; i < s->n; i++)
-        s->scratch[i].flags = place_abilities(node_of(s, i), s->r->prompt_tokens);
+        s->scratch[i].flags = flags_of(s, i);
 }
 
 static void solos_try(struct place_search *s)

@@ -55,6 +55,23 @@ bool place_policy_parse(const char *name, enum place_policy *p)
     return true;
 }
 
+const char *place_role_name(uint32_t roles)
+{
+    return roles & PLACE_READER ? "read" : roles & PLACE_WRITER ? "write" : "both";
+}
+
+bool place_role_parse(const char *name, uint32_t *role)
+{
+    static const uint32_t all[] = {0, PLACE_READER, PLACE_WRITER};
+
+    for (size_t i = 0; i < COUNT(all); i++)
+        if (strcmp(place_role_name(all[i]), name) == 0) {
+            *role = all[i];
+            return true;
+        }
+    return false;
+}
+
 // ---- why not ---------------------------------------------------------------------------------------------
 
 static const char *name_of(const struct place_node *n)
