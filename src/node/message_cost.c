@@ -1,6 +1,7 @@
 #include "node/message_cost.h"
 
 #include "base/json.h"
+#include "node/message_read.h"
 
 #define SECONDS_LEAST 1e-9
 #define SECONDS_MOST 1e6
@@ -18,22 +19,16 @@ struct number {
 static int numbers_read(const json_t *o, const char *what, const struct number *list, size_t n,
                         struct err *e)
 {
-    if (!json_is_object(o))
-        return err_set(e, ERR_INVALID, "%s must be a JSON object", what);
+    struct message_reader r = message_reader_of(o, what, e);
+    if (r.rc != 0)
+        return r.rc;
     for (size_t i = 0; i < n; i++) {
-        const struct number *x = &list[i];
-        const json_t *v = json_object_get(o, x->member);
-        int rc = 0;
-        if (v == NULL || json_is_null(v))
-            rc = err_set(e, ERR_INVALID, "member \"%s\" is missing", x->member);
-        else
-            rc = json_get_f64(o, x->member, x->min, x->max, x->out, e);
-        if (rc != 0) {
-            err_wrap(e, "%s", what);
-            return rc;
-        }
+        message_need(&r, list[i].member);
+        message_read_f64(&r, list[i].member, list[i].min, list[i].max, list[i].out);
     }
-    return 0;
+    if (r.rc != 0)
+        err_wrap(e, "%s", what);
+    return r.rc;
 }
 
 #define N(list) (sizeof(list) / sizeof((list)[0]))

@@ -1,6 +1,7 @@
 #include "node/message_spread.h"
 
 #include "base/json.h"
+#include "node/message_read.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -13,26 +14,19 @@
 
 int message_lend_parse(const json_t *head, struct message_lend *m, struct err *e)
 {
-    int64_t version = -1, memory = 0;
-    *m = (struct message_lend){0};
-    int rc = json_get_i64(head, "version", 0, UINT32_MAX, &version, e);
-    if (rc == 0)
-        rc = json_copy_string(head, "name", m->name, sizeof m->name, e);
-    if (rc == 0)
-        rc = json_copy_string(head, "build", m->build, sizeof m->build, e);
-    if (rc == 0)
-        rc = json_copy_string(head, "engine", m->engine, sizeof m->engine, e);
-    if (rc == 0)
-        rc = json_copy_string(head, "devices", m->devices, sizeof m->devices, e);
-    if (rc == 0)
-        rc = json_get_i64(head, "memory_bytes", 0, INT64_MAX, &memory, e);
-    if (rc != 0)
-        return rc;
+    *m = (struct message_lend){.version = UINT32_MAX};
+    struct message_reader r = message_reader_of(head, "WELCOME", e);
+    message_read_u32(&r, "version", UINT32_MAX, &m->version);
+    message_read_text(&r, "name", m->name, sizeof m->name);
+    message_read_text(&r, "build", m->build, sizeof m->build);
+    message_read_text(&r, "engine", m->engine, sizeof m->engine);
+    message_read_text(&r, "devices", m->devices, sizeof m->devices);
+    message_read_u64(&r, "memory_bytes", &m->memory_bytes);
+    if (r.rc != 0)
+        return r.rc;
     if (json_object_get(head, "memory_bytes") == NULL)
         return err_set(e, ERR_INVALID,
                        "it lends no memory; --spread wants the port of a \"tandem node --lend\"");
-    m->version = (uint32_t)version;
-    m->memory_bytes = (uint64_t)memory;
     return 0;
 }
 
