@@ -438,6 +438,40 @@ static void files_are_whole(void **state)
     free(path);
 }
 
+static void files_of_keys_are_for_their_owner_alone(void **state)
+{
+    static const mode_t open_modes[] = {0640, 0620, 0610, 0604, 0602, 0601, 0666};
+    (void)state;
+    struct err e = {0};
+    char *path = mem_format("%s/private", folder), *data = NULL;
+    size_t len = 0;
+    assert_int_equal(os_file_read_private(path, 100, &data, &len, &e), ERR_NOT_FOUND);
+    assert_non_null(strstr(e.message, path));
+    assert_int_equal(os_file_write(path, "key", 3, 0600, &e), 0);
+    for (size_t i = 0; i < sizeof open_modes / sizeof *open_modes; i++) {
+        assert_int_equal(chmod(path, open_modes[i]), 0);
+        assert_int_equal(os_file_read_private(path, 100, &data, &len, &e), ERR_AUTH);
+        assert_null(data);
+        assert_non_null(strstr(e.message, "chmod 600 "));
+        assert_non_null(strstr(e.message, path));
+        assert_int_equal(os_file_read(path, 100, &data, &len, &e), 0);
+        free(data);
+        data = NULL;
+    }
+    assert_int_equal(chmod(path, 0400), 0);
+    assert_int_equal(os_file_read_private(path, 3, &data, &len, &e), 0);
+    assert_string_equal(data, "key");
+    free(data);
+    data = NULL;
+    assert_int_equal(os_file_read_private(path, 2, &data, &len, &e), ERR_RANGE);
+    assert_int_equal(os_file_read_private(folder, 100, &data, &len, &e), ERR_INVALID);
+    assert_null(data);
+    char *below = mem_format("%s/below", path);
+    assert_int_equal(os_file_read_private(below, 3, &data, &len, &e), ERR_NOT_FOUND);
+    free(below);
+    free(path);
+}
+
 static void long_files(void **state)
 {
     (void)state;
@@ -511,6 +545,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(folders_table),
         cmocka_unit_test(mkdirs_makes_the_way),
         cmocka_unit_test(files_are_whole),
+        cmocka_unit_test(files_of_keys_are_for_their_owner_alone),
         cmocka_unit_test(long_files),
         cmocka_unit_test(time_of_change_below_a_second),
     };

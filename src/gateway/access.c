@@ -6,14 +6,12 @@
 #include "net/net.h"
 #include "os/os.h"
 
-#include <errno.h>
 #include <gnutls/crypto.h>
 #include <gnutls/gnutls.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-#include <sys/stat.h>
 
 #define HASH_PREFIX "sha256:"
 
@@ -114,30 +112,14 @@ static int line_parse(struct access *a, char *line, struct err *e)
     return rc == 0 ? key_add(a, &k, e) : rc;
 }
 
-static int file_mode_check(const char *path, struct err *e)
-{
-    struct stat st;
-
-    if (stat(path, &st) != 0)
-        return err_set(e, errno == ENOENT ? ERR_NOT_FOUND : ERR_IO,
-                       "the file of API keys, %.300s, cannot be looked at: %s", path,
-                       strerror(errno));
-    if (st.st_mode & 077)
-        return err_set(e, ERR_AUTH,
-                       "the file of API keys, %.300s, can be read by others (mode %03o); run "
-                       "`chmod 600 %.300s`",
-                       path, (unsigned)st.st_mode & 0777, path);
-    return 0;
-}
-
 static int file_read(struct access *a, const char *path, struct err *e)
 {
     char *text = NULL, *line, *rest;
     size_t n = 0;
-    int number = 0, rc = file_mode_check(path, e);
+    int number = 0, rc = os_file_read_private(path, ACCESS_FILE_MAX, &text, &n, e);
 
-    if (rc == 0)
-        rc = os_file_read(path, ACCESS_FILE_MAX, &text, &n, e);
+    if (rc != 0)
+        err_wrap(e, "the file of API keys");
     for (line = rest = text; rc == 0 && rest; line = rest) {
         rest = strchr(line, '\n');
         if (rest)

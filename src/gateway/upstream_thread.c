@@ -8,12 +8,10 @@
 #include "net/http_pool.h"
 #include "os/os.h"
 
-#include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #define ORDERS 1024
 #define KEY_MAX 4096 // bytes
@@ -412,32 +410,14 @@ static int key_check(const struct gateway_upstream *u, const char *key, struct e
                            u->key_file, u->name);
 }
 
-static int mode_check(const char *path, struct err *e)
-{
-    struct stat st;
-
-    if (stat(path, &st) != 0)
-        return err_set(e, errno == ENOENT ? ERR_NOT_FOUND : ERR_IO,
-                       "the file of its key, %.300s, cannot be looked at: %s", path,
-                       strerror(errno));
-    if (st.st_mode & 077)
-        return err_set(e, ERR_AUTH,
-                       "the file of its key, %.300s, can be read by others (mode %03o); run "
-                       "`chmod 600 %.300s`",
-                       path, (unsigned)st.st_mode & 0777, path);
-    return 0;
-}
-
 static int key_read(struct server *s, struct err *e)
 {
     const struct gateway_upstream *u = s->options;
     size_t n = 0;
-    int rc = u->key_file ? mode_check(u->key_file, e) : 0;
+    int rc = u->key_file ? os_file_read_private(u->key_file, KEY_MAX, &s->key, &n, e) : 0;
 
-    if (rc == 0 && u->key_file)
-        rc = os_file_read(u->key_file, KEY_MAX, &s->key, &n, e);
     if (rc != 0)
-        return err_wrap(e, "upstream server %s", u->name);
+        return err_wrap(e, "the key of upstream server %s", u->name);
     while (n > 0 && (s->key[n - 1] == '\n' || s->key[n - 1] == '\r'))
         s->key[--n] = '\0';
     return u->key_file ? key_check(u, s->key ? s->key : "", e) : 0;

@@ -3,7 +3,6 @@
 #include "base/buf.h"
 #include "os/os.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -25,21 +24,6 @@ int net_key_path(const char *path, char *out, size_t out_bytes, struct err *e)
     if (n < 0 || (size_t)n >= out_bytes)
         return err_set(e, ERR_RANGE, "the path of the cluster key is longer than %zu bytes",
                        out_bytes - 1);
-    return 0;
-}
-
-static int key_mode_check(const char *path, struct err *e)
-{
-    struct stat st;
-    if (stat(path, &st)) {
-        if (errno == ENOENT || errno == ENOTDIR)
-            return err_set(e, ERR_NOT_FOUND, "there is no cluster key at %s; " NET_KEY_ADVICE,
-                           path);
-        return err_set(e, ERR_IO, "cannot look at %s: %s", path, strerror(errno));
-    }
-    if (st.st_mode & 077)
-        return err_set(e, ERR_AUTH, "%s can be read by others (mode %03o); run `chmod 600 %s`",
-                       path, (unsigned)st.st_mode & 0777, path);
     return 0;
 }
 
@@ -71,9 +55,9 @@ int net_key_load(const char *path, struct net_key *key, struct err *e)
     *key = (struct net_key){0};
     int rc = net_key_path(path, where, sizeof where, e);
     if (rc == 0)
-        rc = key_mode_check(where, e);
-    if (rc == 0)
-        rc = os_file_read(where, KEY_FILE_BYTES, &text, &n, e);
+        rc = os_file_read_private(where, KEY_FILE_BYTES, &text, &n, e);
+    if (rc == ERR_NOT_FOUND)
+        err_set(e, rc, "there is no cluster key at %s; " NET_KEY_ADVICE, where);
     if (rc == 0)
         rc = key_parse(where, text, n, key, e);
     free(text);

@@ -106,6 +106,9 @@ int os_machine_id(char id[OS_ID_HEX + 1], struct err *e);
 int os_mkdirs(const char *path, struct err *e);
 // Reads a whole regular file of at most max_bytes; adds a NUL; caller frees.
 int os_file_read(const char *path, size_t max_bytes, char **data, size_t *len, struct err *e);
+// The same of a file that holds a key: ERR_AUTH where its mode lets others at it.
+int os_file_read_private(const char *path, size_t max_bytes, char **data, size_t *len,
+                         struct err *e);
 // Writes aside, fsyncs, renames: the file is either the old or the new content. mode as for chmod.
 int os_file_write(const char *path, const void *data, size_t len, mode_t mode, struct err *e);
 

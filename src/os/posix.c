@@ -146,47 +146,80 @@ int os_mkdirs(const char *path, struct err *e)
 
 // ---- whole files -----------------------------------------------------------------------------------
 
-static int file_open(const char *path, struct err *e)
+// Asks the open file, not its name: what is read is what was looked at.
+static int file_check(int fd, const char *path, bool private, struct err *e)
+{
+    struct stat st;
+    if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode))
+        return err_set(e, ERR_INVALID, "%s is not a regular file", path);
+    if (private && (st.st_mode & 077) != 0)
+        return err_set(e, ERR_AUTH, "%s can be read by others (mode %03o); run `chmod 600 %s`",
+                       path, (unsigned)st.st_mode & 0777, path);
+    return 0;
+}
+
+static int file_open(const char *path, bool private, struct err *e)
 {
     // O_NONBLOCK: opening a FIFO by mistake must not wait for a writer.
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0)
-        return err_set(e, errno == ENOENT ? ERR_NOT_FOUND : ERR_IO, "cannot open %s: %s", path,
-                       strerror(errno));
-    struct stat st;
-    if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode))
+        return err_set(e, errno == ENOENT || errno == ENOTDIR ? ERR_NOT_FOUND : ERR_IO,
+                       "cannot open %s: %s", path, strerror(errno));
+    int rc = file_check(fd, path, private, e);
+    if (rc == 0)
         return fd;
     close(fd);
-    return err_set(e, ERR_INVALID, "%s is not a regular file", path);
+    return rc;
 }
 
-int os_file_read(const char *path, size_t max_bytes, char **data, size_t *len, struct err *e)
+static int file_drain(int fd, const char *path, struct buf *b, struct err *e)
 {
-    int fd = file_open(path, e);
-    if (fd < 0)
-        return fd;
-    struct buf b;
-    buf_init(&b, max_bytes);
-    int rc = 0;
     for (;;) {
         char part[16384];
         ssize_t n = read(fd, part, sizeof part);
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0)
-            rc = err_set(e, ERR_IO, "cannot read %s: %s", path, strerror(errno));
-        else if (buf_put(&b, part, (size_t)n))
-            rc = err_set(e, ERR_RANGE, "%s is longer than the limit of %zu bytes", path, max_bytes);
-        if (rc || n <= 0)
-            break;
+            return err_set(e, ERR_IO, "cannot read %s: %s", path, strerror(errno));
+        if (buf_put(b, part, (size_t)n) != 0)
+            return err_set(e, ERR_RANGE, "%s is longer than the limit of %zu bytes", path, b->max);
+        if (n == 0)
+            return 0;
     }
-    close(fd);
-    if (rc == 0) {
-        *len = b.len;
-        *data = buf_take(&b);
-    }
-    buf_fini(&b);
+}
+
+static int file_read(const char *path, bool private, struct buf *b, struct err *e)
+{
+    int fd = file_open(path, private, e);
+    int rc = fd < 0 ? fd : file_drain(fd, path, b, e);
+    if (fd >= 0)
+        close(fd);
     return rc;
+}
+
+static int read_end(struct buf *b, int rc, char **data, size_t *len)
+{
+    if (rc == 0) {
+        *len = b->len;
+        *data = buf_take(b);
+    }
+    buf_fini(b);
+    return rc;
+}
+
+int os_file_read(const char *path, size_t max_bytes, char **data, size_t *len, struct err *e)
+{
+    struct buf b;
+    buf_init(&b, max_bytes);
+    return read_end(&b, file_read(path, false, &b, e), data, len);
+}
+
+int os_file_read_private(const char *path, size_t max_bytes, char **data, size_t *len,
+                         struct err *e)
+{
+    struct buf b;
+    buf_init(&b, max_bytes);
+    return read_end(&b, file_read(path, true, &b, e), data, len);
 }
 
 static int write_all(int fd, const char *data, size_t len)
