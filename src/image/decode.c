@@ -28,19 +28,46 @@ static int picture_make(uint64_t width, uint64_t height, struct image_picture *o
     return 0;
 }
 
-static int png_decode(const void *data, size_t len, struct image_picture *out, struct err *e)
+static void white_fill(struct image_picture *out, const uint8_t *rgba)
+{
+    for (size_t i = 0; i < (size_t)out->width * out->height; i++)
+        for (size_t c = 0; c < 3; c++) {
+            unsigned alpha = rgba[4 * i + 3];
+            out->rgb[3 * i + c] =
+                (uint8_t)((rgba[4 * i + c] * alpha + WHITE * (255 - alpha) + 127) / 255);
+        }
+}
+
+// Transparency that is nowhere used says nothing: then colours do.
+static void mask_fill(struct image_picture *out, const uint8_t *rgba)
+{
+    size_t n = (size_t)out->width * out->height;
+    bool used = false;
+    for (size_t i = 0; i < n; i++)
+        used |= rgba[4 * i + 3] != 255;
+    for (size_t i = 0; i < n; i++)
+        for (size_t c = 0; c < 3; c++)
+            out->rgb[3 * i + c] = used ? (uint8_t)(255 - rgba[4 * i + 3]) : rgba[4 * i + c];
+}
+
+// libpng lays a picture over white itself, in linear light; for a mask it keeps the transparency.
+static int png_decode(const void *data, size_t len, bool mask, struct image_picture *out,
+                      struct err *e)
 {
     png_image image = {.version = PNG_IMAGE_VERSION};
     const png_color white = {WHITE, WHITE, WHITE};
-    int rc = 0;
     if (!png_image_begin_read_from_memory(&image, data, len))
         return err_set(e, ERR_INVALID, "a damaged PNG: %s", image.message);
-    image.format = PNG_FORMAT_RGB;
-    rc = picture_make(image.width, image.height, out, e);
-    if (rc == 0 && !png_image_finish_read(&image, &white, out->rgb, 0, NULL)) {
+    image.format = mask ? PNG_FORMAT_RGBA : PNG_FORMAT_RGB;
+    int rc = picture_make(image.width, image.height, out, e);
+    uint8_t *rgba = rc == 0 && mask ? mem_alloc((size_t)out->width * out->height * 4) : NULL;
+    if (rc == 0 && !png_image_finish_read(&image, &white, mask ? rgba : out->rgb, 0, NULL)) {
         rc = err_set(e, ERR_INVALID, "a damaged PNG: %s", image.message);
         image_picture_fini(out);
     }
+    if (rc == 0 && mask)
+        mask_fill(out, rgba);
+    free(rgba);
     png_image_free(&image);
     return rc;
 }
@@ -100,7 +127,8 @@ static int jpeg_decode(const void *data, size_t len, struct image_picture *out, 
     return rc;
 }
 
-static int webp_decode(const void *data, size_t len, struct image_picture *out, struct err *e)
+static int webp_decode(const void *data, size_t len, bool mask, struct image_picture *out,
+                       struct err *e)
 {
     int width = 0, height = 0;
     if (!WebPGetInfo(data, len, &width, &height))
@@ -111,86 +139,31 @@ static int webp_decode(const void *data, size_t len, struct image_picture *out, 
         image_picture_fini(out);
         rc = err_set(e, ERR_INVALID, "a damaged WebP");
     }
-    for (size_t i = 0; rc == 0 && i < (size_t)out->width * out->height; i++)
-        for (size_t c = 0; c < 3; c++) {
-            unsigned alpha = rgba[4 * i + 3];
-            out->rgb[3 * i + c] =
-                (uint8_t)((rgba[4 * i + c] * alpha + WHITE * (255 - alpha) + 127) / 255);
-        }
+    if (rc == 0)
+        (mask ? mask_fill : white_fill)(out, rgba);
     WebPFree(rgba);
     return rc;
+}
+
+static int decode(const void *data, size_t len, bool mask, struct image_picture *out, struct err *e)
+{
+    const uint8_t *b = data;
+    *out = (struct image_picture){0};
+    if (len >= 8 && memcmp(b, "\x89PNG\r\n\x1a\n", 8) == 0)
+        return png_decode(data, len, mask, out, e);
+    if (len >= 3 && memcmp(b, "\xff\xd8\xff", 3) == 0)
+        return jpeg_decode(data, len, out, e);
+    if (len >= 12 && memcmp(b, "RIFF", 4) == 0 && memcmp(b + 8, "WEBP", 4) == 0)
+        return webp_decode(data, len, mask, out, e);
+    return err_set(e, ERR_INVALID, "not a picture that can be read; PNG, JPEG and WebP can");
 }
 
 int image_decode(const void *data, size_t len, struct image_picture *out, struct err *e)
 {
-    const uint8_t *b = data;
-    *out = (struct image_picture){0};
-    if (len >= 8 && memcmp(b, "\x89PNG\r\n\x1a\n", 8) == 0)
-        return png_decode(data, len, out, e);
-    if (len >= 3 && memcmp(b, "\xff\xd8\xff", 3) == 0)
-        return jpeg_decode(data, len, out, e);
-    if (len >= 12 && memcmp(b, "RIFF", 4) == 0 && memcmp(b + 8, "WEBP", 4) == 0)
-        return webp_decode(data, len, out, e);
-    return err_set(e, ERR_INVALID, "not a picture that can be read; PNG, JPEG and WebP can");
-}
-
-// ---- masks ---------------------------------------------------------------------------------------
-
-// Transparency that is nowhere used says nothing: then colours do.
-static void mask_fill(struct image_picture *out, const uint8_t *rgba)
-{
-    size_t n = (size_t)out->width * out->height;
-    bool used = false;
-    for (size_t i = 0; i < n; i++)
-        used |= rgba[4 * i + 3] != 255;
-    for (size_t i = 0; i < n; i++)
-        for (size_t c = 0; c < 3; c++)
-            out->rgb[3 * i + c] = used ? (uint8_t)(255 - rgba[4 * i + 3]) : rgba[4 * i + c];
-}
-
-static int png_mask(const void *data, size_t len, struct image_picture *out, struct err *e)
-{
-    png_image image = {.version = PNG_IMAGE_VERSION};
-    if (!png_image_begin_read_from_memory(&image, data, len))
-        return err_set(e, ERR_INVALID, "a damaged PNG: %s", image.message);
-    image.format = PNG_FORMAT_RGBA;
-    int rc = picture_make(image.width, image.height, out, e);
-    uint8_t *rgba = rc == 0 ? mem_alloc((size_t)out->width * out->height * 4) : NULL;
-    if (rc == 0 && !png_image_finish_read(&image, NULL, rgba, 0, NULL)) {
-        rc = err_set(e, ERR_INVALID, "a damaged PNG: %s", image.message);
-        image_picture_fini(out);
-    }
-    if (rc == 0)
-        mask_fill(out, rgba);
-    free(rgba);
-    png_image_free(&image);
-    return rc;
-}
-
-static int webp_mask(const void *data, size_t len, struct image_picture *out, struct err *e)
-{
-    int width = 0, height = 0;
-    if (!WebPGetInfo(data, len, &width, &height))
-        return err_set(e, ERR_INVALID, "a damaged WebP");
-    int rc = picture_make((uint64_t)width, (uint64_t)height, out, e);
-    uint8_t *rgba = rc == 0 ? WebPDecodeRGBA(data, len, &width, &height) : NULL;
-    if (rc == 0 && rgba == NULL) {
-        image_picture_fini(out);
-        rc = err_set(e, ERR_INVALID, "a damaged WebP");
-    }
-    if (rc == 0)
-        mask_fill(out, rgba);
-    WebPFree(rgba);
-    return rc;
+    return decode(data, len, false, out, e);
 }
 
 int image_decode_mask(const void *data, size_t len, struct image_picture *out, struct err *e)
 {
-    const uint8_t *b = data;
-    *out = (struct image_picture){0};
-    if (len >= 8 && memcmp(b, "\x89PNG\r\n\x1a\n", 8) == 0)
-        return png_mask(data, len, out, e);
-    if (len >= 12 && memcmp(b, "RIFF", 4) == 0 && memcmp(b + 8, "WEBP", 4) == 0)
-        return webp_mask(data, len, out, e);
-    return image_decode(data, len, out, e);
+    return decode(data, len, true, out, e);
 }
