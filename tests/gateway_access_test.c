@@ -429,8 +429,7 @@ static void test_metrics_count(void **state)
     stage_ready(&s, true);
     assert_int_equal((int)metric(&s, "tandem_requests_total{plan=\"local\",status=\"ok\"} "), 0);
     assert_int_equal(status_of(&s, "POST", TEXT, "", PROMPT), 200);
-    struct web w = ask_long(&s, "\"tandem\":{\"plan\":\"hybrid\"}");
-    json_decref(finish_json(&w, 200));
+    json_decref(answer_long(&s, "\"tandem\":{\"plan\":\"hybrid\"}", 200));
     assert_int_equal(status_of(&s, "POST", TEXT, "", "{\"prompt\":\"x\",\"model\":\"no\"}"), 404);
     assert_int_equal((int)metric(&s, "tandem_requests_total{plan=\"local\",status=\"ok\"} "), 1);
     assert_int_equal((int)metric(&s, "tandem_requests_total{plan=\"hybrid\",status=\"ok\"} "), 1);

@@ -397,14 +397,12 @@ static void test_prompts(void **state)
 static void test_n_hybrid(void **state)
 {
     struct stage s;
-    struct web w;
     json_t *v;
 
     (void)state;
     stage_init(&s);
     stage_ready(&s, true);
-    w = ask_long(&s, "\"n\":2,\"max_tokens\":1,\"tandem\":{\"plan\":\"hybrid\"}");
-    v = finish_json(&w, 200);
+    v = answer_long(&s, "\"n\":2,\"max_tokens\":1,\"tandem\":{\"plan\":\"hybrid\"}", 200);
     assert_string_equal(text_at(v, "timings.plan"), "hybrid");
     assert_int_equal(json_array_size(at(v, "choices")), 2);
     json_decref(v);

@@ -74,7 +74,6 @@ static json_t *node_delete(struct stage *s)
 static void test_used_until_removed(void **state)
 {
     struct stage s;
-    struct web w;
     json_t *v;
 
     (void)state;
@@ -84,8 +83,7 @@ static void test_used_until_removed(void **state)
     v = status_await(&s, 0, 2);
     assert_true(json_is_false(at(v, "nodes.1.added"))); // found again, not kept
     json_decref(v);
-    w = ask_long(&s, "");
-    v = finish_json(&w, 200);
+    v = answer_long(&s, "", 200);
     assert_string_equal(text_at(v, "timings.plan"), "hybrid");
     json_decref(v);
     // The owner does not want it: it stays away, though it is still there.

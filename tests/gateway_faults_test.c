@@ -11,10 +11,7 @@ static void test_prefill_refuses(void **state)
 
     (void)state;
     stage_init(&s);
-    s.node.hold_prefill = true;
-    stage_ready(&s, true);
-    w = ask_long(&s, "");
-    fake_say(&s.node, WIRE_FAILED, fake_expect(&s.node, WIRE_PREFILL, 1)->id,
+    fake_say(&s.node, WIRE_FAILED, ask_held(&s, "", &w),
              "{\"code\":\"busy\",\"message\":\"64 requests are here already\"}");
     v = finish_json(&w, 200);
     assert_string_equal(text_at(v, "timings.plan"), "local");
@@ -27,7 +24,6 @@ static void test_prefill_refuses(void **state)
 static void test_prefill_silent(void **state)
 {
     struct stage s;
-    struct web w;
     json_t *v;
 
     (void)state;
@@ -35,8 +31,7 @@ static void test_prefill_silent(void **state)
     s.options.stall_s = 0.1;
     s.node.hold_prefill = true;
     stage_ready(&s, true);
-    w = ask_long(&s, "");
-    v = finish_json(&w, 200);
+    v = answer_long(&s, "", 200);
     assert_string_equal(text_at(v, "timings.plan"), "local");
     assert_has(text_at(v, "timings.fallback"), "did not answer in time");
     json_decref(v);
@@ -53,10 +48,7 @@ static void test_prefill_dies_early(void **state)
 
     (void)state;
     stage_init(&s);
-    s.node.hold_prefill = true;
-    stage_ready(&s, true);
-    w = ask_long(&s, "");
-    fake_expect(&s.node, WIRE_PREFILL, 1);
+    ask_held(&s, "", &w);
     fake_hang_up(&s.node);
     v = finish_json(&w, 200);
     assert_string_equal(text_at(v, "timings.plan"), "local");
@@ -87,10 +79,8 @@ static void prefill_lost(bool dies, const char *more, const char *told)
     uint64_t id, generate;
 
     stage_init(&s);
-    s.node.hold_prefill = s.local.hold_generate = true;
-    stage_ready(&s, true);
-    w = ask_long(&s, "");
-    id = fake_expect(&s.node, WIRE_PREFILL, 1)->id;
+    s.local.hold_generate = true;
+    id = ask_held(&s, "", &w);
     fake_say(&s.node, WIRE_ACCEPTED, id, "{}");
     generate = fake_expect(&s.local, WIRE_GENERATE, 1)->id;
     if (dies)
@@ -334,10 +324,7 @@ static void test_prefill_talks_nonsense(void **state)
 
     (void)state;
     stage_init(&s);
-    s.node.hold_prefill = true;
-    stage_ready(&s, true);
-    w = ask_long(&s, "");
-    id = fake_expect(&s.node, WIRE_PREFILL, 1)->id;
+    id = ask_held(&s, "", &w);
     fake_send(&s.node, wire_frame_struct(WIRE_ACCEPTED, id, "[not json", 9, (struct wire_body){0}));
     v = finish_json(&w, 200);
     assert_string_equal(text_at(v, "timings.plan"), "local");
@@ -346,8 +333,7 @@ static void test_prefill_talks_nonsense(void **state)
     fake_links_wait(&s.node, 2);
     s.node.hold_prefill = false;
     stage_await(&s, 1, "up");
-    w = ask_long(&s, "");
-    v = finish_json(&w, 200);
+    v = answer_long(&s, "", 200);
     assert_string_equal(text_at(v, "timings.plan"), "hybrid");
     json_decref(v);
     stage_stop(&s);
@@ -362,10 +348,8 @@ static void client_leaves(bool stream)
     uint64_t prefill, generate;
 
     stage_init(&s);
-    s.node.hold_prefill = s.local.hold_generate = true;
-    stage_ready(&s, true);
-    w = ask_long(&s, stream ? "\"stream\":true" : "");
-    prefill = fake_expect(&s.node, WIRE_PREFILL, 1)->id;
+    s.local.hold_generate = true;
+    prefill = ask_held(&s, stream ? "\"stream\":true" : "", &w);
     fake_say(&s.node, WIRE_ACCEPTED, prefill, "{}");
     generate = fake_expect(&s.local, WIRE_GENERATE, 1)->id;
     if (stream)

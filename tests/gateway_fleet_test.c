@@ -74,8 +74,7 @@ static void refused(struct stage *s, const char *address, int status, const char
 
 static json_t *answered(struct stage *s, const char *plan)
 {
-    struct web w = ask_long(s, "");
-    json_t *v = finish_json(&w, 200);
+    json_t *v = answer_long(s, "", 200);
 
     assert_string_equal(text_at(v, "timings.plan"), plan);
     return v;
@@ -173,13 +172,11 @@ static void test_remove_waits(void **state)
     struct stage s;
     struct web w;
     json_t *v;
+    uint64_t id;
 
     (void)state;
     stage_init(&s);
-    s.node.hold_prefill = true;
-    stage_ready(&s, true);
-    w = ask_long(&s, "");
-    fake_expect(&s.node, WIRE_PREFILL, 1);
+    id = ask_held(&s, "", &w);
     v = ask_node(&s, "DELETE", &s.node, "", 200);
     assert_string_equal(text_at(v, "state"), "draining");
     assert_int_equal(json_integer_value(at(v, "requests")), 1);
@@ -188,8 +185,7 @@ static void test_remove_waits(void **state)
     snprintf(address, sizeof(address), "127.0.0.1:%u", s.node.port);
     refused(&s, address, 409, "on its way out");
     json_decref(answered(&s, "local"));
-    fake_say(&s.node, WIRE_ACCEPTED, fake_expect(&s.node, WIRE_PREFILL, 1)->id, "{}");
-    fake_say(&s.node, WIRE_PREFILLED, fake_expect(&s.node, WIRE_PREFILL, 1)->id, "{\"tokens\":1}");
+    node_reads(&s, id);
     v = finish_json(&w, 200);
     assert_string_equal(text_at(v, "timings.plan"), "hybrid");
     assert_string_equal(text_at(v, "timings.prefill_node"), "spark");
@@ -207,10 +203,7 @@ static void test_remove_forced(void **state)
 
     (void)state;
     stage_init(&s);
-    s.node.hold_prefill = true;
-    stage_ready(&s, true);
-    w = ask_long(&s, "");
-    fake_expect(&s.node, WIRE_PREFILL, 1);
+    ask_held(&s, "", &w);
     json_decref(ask_node(&s, "DELETE", &s.node, "", 200));
     json_decref(ask_node(&s, "DELETE", &s.node, "?force", 200));
     v = finish_json(&w, 200);
@@ -278,8 +271,7 @@ static void test_promised(void **state)
     assert_string_equal(text_at(v, "state"), "draining");
     assert_int_equal(json_integer_value(at(v, "requests")), 1);
     json_decref(v);
-    fake_say(&s.node, WIRE_ACCEPTED, fake_expect(&s.node, WIRE_PREFILL, 2)->id, "{}");
-    fake_say(&s.node, WIRE_PREFILLED, fake_expect(&s.node, WIRE_PREFILL, 2)->id, "{\"tokens\":1}");
+    node_reads(&s, fake_expect(&s.node, WIRE_PREFILL, 2)->id);
     v = finish_json(&w, 200);
     assert_string_equal(text_at(v, "timings.decode_node"), "studio");
     assert_true(json_is_null(at(v, "timings.fallback")));
@@ -328,10 +320,7 @@ static void test_stops_itself(void **state)
 
     (void)state;
     stage_init(&s);
-    s.node.hold_prefill = true;
-    stage_ready(&s, true);
-    w = ask_long(&s, "");
-    id = fake_expect(&s.node, WIRE_PREFILL, 1)->id;
+    id = ask_held(&s, "", &w);
     fake_say(&s.node, WIRE_STATUS_IS, 0, "{\"draining\":true}");
     for (bool told = false; !told;) {
         v = ask_node(&s, "GET", &s.node, "", 200);
@@ -341,8 +330,7 @@ static void test_stops_itself(void **state)
         json_decref(v);
     }
     json_decref(answered(&s, "local"));
-    fake_say(&s.node, WIRE_ACCEPTED, id, "{}");
-    fake_say(&s.node, WIRE_PREFILLED, id, "{\"tokens\":1}");
+    node_reads(&s, id);
     v = finish_json(&w, 200);
     assert_string_equal(text_at(v, "timings.plan"), "hybrid");
     assert_true(json_is_null(at(v, "timings.fallback")));

@@ -159,9 +159,7 @@ static void test_default_max_tokens(void **state)
     stage_init(&s);
     stage_ready(&s, false);
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
-        struct web w = ask_long(&s, rows[i].more);
-
-        json_decref(finish_json(&w, 200));
+        json_decref(answer_long(&s, rows[i].more, 200));
         assert_int_equal(json_integer_value(json_object_get(
                              fake_expect(&s.local, WIRE_GENERATE, i + 1)->head, "max_tokens")),
                          rows[i].want);
@@ -202,15 +200,13 @@ static void test_worker_refuses(void **state)
 static void test_hybrid(void **state)
 {
     struct stage s;
-    struct web w;
     json_t *v, *generate, *prefill, *span;
     char port[16];
 
     (void)state;
     stage_init(&s);
     stage_ready(&s, true);
-    w = ask_long(&s, "\"tandem\":{\"timeline\":true}");
-    v = finish_json(&w, 200);
+    v = answer_long(&s, "\"tandem\":{\"timeline\":true}", 200);
     prefill = fake_expect(&s.node, WIRE_PREFILL, 1)->head;
     generate = fake_expect(&s.local, WIRE_GENERATE, 1)->head;
     assert_int_equal(json_integer_value(at(prefill, "upto")), LONG_PROMPT_TOKENS - 1);
@@ -243,8 +239,7 @@ static void test_hybrid(void **state)
                  1.9 + json_number_value(at(v, "timings.prefill_sent_s")));
     json_decref(v);
     // The rate that the node measured goes back to it with the next prompt.
-    w = ask_long(&s, "\"tandem\":{\"plan\":\"serial\"}");
-    v = finish_json(&w, 200);
+    v = answer_long(&s, "\"tandem\":{\"plan\":\"serial\"}", 200);
     assert_string_equal(text_at(v, "timings.plan"), "serial");
     assert_null(at(v, "timings.timeline"));
     json_decref(v);
@@ -267,11 +262,8 @@ static void test_hybrid_first_word(void **state)
     stage_await_health(&s);
     // No status query here, because its answers count as words of the node.
     for (bool asked = false; !asked;) {
-        struct web w;
-
         json_decref(v);
-        w = ask_long(&s, "");
-        v = finish_json(&w, 200);
+        v = answer_long(&s, "", 200);
         asked = strstr(text_at(v, "timings.reason"), "is not up") == NULL;
     }
     assert_string_equal(text_at(v, "timings.plan"), "hybrid");
@@ -335,19 +327,16 @@ static void test_short_prompt_stays(void **state)
 static void test_node_absent(void **state)
 {
     struct stage s;
-    struct web w;
     json_t *v;
 
     (void)state;
     stage_init(&s);
     stage_ready(&s, false);
-    w = ask_long(&s, "\"tandem\":{\"plan\":\"hybrid\"}");
-    v = finish_json(&w, 200);
+    v = answer_long(&s, "\"tandem\":{\"plan\":\"hybrid\"}", 200);
     assert_string_equal(text_at(v, "timings.plan"), "local");
     assert_has(text_at(v, "timings.fallback"), "no other node is configured");
     json_decref(v);
-    w = ask_long(&s, "\"tandem\":{\"plan\":\"remote\"}");
-    v = finish_json(&w, 503);
+    v = answer_long(&s, "\"tandem\":{\"plan\":\"remote\"}", 503);
     assert_string_equal(text_at(v, "error.code"), "no_prefill_node");
     json_decref(v);
     stage_stop(&s);
@@ -357,7 +346,6 @@ static void test_node_absent(void **state)
 static void test_node_mismatch(void **state)
 {
     struct stage s;
-    struct web w;
     struct web_answer a;
     json_t *v;
 
@@ -370,8 +358,7 @@ static void test_node_mismatch(void **state)
     a = web_get(s.port, "/health?verbose");
     assert_has(a.body, "weights_hash");
     web_answer_fini(&a);
-    w = ask_long(&s, "");
-    v = finish_json(&w, 200);
+    v = answer_long(&s, "", 200);
     assert_string_equal(text_at(v, "timings.plan"), "local");
     assert_has(text_at(v, "timings.reason"), "weights_hash");
     json_decref(v);
@@ -383,7 +370,6 @@ static void test_node_mismatch(void **state)
 static void test_node_different_weights_allowed(void **state)
 {
     struct stage s;
-    struct web w;
     json_t *v;
 
     (void)state;
@@ -392,15 +378,13 @@ static void test_node_different_weights_allowed(void **state)
     s.node.weights = "Q4_0";
     s.options.same_weights = false;
     stage_ready(&s, true);
-    w = ask_long(&s, "");
-    v = finish_json(&w, 200);
+    v = answer_long(&s, "", 200);
     assert_string_equal(text_at(v, "timings.weights.prefill"), "Q4_0");
     assert_string_equal(text_at(v, "timings.weights.decode"), "F32");
     assert_true(
         json_is_false(at(fake_expect(&s.local, WIRE_GENERATE, 1)->head, "handoff.same_weights")));
     json_decref(v);
-    w = ask_long(&s, "\"tandem\":{\"plan\":\"remote\"}");
-    v = finish_json(&w, 200);
+    v = answer_long(&s, "\"tandem\":{\"plan\":\"remote\"}", 200);
     assert_string_equal(text_at(v, "timings.weights.prefill"), "Q4_0");
     assert_string_equal(text_at(v, "timings.weights.decode"), "Q4_0");
     json_decref(v);
@@ -446,7 +430,6 @@ static void test_node_wrong_key(void **state)
 static void test_node_comes_back(void **state)
 {
     struct stage s;
-    struct web w;
     json_t *v;
 
     (void)state;
@@ -455,8 +438,7 @@ static void test_node_comes_back(void **state)
     fake_hang_up(&s.node);
     fake_links_wait(&s.node, 2);
     stage_await(&s, 1, "up");
-    w = ask_long(&s, "");
-    v = finish_json(&w, 200);
+    v = answer_long(&s, "", 200);
     assert_string_equal(text_at(v, "timings.plan"), "hybrid");
     json_decref(v);
     stage_stop(&s);
@@ -474,8 +456,7 @@ static void test_remote(void **state)
     (void)state;
     stage_init(&s);
     stage_ready(&s, true);
-    w = ask_long(&s, "\"tandem\":{\"plan\":\"remote\"}");
-    v = finish_json(&w, 200);
+    v = answer_long(&s, "\"tandem\":{\"plan\":\"remote\"}", 200);
     assert_string_equal(text_at(v, "timings.plan"), "remote");
     assert_string_equal(text_at(v, "timings.decode_node"), "spark");
     json_decref(v);
