@@ -16,11 +16,9 @@
 #define EMBD 64
 #define RANK 4
 
-static char *folder;
-
 static char *in_folder(const char *name)
 {
-    return mem_format("%s/%s", folder, name);
+    return mem_format("%s/%s", scratch_home, name);
 }
 
 static void save(const char *path, const struct buf *b)
@@ -349,24 +347,6 @@ static void the_fake_engine_takes_heads_alone(void **state)
     free(model);
 }
 
-static int setup(void **state)
-{
-    char template[] = "/tmp/tandem-adapters-XXXXXX";
-    (void)state;
-    if (!mkdtemp(template))
-        return -1;
-    folder = mem_strdup(template);
-    return setenv("TANDEM_DATA", folder, 1);
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    int rc = scratch_remove(folder);
-    free(folder);
-    return rc;
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -378,5 +358,5 @@ int main(void)
         cmocka_unit_test(what_others_left_is_passed_over),
         cmocka_unit_test(the_fake_engine_takes_heads_alone),
     };
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, scratch_home_set_up, scratch_home_tear_down);
 }

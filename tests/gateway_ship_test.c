@@ -11,13 +11,12 @@
 #define TEXT "/v1/completions"
 #define PIECE 262144 // bytes of one frame
 
-static char folder[64];
 static char sha256[65];
 
 // A head alone, which is what the fake engine takes, of two pieces' length.
 static void publish(const char *name)
 {
-    char *path = mem_format("%s/%s.gguf", folder, name);
+    char *path = mem_format("%s/%s.gguf", scratch_home, name);
     struct adapters_new n;
     struct adapters_entry entry;
     struct err e = {0};
@@ -218,33 +217,13 @@ static void test_node_without(void **state)
     stage_stop(&s);
 }
 
-// ---- running --------------------------------------------------------------------------------------------
-
-static int setup(void **state)
-{
-    (void)state;
-    snprintf(folder, sizeof(folder), "/tmp/tandem-ship-XXXXXX");
-    if (!mkdtemp(folder))
-        return -1;
-    setenv("TANDEM_STATE", folder, 1);
-    return setenv("TANDEM_DATA", folder, 1);
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    return scratch_remove(folder);
-}
-
-#define FRESH(t) cmocka_unit_test_setup_teardown(t, setup, teardown)
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        FRESH(test_pieces),
-        FRESH(test_names),
-        FRESH(test_refused),
-        FRESH(test_node_without),
+        SCRATCH_TEST(test_pieces),
+        SCRATCH_TEST(test_names),
+        SCRATCH_TEST(test_refused),
+        SCRATCH_TEST(test_node_without),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -16,8 +16,6 @@
     "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":"    \
     "\"b\"}]}\n"
 
-static char folder[64];
-
 static json_t *ask(struct stage *s, const char *method, const char *path, const char *body,
                    int status)
 {
@@ -99,7 +97,7 @@ static void test_files(void **state)
         json_decref(v);
         free(path);
     }
-    path = mem_format("%s/files/%s", folder, ids[0]);
+    path = mem_format("%s/files/%s", scratch_home, ids[0]);
     assert_int_equal(stat(path, &st), 0);
     assert_int_equal(st.st_mode & 0777, 0600);
     free(path);
@@ -156,7 +154,7 @@ static void test_upload_cut(void **state)
     web_close(&w);
     free(head);
     stage_stop(&s);
-    head = mem_format("%s/files", folder);
+    head = mem_format("%s/files", scratch_home);
     assert_true(rmdir(head) == 0 || errno == ENOENT); // it is empty
     free(head);
 }
@@ -222,7 +220,7 @@ static void test_refused_jobs(void **state)
 // Queued by hand, for the trainer is no part of this.
 static void job_queue(const char *name, char id[JOBS_ID_BYTES])
 {
-    char *data = mem_format("%s/data.jsonl", folder);
+    char *data = mem_format("%s/data.jsonl", scratch_home);
     json_t *command = json_pack("[s]", "/bin/true");
     struct jobs_options o;
     struct jobs_spec spec;
@@ -384,31 +382,12 @@ static void test_scopes(void **state)
     unlink(keys);
 }
 
-// ---- running --------------------------------------------------------------------------------------------
-
-static int setup(void **state)
-{
-    (void)state;
-    snprintf(folder, sizeof(folder), "/tmp/tandem-tuning-XXXXXX");
-    if (!mkdtemp(folder))
-        return -1;
-    setenv("TANDEM_DATA", folder, 1);
-    return setenv("TANDEM_STATE", folder, 1);
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    return scratch_remove(folder);
-}
-
-#define FRESH(t) cmocka_unit_test_setup_teardown(t, setup, teardown)
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        FRESH(test_forms), FRESH(test_files),  FRESH(test_upload_cut), FRESH(test_refused_jobs),
-        FRESH(test_jobs),  FRESH(test_stream), FRESH(test_stop),       FRESH(test_scopes),
+        SCRATCH_TEST(test_forms),        SCRATCH_TEST(test_files),  SCRATCH_TEST(test_upload_cut),
+        SCRATCH_TEST(test_refused_jobs), SCRATCH_TEST(test_jobs),   SCRATCH_TEST(test_stream),
+        SCRATCH_TEST(test_stop),         SCRATCH_TEST(test_scopes),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

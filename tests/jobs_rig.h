@@ -7,6 +7,7 @@
 #include "jobs/jobs.h"
 #include "jobs/runner.h"
 #include "os/os.h"
+#include "tests/scratch.h"
 
 #include <setjmp.h>
 #include <signal.h>
@@ -101,15 +102,6 @@ static int rig_setup(void **state)
     rig_put("model.gguf", "not looked into");
     rig_jobs = rig_open(NULL);
     return 0;
-}
-
-static void rig_remove_all(const char *path)
-{
-    char *const argv[] = {(char *)"rm", (char *)"-rf", (char *)(uintptr_t)path, NULL};
-    pid_t pid = fork();
-    if (pid == 0)
-        execvp("rm", argv);
-    waitpid(pid, NULL, 0);
 }
 
 static struct jobs_job rig_get(const char *id)
@@ -250,7 +242,7 @@ static int rig_teardown(void **state)
         jobs_list_fini(&l);
     }
     jobs_close(rig_jobs);
-    rig_remove_all(rig_dir);
+    scratch_remove(rig_dir);
     return 0;
 }
 

@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "base/json.h"
 #include "os/os.h"
+#include "tests/scratch.h"
 #include "train/checkpoint.h"
 #include "train/dataset.h"
 #include "train/train.h"
@@ -14,7 +15,6 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 static char dir[64];
@@ -40,20 +40,10 @@ static int dir_make(void **state)
     return mkdtemp(dir) ? 0 : -1;
 }
 
-static void remove_all(const char *path)
-{
-    char *const argv[] = {(char *)"rm", (char *)"-rf", (char *)(uintptr_t)path, NULL};
-    pid_t pid = fork();
-    if (pid == 0)
-        execvp("rm", argv);
-    waitpid(pid, NULL, 0);
-}
-
 static int dir_remove(void **state)
 {
     (void)state;
-    remove_all(dir);
-    return 0;
+    return scratch_remove(dir);
 }
 
 // ---- data ----------------------------------------------------------------------------------------

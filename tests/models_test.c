@@ -539,23 +539,6 @@ static void addresses_are_escaped(void **state)
 
 // ---- the store -----------------------------------------------------------------------------------
 
-static int store_set_up(void **state)
-{
-    char *dir = mem_strdup("/tmp/tandem-models-XXXXXX");
-    if (!mkdtemp(dir))
-        return -1;
-    setenv("TANDEM_DATA", dir, 1);
-    *state = dir;
-    return 0;
-}
-
-static int store_tear_down(void **state)
-{
-    int rc = scratch_remove(*state);
-    free(*state);
-    return rc;
-}
-
 static void entry_add(const char *owner, const char *repo, const char *quant, bool complete)
 {
     struct models_entry m = {.complete = complete, .n_files = 1, .ref = "u/r:Q", .n_ctx = 42};
@@ -669,7 +652,8 @@ static void strange_manifests_are_left_out(void **state)
         "[{\"name\": "
         "\"x.gguf\"}]}",
     };
-    char *dir = mem_format("%s/models/a--b--c", (char *)*state);
+    (void)state;
+    char *dir = mem_format("%s/models/a--b--c", scratch_home);
     struct models_list l;
     struct err e = {0};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
@@ -688,12 +672,13 @@ static void strange_manifests_are_left_out(void **state)
 
 static void files_are_added(void **state)
 {
+    (void)state;
     struct buf b;
     struct models_pull p;
     struct models_entry m;
     struct err e = {0};
     bool changed = false;
-    char *path = mem_format("%s/Tiny-Q4_0.gguf", (char *)*state);
+    char *path = mem_format("%s/Tiny-Q4_0.gguf", scratch_home);
     struct stat a, c;
     smol_make(&b, false);
     assert_int_equal(os_file_write(path, b.data, b.len, 0600, &e), 0);
@@ -762,12 +747,10 @@ int main(void)
         cmocka_unit_test(repositories_are_chosen_from),
         cmocka_unit_test(bad_listings_are_refused),
         cmocka_unit_test(addresses_are_escaped),
-        cmocka_unit_test_setup_teardown(models_are_found_by_name, store_set_up, store_tear_down),
-        cmocka_unit_test_setup_teardown(removed_models_take_their_aliases_along, store_set_up,
-                                        store_tear_down),
-        cmocka_unit_test_setup_teardown(strange_manifests_are_left_out, store_set_up,
-                                        store_tear_down),
-        cmocka_unit_test_setup_teardown(files_are_added, store_set_up, store_tear_down),
+        SCRATCH_TEST(models_are_found_by_name),
+        SCRATCH_TEST(removed_models_take_their_aliases_along),
+        SCRATCH_TEST(strange_manifests_are_left_out),
+        SCRATCH_TEST(files_are_added),
         cmocka_unit_test(sums_are_right),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
