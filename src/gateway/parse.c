@@ -5,16 +5,12 @@
 #include "gateway/dialect.h"
 #include "gateway/parse_impl.h"
 #include "gateway/parse_media.h"
-#include "os/os.h"
 #include "wire/wire.h"
 
-#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-typedef int parse_function(struct parser *p, const char *member);
 
 // ---- faults -----------------------------------------------------------------------------------------
 
@@ -62,11 +58,16 @@ int parser_fault_member(struct parser *p, const json_t *object, const char *memb
     return fault_at(p->fault, member);
 }
 
-// As parser_fault_member, where a value that is of the right type stands in the message already: then it
-// is its range that was wrong.
-static int fault_number(struct parser *p, const char *member, bool right_type)
+int parser_fault_number(struct parser *p, const char *member, bool right_type)
 {
     return right_type ? fault_at(p->fault, member) : parser_fault_member(p, p->body, member);
+}
+
+int parser_integer(struct parser *p, const char *member, int64_t min, int64_t max, int64_t *out)
+{
+    if (json_get_i64(p->body, member, min, max, out, &p->fault->e) != 0)
+        return parser_fault_number(p, member, json_is_integer(json_object_get(p->body, member)));
+    return 0;
 }
 
 bool parser_is_set(const json_t *body, const char *member)
@@ -76,101 +77,15 @@ bool parser_is_set(const json_t *body, const char *member)
     return v && !json_is_null(v);
 }
 
-// ---- numbers ------------------------------------------------------------------------------------
-
-struct number {
-    const char *name;
-    double min, max;
-    size_t at; // of a float in struct engine_sampling
-};
-
-#define SAMPLING(member) offsetof(struct engine_sampling, member)
-
-static const struct number numbers[] = {
-    {"temperature", 0, 100, SAMPLING(temperature)},
-    {"top_p", 0, 1, SAMPLING(top_p)},
-    {"min_p", 0, 1, SAMPLING(min_p)},
-    {"typical_p", 0, 1, SAMPLING(typical_p)},
-    {"repeat_penalty", 0.01, 100, SAMPLING(repeat_penalty)},
-    {"frequency_penalty", -2, 2, SAMPLING(frequency_penalty)},
-    {"presence_penalty", -2, 2, SAMPLING(presence_penalty)},
-};
-
-static int parse_numbers(struct parser *p)
-{
-    for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++) {
-        const struct number *n = &numbers[i];
-        float *at = (float *)(void *)((char *)&p->out->generate.sampling + n->at);
-        double value = (double)*at;
-
-        if (json_get_f64(p->body, n->name, n->min, n->max, &value, &p->fault->e) != 0)
-            return fault_number(p, n->name, json_is_number(json_object_get(p->body, n->name)));
-        *at = (float)value;
-    }
-    return 0;
-}
-
-static int parse_integer(struct parser *p, const char *member, int64_t min, int64_t max,
-                         int64_t *out)
-{
-    if (json_get_i64(p->body, member, min, max, out, &p->fault->e) != 0)
-        return fault_number(p, member, json_is_integer(json_object_get(p->body, member)));
-    return 0;
-}
-
-static int parse_top_k(struct parser *p, const char *member)
-{
-    int64_t k = p->out->generate.sampling.top_k;
-
-    if (parse_integer(p, member, -1, INT32_MAX, &k) != 0)
-        return p->fault->e.code;
-    p->out->generate.sampling.top_k = k < 0 ? 0 : (int32_t)k;
-    return 0;
-}
-
-static int parse_repeat_last_n(struct parser *p, const char *member)
-{
-    int64_t n = p->out->generate.sampling.repeat_last_n;
-
-    if (parse_integer(p, member, -1, INT32_MAX, &n) != 0)
-        return p->fault->e.code;
-    p->out->generate.sampling.repeat_last_n = (int32_t)n;
-    return 0;
-}
-
-static int parse_budget(struct parser *p, const char *member)
-{
-    int64_t n = p->out->generate.sampling.reasoning_budget;
-
-    if (parse_integer(p, member, -1, INT32_MAX, &n) != 0)
-        return p->fault->e.code;
-    p->out->generate.sampling.reasoning_budget = (int32_t)n;
-    return 0;
-}
+// ---- lengths -----------------------------------------------------------------------------------
 
 static int parse_n(struct parser *p, const char *member)
 {
     int64_t n = 1;
 
-    if (parse_integer(p, member, 1, PARSE_CHOICES_MAX, &n) != 0)
+    if (parser_integer(p, member, 1, PARSE_CHOICES_MAX, &n) != 0)
         return p->fault->e.code;
     p->out->n = (uint32_t)n;
-    return 0;
-}
-
-// Absent, null or -1: a random one. Clients send 64-bit seeds; the engine takes 32 bits of them.
-static int parse_seed(struct parser *p, const char *member)
-{
-    int64_t seed = -1;
-    uint32_t folded;
-
-    if (parse_integer(p, member, -1, INT64_MAX, &seed) != 0)
-        return p->fault->e.code;
-    if (seed < 0)
-        os_random(&folded, sizeof(folded));
-    else
-        folded = (uint32_t)((uint64_t)seed ^ (uint64_t)seed >> 32);
-    p->out->generate.sampling.seed = folded;
     return 0;
 }
 
@@ -181,7 +96,7 @@ static int parse_max_tokens(struct parser *p, const char *member)
 
     if (!parser_is_set(p->body, member))
         return 0;
-    if (parse_integer(p, member, -1, INT64_MAX, &n) != 0)
+    if (parser_integer(p, member, -1, INT64_MAX, &n) != 0)
         return p->fault->e.code;
     if (n == 0)
         return FAULT(p, member, "'%s' must be at least 1, or -1 for as many as fit (got 0)",
@@ -303,163 +218,6 @@ static int parse_tandem(struct parser *p, const char *member)
     return parser_flag(p, tandem, "timeline", &p->out->generate.timeline);
 }
 
-// ---- log probabilities ------------------------------------------------------------------------------
-
-// Of a completion: how many; of a chat: whether, and how many stands in top_logprobs.
-static int parse_logprobs(struct parser *p, const char *member)
-{
-    const json_t *v = json_object_get(p->body, member);
-    int64_t n = -1;
-
-    if (json_is_boolean(v))
-        n = json_is_true(v) ? 0 : -1;
-    else if (p->kind == PARSE_CHAT && parser_is_set(p->body, member))
-        return parse_fault_value(p->fault, member, "true or false", v);
-    else if (parse_integer(p, member, 0, ENGINE_LOGPROBS_MAX, &n) != 0)
-        return p->fault->e.code;
-    p->out->generate.logprobs = (int32_t)n;
-    return 0;
-}
-
-static int parse_top_logprobs(struct parser *p, const char *member)
-{
-    int64_t n = 0;
-
-    if (p->kind != PARSE_CHAT || !parser_is_set(p->body, member))
-        return 0;
-    if (parse_integer(p, member, 0, ENGINE_LOGPROBS_MAX, &n) != 0)
-        return p->fault->e.code;
-    if (p->out->generate.logprobs < 0 && n > 0)
-        return FAULT(p, member, "'top_logprobs' is given out only with \"logprobs\": true");
-    if (p->out->generate.logprobs >= 0)
-        p->out->generate.logprobs = (int32_t)n;
-    return 0;
-}
-
-// ---- biases -----------------------------------------------------------------------------------------
-
-#define BIAS_MAX 100 // -100: never
-
-static int bias_add(struct parser *p, const char *member, int64_t token, const json_t *v)
-{
-    struct message_generate *g = &p->out->generate;
-    double bias = json_number_value(v);
-
-    if (token < 0 || token > INT32_MAX)
-        return FAULT(p, member, "'%s' names the token %lld; ids lie between 0 and %d", member,
-                     (long long)token, INT32_MAX);
-    if (!json_is_false(v) && (!json_is_number(v) || fabs(bias) > BIAS_MAX))
-        return parse_fault_value(p->fault, member, "numbers between -100 and 100 for token ids", v);
-    g->biases[g->sampling.n_biases++] = (struct engine_bias){
-        (int32_t)token, json_is_false(v) || bias <= -BIAS_MAX ? -INFINITY : (float)bias};
-    return 0;
-}
-
-// OpenAI's form: {"50256": -100}.
-static int biases_of_object(struct parser *p, const char *member, json_t *list)
-{
-    const char *key;
-    json_t *v;
-
-    json_object_foreach(list, key, v)
-    {
-        char *end;
-        long long token = strtoll(key, &end, 10);
-
-        if (end == key || *end)
-            return FAULT(p, member, "'%s' has the key \"%.40s\"; keys are token ids", member, key);
-        if (bias_add(p, member, token, v) != 0)
-            return p->fault->e.code;
-    }
-    return 0;
-}
-
-// llama.cpp's server's: [[50256, -100], [7, false]].
-static int biases_of_array(struct parser *p, const char *member, const json_t *list)
-{
-    for (size_t i = 0; i < json_array_size(list); i++) {
-        const json_t *pair = json_array_get(list, i), *token = json_array_get(pair, 0);
-
-        if (json_array_size(pair) != 2 || !json_is_integer(token))
-            return parse_fault_value(p->fault, member,
-                                     "pairs of a token id and a bias where it is an array", pair);
-        if (bias_add(p, member, json_integer_value(token), json_array_get(pair, 1)) != 0)
-            return p->fault->e.code;
-    }
-    return 0;
-}
-
-static int parse_logit_bias(struct parser *p, const char *member)
-{
-    json_t *v = json_object_get(p->body, member);
-    struct message_generate *g = &p->out->generate;
-    size_t n = json_is_object(v) ? json_object_size(v) : json_array_size(v);
-
-    if (!v || json_is_null(v))
-        return 0;
-    if (!json_is_object(v) && !json_is_array(v))
-        return parse_fault_value(p->fault, member, "an object of token ids and biases", v);
-    if (n > ENGINE_BIAS_MAX)
-        return FAULT(p, member, "'%s' has %zu entries, at most %d are taken", member, n,
-                     ENGINE_BIAS_MAX);
-    if (n == 0)
-        return 0;
-    g->biases = mem_alloc(n * sizeof(*g->biases));
-    g->sampling.biases = g->biases;
-    return json_is_object(v) ? biases_of_object(p, member, v) : biases_of_array(p, member, v);
-}
-
-// ---- stop strings and grammar -----------------------------------------------------------------------
-
-static int stop_add(struct parser *p, const char *member, const json_t *v)
-{
-    struct message_generate *g = &p->out->generate;
-
-    if (!json_is_string(v) || json_string_length(v) == 0 ||
-        json_string_length(v) > MESSAGE_STOP_BYTES) {
-        err_set(&p->fault->e, ERR_INVALID, "'%s' must hold strings of 1 to %d bytes", member,
-                MESSAGE_STOP_BYTES);
-        return parser_fault_member(p, p->body, member);
-    }
-    g->stops[g->n_stops++] = mem_strdup(json_string_value(v));
-    return 0;
-}
-
-static int parse_stop(struct parser *p, const char *member)
-{
-    const json_t *v = json_object_get(p->body, member);
-
-    if (!v || json_is_null(v))
-        return 0;
-    if (!json_is_array(v))
-        return stop_add(p, member, v);
-    if (json_array_size(v) > MESSAGE_STOPS_MAX)
-        return FAULT(p, member, "'%s' has %zu strings, at most %d are taken", member,
-                     json_array_size(v), MESSAGE_STOPS_MAX);
-    for (size_t i = 0; i < json_array_size(v); i++)
-        if (stop_add(p, member, json_array_get(v, i)) != 0)
-            return p->fault->e.code;
-    return 0;
-}
-
-static int parse_grammar(struct parser *p, const char *member)
-{
-    const char *text = NULL;
-
-    if (json_get_string(p->body, member, &text, &p->fault->e) != 0)
-        return parser_fault_member(p, p->body, member);
-    if (!text || text[0] == '\0')
-        return 0;
-    if (strlen(text) > PARSE_GRAMMAR_MAX)
-        return FAULT(p, member, "'%s' has %zu bytes, at most %u are taken", member, strlen(text),
-                     PARSE_GRAMMAR_MAX);
-    if (parser_is_set(p->body, "response_format") || parser_is_set(p->body, "json_schema"))
-        return FAULT(p, member, "'%s' excludes 'response_format' and 'json_schema'", member);
-    p->out->generate.syntax = json_pack("{s:s}", "grammar", text);
-    p->out->generate.sampling.syntax = p->out->generate.syntax;
-    return 0;
-}
-
 // ---- what is not supported ----------------------------------------------------------------------------
 
 static bool is_one(const json_t *v)
@@ -528,32 +286,26 @@ int parse_model(const json_t *body, struct parse_request *out, struct parse_faul
 }
 
 // In this order: of several names of one thing the last one given counts.
-static const struct member {
-    const char *name;
-    parse_function *parse;
-} members[] = {
+static const struct parser_member members[] = {
     {"n", parse_n},
-    {"top_k", parse_top_k},
-    {"seed", parse_seed},
-    {"repeat_last_n", parse_repeat_last_n},
     {"n_predict", parse_max_tokens},
     {"max_tokens", parse_max_tokens},
     {"max_completion_tokens", parse_max_tokens},
-    {"thinking_budget_tokens", parse_budget},
-    {"reasoning_budget_tokens", parse_budget},
-    {"reasoning_budget", parse_budget},
-    {"logprobs", parse_logprobs},
-    {"top_logprobs", parse_top_logprobs},
-    {"logit_bias", parse_logit_bias},
     {"stream", parse_stream},
     {"stream_options", parse_stream_options},
     {"ignore_eos", parse_ignore_eos},
     {"cache_prompt", parse_cache_prompt},
     {"store", parse_store},
-    {"stop", parse_stop},
-    {"grammar", parse_grammar},
     {"tandem", parse_tandem},
 };
+
+int parser_members(struct parser *p, const struct parser_member *list, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (list[i].parse(p, list[i].name) != 0)
+            return p->fault->e.code;
+    return 0;
+}
 
 static int choices_check(struct parser *p)
 {
@@ -572,13 +324,10 @@ int parse_openai(const json_t *body, enum parse_kind kind, struct parse_request 
     struct parser p = {body, kind, out, fault};
 
     out->kind = kind;
-    if (parse_model(body, out, fault) != 0 || parse_unsupported(&p) != 0 || parse_numbers(&p) != 0)
-        return fault->e.code;
-    for (size_t i = 0; i < sizeof(members) / sizeof(members[0]); i++)
-        if (members[i].parse(&p, members[i].name) != 0)
-            return fault->e.code;
-    if (parser_tools(&p) != 0 || parser_format(&p) != 0 || parser_source(&p) != 0 ||
-        choices_check(&p) != 0)
+    if (parse_model(body, out, fault) != 0 || parse_unsupported(&p) != 0 ||
+        parser_members(&p, members, sizeof(members) / sizeof(members[0])) != 0 ||
+        parser_sampling(&p) != 0 || parser_tools(&p) != 0 || parser_format(&p) != 0 ||
+        parser_source(&p) != 0 || choices_check(&p) != 0)
         return fault->e.code;
     return parse_size_check(out, kind == PARSE_CHAT ? "messages" : "prompt", fault);
 }

@@ -17,7 +17,20 @@ struct parser {
 bool parser_is_set(const json_t *body, const char *member); // there, and not null
 // After a json_get_* on p->body left its error in the fault: adds what the client sent, and the member.
 int parser_fault_member(struct parser *p, const json_t *object, const char *member);
+// The same where a value of the right type stands in the message already: then it is its range that was wrong.
+int parser_fault_number(struct parser *p, const char *member, bool right_type);
+int parser_integer(struct parser *p, const char *member, int64_t min, int64_t max, int64_t *out);
 int parser_flag(struct parser *p, const json_t *object, const char *member, bool *out);
+
+// What reads one member of the body, and many of them in their order.
+struct parser_member {
+    const char *name;
+    int (*parse)(struct parser *p, const char *member);
+};
+int parser_members(struct parser *p, const struct parser_member *list, size_t n);
+
+// ---- parse_sampling.c: how tokens are chosen, and where an answer ends ----
+int parser_sampling(struct parser *p);
 
 // ---- parse_prompt.c: "messages" or "prompt" into render and more ----
 int parser_source(struct parser *p);
