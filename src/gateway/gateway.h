@@ -6,10 +6,23 @@
 // All of them send messages to the core through a bounded channel; bytes for a client go into that
 // request's outgoing buffer, whose lock is the one thing that HTTP and core share.
 //
-// Files: http.c connections and bodies, access.c who may ask, route.c and route_admin.c the routes, parse.c the OpenAI request, reply.c the outgoing buffer, core.c
-// the loop, greet.c and peer.c the workers' links, fleet.c nodes that join and leave, request.c one request's life, request_plan.c who is
-// asked for what, request_out.c, timing.c and answer.c what the client is told, admit.c who has to
-// wait, status.c and metrics.c what an operator is told.
+// Files (NAME* are several; each says more itself):
+//
+//   http, access, reply      connections and bodies, who may ask, the outgoing buffer
+//   route*                   which path and method runs what
+//   dialect*, translate      each API's shapes, in and out
+//   parse*                   the one request that all of them become, checked
+//   core                     the loop: who owns all that follows, down to upstream*
+//   request*, admit          one request's life, who is asked for what, who has to wait
+//   answer, timing           what the client is told
+//   placing*, profiles       what the choice of machines is told, and what every request teaches
+//   model, peer, greet       this machine's models, workers of all kinds, their links
+//   fleet*, discover         nodes that join, drain, leave, and announce themselves
+//   ship, room               adapters on their way to workers, memory for training jobs
+//   upstream*                other servers as nodes; upstream_thread talks to them
+//   images*                  pictures, on a thread of their own
+//   tuning*, files           fine-tuning jobs and what was uploaded for them, on another
+//   status*, metrics, ollama what operators and lists of models show
 #ifndef GATEWAY_GATEWAY_H
 #define GATEWAY_GATEWAY_H
 

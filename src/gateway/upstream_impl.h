@@ -1,7 +1,7 @@
 // What the files of upstream servers share. Private to gateway/upstream*.c.
 //
-// upstream.c, upstream_request.c and upstream_place.c are the core's side: which server has a model; who is asked, and what a failure
-// means. upstream_thread.c is the thread that talks to servers, upstream_body.c makes the requests that go
+// upstream.c, upstream_request.c and upstream_place.c are the core's side: which server has a model; who is asked,
+// and what a failure means. upstream_thread.c is the thread that talks to servers, upstream_body.c makes the requests that go
 // out, upstream_answer.c and upstream_list.c read what comes in.
 #ifndef GATEWAY_UPSTREAM_IMPL_H
 #define GATEWAY_UPSTREAM_IMPL_H
@@ -9,6 +9,7 @@
 #include "base/buf.h"
 #include "gateway/dialect.h"
 #include "gateway/upstream.h"
+#include "sched/place.h"
 #include "sched/profile.h"
 #include "wire/wire.h"
 
@@ -68,6 +69,11 @@ static inline bool upstream_is_unseen(const struct profile_book *b)
 {
     return b->read.samples == 0 && b->step.samples == 0;
 }
+
+// A server as one of the nodes of a choice, but for its number and whether it is up; b NULL: nothing is known of
+// its speed. (upstream_place.c)
+struct place_node upstream_node(const struct core *c, const struct upstream *u,
+                                const struct profile_book *b);
 
 // ---- upstream_body.c: pure ---------------------------------------------------------------------------
 

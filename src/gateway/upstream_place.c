@@ -52,35 +52,43 @@ static void guess_set(struct upstream *u, const struct profile *home)
     u->guess.n_seq = UPSTREAM_SLOTS;
 }
 
-static void node_fill(struct core *c, struct upstream *u, const struct model *m,
-                      const struct request *r, struct place_node *out)
+struct place_node upstream_node(const struct core *c, const struct upstream *u,
+                                const struct profile_book *b)
 {
-    const struct profile_book *b = upstream_book(c, u, model_on(u, m));
-    const struct profile_book *home = m->peer->book;
     uint32_t running = request_count(c, u->peer);
-    bool unseen = home && b && upstream_is_unseen(b) && running == 0;
-    const char *why = b ? why_not(u, r) : "there is no room for its profile";
+    uint32_t left = running > 0 ? UPSTREAM_ANSWER_TOKENS / 2 : 0;
 
-    if (unseen)
-        guess_set(u, &home->p);
-    *out = (struct place_node){
+    return (struct place_node){
         .name = u->options->name,
-        .id = u->peer->index,
-        .profile = unseen ? &u->guess
-                   : b    ? &b->p
-                          : &c->upstreams->unknown,
-        .up = !why,
-        .why = why,
+        .profile = b ? &b->p : &c->upstreams->unknown,
         .roles = PLACE_READS | PLACE_WRITES,
         .priced = u->options->priced,
         .in_dollars = u->options->price_in / 1e6,
         .out_dollars = u->options->price_out / 1e6,
         .answers = running,
-        .rest_tokens = running > 0 ? UPSTREAM_ANSWER_TOKENS / 2 : 0,
-        .next_tokens = running > 0 ? UPSTREAM_ANSWER_TOKENS / 2 : 0,
+        .rest_tokens = left,
+        .next_tokens = left,
         .free_seqs = running < UPSTREAM_SLOTS ? UPSTREAM_SLOTS - running : 1,
         .free_cells = UPSTREAM_CONTEXT,
     };
+}
+
+static void node_fill(struct core *c, struct upstream *u, const struct model *m,
+                      const struct request *r, struct place_node *out)
+{
+    const struct profile_book *b = upstream_book(c, u, model_on(u, m));
+    const struct profile_book *home = m->peer->book;
+    bool unseen = home && b && upstream_is_unseen(b) && request_count(c, u->peer) == 0;
+    const char *why = b ? why_not(u, r) : "there is no room for its profile";
+
+    if (unseen)
+        guess_set(u, &home->p);
+    *out = upstream_node(c, u, b);
+    out->id = u->peer->index;
+    if (unseen)
+        out->profile = &u->guess;
+    out->up = !why;
+    out->why = why;
 }
 
 size_t upstream_place(struct core *c, const struct model *m, const struct request *r,

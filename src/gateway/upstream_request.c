@@ -109,24 +109,11 @@ static void nodes_fill(struct core *c, const struct request *r, struct place_nod
         const struct upstream *u = &c->upstreams->all[i];
         const struct upstream_model *m = upstream_wanted(u, r);
         const struct profile_book *b = m ? upstream_book(c, u, m) : NULL;
-        uint32_t running = request_count(c, u->peer);
 
-        nodes[i] = (struct place_node){
-            .name = u->options->name,
-            .id = i + 1,
-            .profile = b ? &b->p : &c->upstreams->unknown,
-            .up = b && best < TIER_NONE && tier_of(c, r, u) == best,
-            .why = u->peer->why,
-            .roles = PLACE_READS | PLACE_WRITES,
-            .priced = u->options->priced,
-            .in_dollars = u->options->price_in / 1e6,
-            .out_dollars = u->options->price_out / 1e6,
-            .answers = running,
-            .rest_tokens = running > 0 ? UPSTREAM_ANSWER_TOKENS / 2 : 0,
-            .next_tokens = running > 0 ? UPSTREAM_ANSWER_TOKENS / 2 : 0,
-            .free_seqs = running < UPSTREAM_SLOTS ? UPSTREAM_SLOTS - running : 1,
-            .free_cells = UPSTREAM_CONTEXT,
-        };
+        nodes[i] = upstream_node(c, u, b);
+        nodes[i].id = i + 1;
+        nodes[i].up = b && best < TIER_NONE && tier_of(c, r, u) == best;
+        nodes[i].why = u->peer->why;
     }
 }
 
