@@ -99,19 +99,6 @@ def warm(server):
 
 # ---- stalls -----------------------------------------------------------------------------------------------------
 
-def gaps(chats, begin, end):
-    found = []
-    for s in chats:
-        times = s.tokens()
-        found += [b - a for a, b in zip(times, times[1:]) if begin <= b <= end]
-    return found
-
-
-def run_on(loop, chats, events):
-    seen = [s.seen() for s in chats]
-    loop.run(lambda: all(s.seen() >= n + events or not s.open for s, n in zip(chats, seen)))
-
-
 def plan_of(stream):
     """What tandem tells of an answer that has ended; llama-server tells nothing."""
     told = [e["timings"]["plan"] for _, e in stream.events() if e.get("timings", {}).get("plan")]
@@ -129,16 +116,16 @@ def stall_of(server, n_chats):
     loop = load.Loop()
     room = CTX_EACH - 128
     chats = [start(server, loop, "chat", load.prompt(64, "stall", n_chats, i), room) for i in range(n_chats)]
-    run_on(loop, chats, 16)
+    load.run_on(loop, chats, 16)
     begin = time.monotonic()
-    run_on(loop, chats, QUIET_EVENTS)
-    quiet, where, begin, ttft, plans = gaps(chats, begin, time.monotonic()), running(server), time.monotonic(), {}, {}
+    load.run_on(loop, chats, QUIET_EVENTS)
+    quiet, where, begin, ttft, plans = load.gaps(chats, begin, time.monotonic()), running(server), time.monotonic(), {}, {}
     for n in LONGS:
         read = start(server, loop, str(n), load.prompt(n, "long", n_chats, n), LONG_OUT)
         loop.finish(read)
         ttft[str(n)], plans[str(n)] = read.ttft(), plan_of(read)
-    run_on(loop, chats, 1)  # the next token ends the stall that a chat may be in
-    busy, early = gaps(chats, begin, time.monotonic()), not all(s.open for s in chats)
+    load.run_on(loop, chats, 1)  # the next token ends the stall that a chat may be in
+    busy, early = load.gaps(chats, begin, time.monotonic()), not all(s.open for s in chats)
     for s in chats:
         s.close()
     p99 = load.quantile(quiet, 0.99)

@@ -184,6 +184,21 @@ def body(tokens, gen, **more):
     return dict({"prompt": tokens, "max_tokens": gen, "temperature": 0, "ignore_eos": True, "cache_prompt": False}, **more)
 
 
+def gaps(chats, begin, end):
+    """The times between two tokens of one stream, of those that came in this span."""
+    found = []
+    for s in chats:
+        times = s.tokens()
+        found += [b - a for a, b in zip(times, times[1:]) if begin <= b <= end]
+    return found
+
+
+def run_on(loop, chats, events):
+    """Until each has got so many more, or is over."""
+    seen = [s.seen() for s in chats]
+    loop.run(lambda: all(s.seen() >= n + events or not s.open for s, n in zip(chats, seen)))
+
+
 def quantile(values, q):
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(q * len(ordered)))]
@@ -257,16 +272,9 @@ def stall():
     servers = [tandem("--ctx", str(ctx), "--parallel", str(n))] + llama(ctx, n)
     rows = {s.name: [] for s in servers}
 
-    def gaps(all_, begin, end):
-        found = []
-        for s in all_:
-            times = s.tokens()
-            found += [b - a for a, b in zip(times, times[1:]) if begin <= b <= end]
-        return found
-
     def quiet_for(loop, all_):
-        seen, begin = [s.seen() for s in all_], time.monotonic()
-        loop.run(lambda: all(s.seen() >= n_ + quiet_events or not s.open for s, n_ in zip(all_, seen)))
+        begin = time.monotonic()
+        run_on(loop, all_, quiet_events)
         return gaps(all_, begin, time.monotonic())
 
     def once(server, seed):
@@ -277,9 +285,7 @@ def stall():
         begin = time.monotonic()
         read = loop.start(server, body(prompt(n_prompt, "long", seed, 0), 1))
         loop.finish(read)
-        # The next token of each ends the stall that it may be in.
-        seen = [s.seen() for s in all_]
-        loop.run(lambda: all(s.seen() > n_ or not s.open for s, n_ in zip(all_, seen)))
+        run_on(loop, all_, 1)  # the next token of each ends the stall that it may be in
         busy = gaps(all_, begin, time.monotonic())
         after = quiet_for(loop, all_)
         early = not all(s.open for s in all_)  # then some of this was taken with fewer streams

@@ -14,13 +14,14 @@ import datetime
 import json
 import os
 import pathlib
-import platform
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+
+from bounds import cpu_name
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BOUND = 1.5
@@ -75,16 +76,6 @@ def run(words, progress, cpu_time):
             said.seek(0)
             sys.exit(f"{words[0]}: {said.read().decode(errors='replace')[-500:]}")
     return (ends[-1] - ends[0]) / (len(ends) - 1) if cpu_time else None
-
-
-def cpu_name():
-    try:
-        for line in open("/proc/cpuinfo", encoding="utf-8"):
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor()
 
 
 def versions(python):

@@ -14,8 +14,6 @@
 #include <strings.h>
 
 #define REDIRECTS_MAX 10
-#define CONNECT_S 15
-#define STALL_S 30
 #define RETRY_AFTER_MAX_S 86400
 
 // One hop: a GET of one address.
@@ -238,14 +236,20 @@ static void header_add(struct hop *hop, const char *name, const char *value)
     free(line);
 }
 
+struct curl_slist *net_http_bearer_add(struct curl_slist *list, const char *token)
+{
+    char *line = mem_format("Authorization: Bearer %s", token);
+    list = curl_slist_append(list, line);
+    memset(line, 0, strlen(line));
+    free(line);
+    return list;
+}
+
 static void headers_set(struct hop *hop, const char *token)
 {
     const struct net_http_get *g = hop->get;
-    if (token) {
-        char *value = mem_format("Bearer %s", token);
-        header_add(hop, "Authorization", value);
-        free(value);
-    }
+    if (token)
+        hop->headers = net_http_bearer_add(hop->headers, token);
     if (g->offset > 0) {
         char range[48];
         snprintf(range, sizeof range, "bytes=%" PRIu64 "-", g->offset);
@@ -256,25 +260,33 @@ static void headers_set(struct hop *hop, const char *token)
     curl_easy_setopt(hop->curl, CURLOPT_HTTPHEADER, hop->headers);
 }
 
+void net_http_setup_apply(CURL *c, const struct net_http_setup *s)
+{
+    unsigned connect_s = s->connect_s ? s->connect_s : NET_HTTP_CONNECT_S;
+    curl_easy_setopt(c, CURLOPT_URL, s->url);
+    curl_easy_setopt(c, CURLOPT_USERAGENT, "tandem/" TANDEM_VERSION);
+    curl_easy_setopt(c, CURLOPT_NOSIGNAL, 1L);
+    curl_easy_setopt(c, CURLOPT_CONNECTTIMEOUT, (long)connect_s);
+    curl_easy_setopt(c, CURLOPT_HEADERFUNCTION, s->on_header);
+    curl_easy_setopt(c, CURLOPT_HEADERDATA, s->ctx);
+    curl_easy_setopt(c, CURLOPT_WRITEFUNCTION, s->on_data);
+    curl_easy_setopt(c, CURLOPT_WRITEDATA, s->ctx);
+    curl_easy_setopt(c, CURLOPT_NOPROGRESS, 0L);
+    curl_easy_setopt(c, CURLOPT_XFERINFOFUNCTION, s->on_progress);
+    curl_easy_setopt(c, CURLOPT_XFERINFODATA, s->ctx);
+    curl_easy_setopt(c, CURLOPT_ERRORBUFFER, s->why);
+}
+
 static void options_set(struct hop *hop, const char *url)
 {
     const struct net_http_get *g = hop->get;
-    CURL *c = hop->curl;
-    curl_easy_setopt(c, CURLOPT_URL, url);
-    curl_easy_setopt(c, CURLOPT_USERAGENT, "tandem/" TANDEM_VERSION);
-    curl_easy_setopt(c, CURLOPT_NOSIGNAL, 1L);
-    curl_easy_setopt(c, CURLOPT_CONNECTTIMEOUT, (long)(g->connect_s ? g->connect_s : CONNECT_S));
-    curl_easy_setopt(c, CURLOPT_LOW_SPEED_LIMIT, 1L);
-    curl_easy_setopt(c, CURLOPT_LOW_SPEED_TIME, (long)(g->stall_s ? g->stall_s : STALL_S));
-    curl_easy_setopt(c, CURLOPT_HEADERFUNCTION, on_header);
-    curl_easy_setopt(c, CURLOPT_HEADERDATA, hop);
-    curl_easy_setopt(c, CURLOPT_WRITEFUNCTION, on_data);
-    curl_easy_setopt(c, CURLOPT_WRITEDATA, hop);
-    curl_easy_setopt(c, CURLOPT_NOPROGRESS, 0L);
-    curl_easy_setopt(c, CURLOPT_XFERINFOFUNCTION, on_progress);
-    curl_easy_setopt(c, CURLOPT_XFERINFODATA, hop);
-    curl_easy_setopt(c, CURLOPT_BUFFERSIZE, 256L * 1024);
-    curl_easy_setopt(c, CURLOPT_ERRORBUFFER, hop->why);
+    const struct net_http_setup s = {url,         g->connect_s, on_header, on_data,
+                                     on_progress, hop,          hop->why};
+    net_http_setup_apply(hop->curl, &s);
+    curl_easy_setopt(hop->curl, CURLOPT_LOW_SPEED_LIMIT, 1L);
+    curl_easy_setopt(hop->curl, CURLOPT_LOW_SPEED_TIME,
+                     (long)(g->stall_s ? g->stall_s : NET_HTTP_STALL_S));
+    curl_easy_setopt(hop->curl, CURLOPT_BUFFERSIZE, 256L * 1024);
 }
 
 int net_http_fail(CURLcode code, const char *why, const char *host, struct err *e)

@@ -9,8 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CONNECT_S 15
-#define STALL_S 30
 #define RECEIVE_BYTES 65536L
 #define WAIT_MAX_MS 60000
 
@@ -81,34 +79,21 @@ static int on_progress(void *ctx, curl_off_t a, curl_off_t b, curl_off_t c, curl
 
 // ---- one request ---------------------------------------------------------------------------------
 
-static void header_add(struct net_http_transfer *t, const char *line)
-{
-    t->headers = curl_slist_append(t->headers, line);
-}
-
 static void headers_set(struct net_http_transfer *t, const struct net_http_request *q)
 {
-    char *line;
-
-    if (q->token) {
-        line = mem_format("Authorization: Bearer %s", q->token);
-        header_add(t, line);
-        // The list has its own copy; this one is not left in freed memory.
-        memset(line, 0, strlen(line));
-        free(line);
-    }
+    if (q->token)
+        t->headers = net_http_bearer_add(t->headers, q->token);
     if (q->body) {
-        header_add(t, "Content-Type: application/json");
-        header_add(t,
-                   "Expect:"); // a large body is not announced first: not every server answers that
+        t->headers = curl_slist_append(t->headers, "Content-Type: application/json");
+        // A large body is not announced first: not every server answers that.
+        t->headers = curl_slist_append(t->headers, "Expect:");
     }
-    header_add(t, "Accept: application/json, text/event-stream");
+    t->headers = curl_slist_append(t->headers, "Accept: application/json, text/event-stream");
     curl_easy_setopt(t->curl, CURLOPT_HTTPHEADER, t->headers);
 }
 
 static void limits_set(CURL *c, const struct net_http_request *q)
 {
-    curl_easy_setopt(c, CURLOPT_CONNECTTIMEOUT, (long)(q->connect_s ? q->connect_s : CONNECT_S));
     curl_easy_setopt(c, CURLOPT_TIMEOUT, (long)q->total_s);
     curl_easy_setopt(c, CURLOPT_BUFFERSIZE, RECEIVE_BYTES);
     curl_easy_setopt(c, CURLOPT_FOLLOWLOCATION, 0L);
@@ -123,24 +108,16 @@ static void limits_set(CURL *c, const struct net_http_request *q)
 
 static void options_set(struct net_http_transfer *t, const struct net_http_request *q)
 {
+    const struct net_http_setup s = {q->url, q->connect_s, on_header, on_data, on_progress,
+                                     t,      t->why};
     CURL *c = t->curl;
 
-    curl_easy_setopt(c, CURLOPT_URL, q->url);
-    curl_easy_setopt(c, CURLOPT_USERAGENT, "tandem/" TANDEM_VERSION);
-    curl_easy_setopt(c, CURLOPT_NOSIGNAL, 1L);
+    net_http_setup_apply(c, &s);
     curl_easy_setopt(c, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
     curl_easy_setopt(c, CURLOPT_TCP_NODELAY, 1L);
     limits_set(c, q);
     if (q->ca_file)
         curl_easy_setopt(c, CURLOPT_CAINFO, q->ca_file);
-    curl_easy_setopt(c, CURLOPT_HEADERFUNCTION, on_header);
-    curl_easy_setopt(c, CURLOPT_HEADERDATA, t);
-    curl_easy_setopt(c, CURLOPT_WRITEFUNCTION, on_data);
-    curl_easy_setopt(c, CURLOPT_WRITEDATA, t);
-    curl_easy_setopt(c, CURLOPT_NOPROGRESS, 0L);
-    curl_easy_setopt(c, CURLOPT_XFERINFOFUNCTION, on_progress);
-    curl_easy_setopt(c, CURLOPT_XFERINFODATA, t);
-    curl_easy_setopt(c, CURLOPT_ERRORBUFFER, t->why);
     curl_easy_setopt(c, CURLOPT_PRIVATE, t);
     if (!t->body)
         return;
@@ -174,7 +151,7 @@ int net_http_pool_start(struct net_http_pool *p, const struct net_http_request *
     t->ops = q->ops;
     t->ctx = q->ctx;
     t->body = q->body;
-    t->stall_s = q->stall_s ? q->stall_s : STALL_S;
+    t->stall_s = q->stall_s ? q->stall_s : NET_HTTP_STALL_S;
     t->heard_ns = clock_now_ns();
     t->curl = curl_easy_init();
     host_set(t, q->url);
