@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define PS_IMAGE_MODELS 8 // of one server, on its line
+
 static const char usage[] = "usage: tandem ps [--server URL] [--facts] [--discover] [--json]";
 static const char about[] =
     "Shows the nodes of a running server, what they can do and what they do now. KEPT are the "
@@ -181,6 +183,31 @@ static void images_print(const json_t *o)
     }
 }
 
+// Other servers that draw.
+static void image_nodes_print(const json_t *nodes)
+{
+    const json_t *o, *m;
+    size_t i, k;
+
+    if (json_array_size(nodes) > 0)
+        printf("\n%-16s %-10s %-5s %4s %6s %6s %6s  %s\n", "IMAGE NODE", "KIND", "STATE", "REQ",
+               "DRAWN", "FAILED", "LEFT", "MODELS");
+    json_array_foreach(nodes, i, o)
+    {
+        printf("%-16s %-10s %-5s %4.0f %6.0f %6.0f %6.0f ", text(o, "name"), text(o, "kind"),
+               text(o, "state"), number(o, "waiting") + number(o, "drawing"), number(o, "pictures"),
+               number(o, "failed"), number(o, "cancelled"));
+        json_array_foreach(json_object_get(o, "models"), k, m)
+        {
+            if (k < PS_IMAGE_MODELS)
+                printf(" %s", text(m, "model"));
+        }
+        printf("%s\n", k > PS_IMAGE_MODELS ? " ..." : "");
+        if (strcmp(text(o, "state"), "down") == 0)
+            printf("    %s\n", text(o, "why"));
+    }
+}
+
 static void status_print(const json_t *status)
 {
     const json_t *nodes = json_object_get(status, "nodes");
@@ -201,6 +228,7 @@ static void status_print(const json_t *status)
            number(totals, "remote"), number(totals, "fallbacks"), number(totals, "failed"),
            number(totals, "cancelled"), number(totals, "refused"));
     images_print(json_object_get(status, "images"));
+    image_nodes_print(json_object_get(status, "image_nodes"));
     if (json_array_size(requests) == 0)
         return;
     printf("\n%-34s %-6s %-9s %-8s %7s %6s %7s  %s\n", "REQUEST", "KIND", "PHASE", "PLAN", "PROMPT",

@@ -17,18 +17,19 @@
 static const char usage[] =
     "usage: tandem serve [-m MODEL ...] [--listen ADDR:PORT] "
     "[--prefill HOST:PORT ...] [--upstream NAME=URL ...] [--image-model FILE] "
-    "[OPTIONS]";
+    "[--image-upstream NAME=URL ...] [OPTIONS]";
 static const char about[] =
     "Answers OpenAI's /v1/chat/completions and /v1/completions. The answer is written by a worker "
     "on\n"
     "this machine; long prompts are read by the prefill nodes that are given, and their KV cache\n"
-    "streams over meanwhile. With --image-model it also draws pictures, at /v1/images. SIGINT and\n"
-    "SIGTERM let running requests end, then it stops.";
+    "streams over meanwhile. With --image-model it also draws pictures, at /v1/images, and\n"
+    "with --image-upstream other servers do. SIGINT and SIGTERM let running requests end, then it\n"
+    "stops.";
 
 struct serve {
     struct gateway_options gateway;
     const char *listen, *key_file;
-    struct cli_list prefill, upstreams, allow_hosts;
+    struct cli_list prefill, upstreams, image_upstreams, allow_hosts;
     double drain_s;
     struct serve_models models;
     struct serve_placing placing;
@@ -185,6 +186,13 @@ static size_t image_options(struct serve *s, struct cli_option *out)
 {
     struct gateway_images *o = &s->gateway.images;
     const struct cli_option own[] = {
+        {.name = "--image-upstream",
+         .kind = CLI_LIST,
+         .value = &s->image_upstreams,
+         .arg = "NAME=URL",
+         .help = "another server that draws pictures, beside --image-model or without it; may be "
+                 "repeated. Behind the address, in the same quotes: kind=openai|sd-server|comfyui "
+                 "(openai), workflow=FILE (of comfyui), and the words of --upstream"},
         {.name = "--image-name",
          .kind = CLI_STRING,
          .value = (void *)&o->name,
@@ -302,6 +310,8 @@ static int options_apply(struct serve *s, struct err *e)
         rc = cli_role_check(&o->worker, e);
     if (rc == 0)
         rc = serve_upstreams_find(&s->upstreams, o, e);
+    if (rc == 0)
+        rc = serve_image_upstreams_find(&s->image_upstreams, o, e);
     if (rc == 0)
         rc = serve_models_find(&s->models, o, e);
     if (rc == 0)

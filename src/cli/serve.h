@@ -35,5 +35,9 @@ void serve_prices_check(const struct gateway_options *o);
 int serve_upstream_parse(const char *text, struct gateway_upstream *out, struct err *e);
 // Fills o->upstreams.
 int serve_upstreams_find(const struct cli_list *given, struct gateway_options *o, struct err *e);
+// The same of --image-upstream, into o->image_upstreams.
+int serve_image_upstream_parse(const char *text, struct gateway_upstream *out, struct err *e);
+int serve_image_upstreams_find(const struct cli_list *given, struct gateway_options *o,
+                               struct err *e);
 
 #endif

@@ -114,7 +114,8 @@ int serve_models_find(const struct serve_models *s, struct gateway_options *o, s
         rc = add_given(o, s->given.items[i], s->any_memory, e);
     if (rc == 0 && (s->store || (s->given.n == 0 && o->n_upstreams == 0)))
         rc = add_store(o, e);
-    if (rc == 0 && o->n_models == 0 && o->n_upstreams == 0)
+    // Who has others draw may have no model at all.
+    if (rc == 0 && o->n_models == 0 && o->n_upstreams == 0 && o->n_image_upstreams == 0)
         rc = err_set(e, ERR_INVALID,
                      "no model: give -m with a GGUF file, pull one with \"tandem pull\", or name "
                      "another server with --upstream");

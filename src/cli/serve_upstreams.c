@@ -1,5 +1,6 @@
 // Upstream servers as they are given: "NAME=URL [key-file=FILE] [price-in=DOLLARS] [model=THEIRS [as=OURS]]...". Words, because
-// names of models have colons and slashes in them, and commas stand between the servers of a list.
+// names of models have colons and slashes in them, and commas stand between the servers of a list. Those that draw
+// (--image-upstream) are given the same way, with other words at the end.
 #include "base/buf.h"
 #include "cli/serve.h"
 #include "net/http_pool.h"
@@ -37,16 +38,21 @@ static bool name_is_good(const char *name, size_t n)
 }
 
 // Without '/' at the end; an address that is a host alone gets the path that nearly all such servers have.
-static const char *url_complete(const char *url)
+// The other kinds have theirs beside that one.
+static const char *url_complete(const char *url, enum gateway_upstream_kind kind)
 {
     const char *host = strstr(url, "//"), *kept;
     size_t n = strlen(url);
+    bool bare, openai = kind == GATEWAY_UPSTREAM_OPENAI;
     char *text;
 
     while (n > 0 && url[n - 1] == '/')
         n--;
     host = host ? host + 2 : url;
-    text = mem_format("%.*s%s", (int)n, url, host + strcspn(host, "/") >= url + n ? "/v1" : "");
+    bare = host + strcspn(host, "/") >= url + n;
+    if (!openai && !bare && n > 3 && strncmp(url + n - 3, "/v1", 3) == 0)
+        n -= 3;
+    text = mem_format("%.*s%s", (int)n, url, openai && bare ? "/v1" : "");
     kept = cli_text_keep(text);
     free(text);
     return kept;
@@ -74,7 +80,7 @@ static int address_take(struct gateway_upstream *u, const char *word, struct err
     text = mem_format("%.*s", (int)n, name);
     u->name = cli_text_keep(text);
     free(text);
-    u->url = url_complete(url);
+    u->url = url;
     return 0;
 }
 
@@ -154,54 +160,137 @@ static int price_out_take(struct gateway_upstream *u, const char *value, struct 
     return dollars_take(u, "price-out", value, &u->price_out, e);
 }
 
+static int kind_take(struct gateway_upstream *u, const char *value, struct err *e)
+{
+    static const char *const kinds[] = {[GATEWAY_UPSTREAM_OPENAI] = "openai",
+                                        [GATEWAY_UPSTREAM_SD] = "sd-server",
+                                        [GATEWAY_UPSTREAM_COMFY] = "comfyui"};
+
+    for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
+        if (strcmp(value, kinds[i]) == 0) {
+            u->kind = (enum gateway_upstream_kind)i;
+            return 0;
+        }
+    return err_set(e, ERR_INVALID, "kind=%.40s must be openai, sd-server or comfyui", value);
+}
+
+static int workflow_take(struct gateway_upstream *u, const char *value, struct err *e)
+{
+    (void)e;
+    u->workflow = value;
+    return 0;
+}
+
 static const struct {
     const char *name;
     int (*take)(struct gateway_upstream *u, const char *value, struct err *e);
+    enum { BOTH, ANSWERS, DRAWS } of; // servers that answer, or that draw
 } members[] = {
-    {"model", model_take},       {"as", as_take},
-    {"key-file", key_file_take}, {"stall", stall_take},
-    {"ca-file", ca_file_take},   {"plain-key", plain_take},
-    {"price-in", price_in_take}, {"price-out", price_out_take},
+    {"model", model_take, BOTH},          {"as", as_take, BOTH},
+    {"key-file", key_file_take, BOTH},    {"stall", stall_take, BOTH},
+    {"ca-file", ca_file_take, BOTH},      {"plain-key", plain_take, BOTH},
+    {"price-in", price_in_take, ANSWERS}, {"price-out", price_out_take, ANSWERS},
+    {"kind", kind_take, DRAWS},           {"workflow", workflow_take, DRAWS},
 };
 
-static int member_take(struct gateway_upstream *u, const char *word, struct err *e)
+static int member_take(struct gateway_upstream *u, const char *word, bool draws, struct err *e)
 {
     size_t n = strcspn(word, "=");
 
     for (size_t i = 0; i < sizeof(members) / sizeof(members[0]); i++)
         if (strlen(members[i].name) == n && strncmp(word, members[i].name, n) == 0 && word[n] &&
-            word[n + 1])
+            word[n + 1] && members[i].of != (draws ? ANSWERS : DRAWS))
             return members[i].take(u, word + n + 1, e);
     return err_set(e, ERR_INVALID,
                    "\"%.80s\" is not understood; behind the address may stand model=THEIRS, "
-                   "as=OURS, key-file=FILE, ca-file=FILE, stall=SECONDS, plain-key=yes, "
-                   "price-in=DOLLARS and price-out=DOLLARS (for a million tokens)",
-                   word);
+                   "as=OURS, key-file=FILE, ca-file=FILE, stall=SECONDS, plain-key=yes, %s",
+                   word,
+                   draws ? "kind=openai|sd-server|comfyui and workflow=FILE"
+                         : "price-in=DOLLARS and price-out=DOLLARS (for a million tokens)");
 }
 
-int serve_upstream_parse(const char *text, struct gateway_upstream *out, struct err *e)
+// The model of a server that has a workflow, when nobody gave it a name: the file's.
+static int workflow_name(struct gateway_upstream *u)
+{
+    const char *slash = strrchr(u->workflow, '/'), *file = slash ? slash + 1 : u->workflow;
+    size_t n = strlen(file);
+    char *text;
+
+    if (n > 5 && strcmp(file + n - 5, ".json") == 0)
+        n -= 5;
+    text = mem_format("%.*s", (int)n, file);
+    u->models[u->n_models++].theirs = cli_text_keep(text);
+    free(text);
+    return 0;
+}
+
+static int kind_check(struct gateway_upstream *u, struct err *e)
+{
+    bool comfy = u->kind == GATEWAY_UPSTREAM_COMFY;
+
+    if (comfy && !u->workflow)
+        return err_set(e, ERR_INVALID,
+                       "kind=comfyui needs workflow=FILE: what is to be drawn with, exported by "
+                       "\"Export (API)\"");
+    if (!comfy && u->workflow)
+        return err_set(e, ERR_INVALID, "workflow=%.80s is for kind=comfyui alone", u->workflow);
+    if (u->kind != GATEWAY_UPSTREAM_OPENAI && u->n_models > 1)
+        return err_set(e, ERR_INVALID,
+                       "a server of this kind has one model, and model= stands there %zu times",
+                       u->n_models);
+    return comfy && u->n_models == 0 ? workflow_name(u) : 0;
+}
+
+static int words_parse(const char *text, bool draws, struct gateway_upstream *out, struct err *e)
 {
     const char *at = text, *word = word_take(&at);
     int rc;
 
-    *out = (struct gateway_upstream){.stall_s = GATEWAY_UPSTREAM_STALL_S};
+    *out = (struct gateway_upstream){.stall_s = draws ? GATEWAY_UPSTREAM_DRAW_S
+                                                      : GATEWAY_UPSTREAM_STALL_S};
     rc = word ? address_take(out, word, e) : err_set(e, ERR_INVALID, "no address");
     while (rc == 0 && (word = word_take(&at)))
-        rc = member_take(out, word, e);
+        rc = member_take(out, word, draws, e);
+    if (rc == 0)
+        rc = kind_check(out, e);
+    if (rc == 0)
+        out->url = url_complete(out->url, out->kind);
     return rc;
+}
+
+int serve_upstream_parse(const char *text, struct gateway_upstream *out, struct err *e)
+{
+    return words_parse(text, false, out, e);
+}
+
+int serve_image_upstream_parse(const char *text, struct gateway_upstream *out, struct err *e)
+{
+    return words_parse(text, true, out, e);
+}
+
+// All of a list, under names of their own.
+static int list_parse(const struct cli_list *given, bool draws, struct gateway_upstream *all,
+                      size_t *n, struct err *e)
+{
+    for (size_t i = 0; i < given->n && i < GATEWAY_UPSTREAMS_MAX; i++) {
+        if (words_parse(given->items[i], draws, &all[i], e) != 0)
+            return err_wrap(e, "%s %zu", draws ? "--image-upstream" : "--upstream", i + 1);
+        for (size_t k = 0; k < i; k++)
+            if (strcmp(all[k].name, all[i].name) == 0)
+                return err_set(e, ERR_INVALID, "two upstream servers are called \"%s\"",
+                               all[i].name);
+        ++*n;
+    }
+    return 0;
 }
 
 int serve_upstreams_find(const struct cli_list *given, struct gateway_options *o, struct err *e)
 {
-    for (size_t i = 0; i < given->n && i < GATEWAY_UPSTREAMS_MAX; i++) {
-        struct gateway_upstream *u = &o->upstreams[i];
+    return list_parse(given, false, o->upstreams, &o->n_upstreams, e);
+}
 
-        if (serve_upstream_parse(given->items[i], u, e) != 0)
-            return err_wrap(e, "--upstream %zu", i + 1);
-        for (size_t k = 0; k < i; k++)
-            if (strcmp(o->upstreams[k].name, u->name) == 0)
-                return err_set(e, ERR_INVALID, "two upstream servers are called \"%s\"", u->name);
-        o->n_upstreams++;
-    }
-    return 0;
+int serve_image_upstreams_find(const struct cli_list *given, struct gateway_options *o,
+                               struct err *e)
+{
+    return list_parse(given, true, o->image_upstreams, &o->n_image_upstreams, e);
 }

@@ -5,6 +5,7 @@
 #include "gateway/access.h"
 #include "gateway/core.h"
 #include "gateway/http.h"
+#include "gateway/image_upstream.h"
 #include "gateway/images.h"
 #include "gateway/room.h"
 #include "gateway/start.h"
@@ -23,9 +24,10 @@ struct gateway {
     struct core *core;
     struct http *http;
     struct tuning *tuning;
-    struct images *images; // NULL: this server draws none
+    struct images *images;                   // NULL: this server draws none
+    struct image_upstreams *image_upstreams; // NULL: no other server does for it
     struct room room;
-    atomic_int undrained; // the core, and the images; who comes last tells
+    atomic_int undrained; // the core, and who draws; who comes last tells
 };
 
 void gateway_options_default(struct gateway_options *o)
@@ -141,6 +143,9 @@ static int options_check(const struct gateway_options *o, struct err *e)
     if (o->n_models > GATEWAY_MODELS_MAX)
         return err_set(e, ERR_RANGE, "%zu models were given, at most %d are taken", o->n_models,
                        GATEWAY_MODELS_MAX);
+    if (o->n_image_upstreams > GATEWAY_UPSTREAMS_MAX)
+        return err_set(e, ERR_RANGE, "%zu servers that draw were given, at most %d are taken",
+                       o->n_image_upstreams, GATEWAY_UPSTREAMS_MAX);
     if (o->n_upstreams > GATEWAY_UPSTREAMS_MAX)
         return err_set(e, ERR_RANGE, "%zu upstream servers were given, at most %d are taken",
                        o->n_upstreams, GATEWAY_UPSTREAMS_MAX);
@@ -177,6 +182,7 @@ static int gateway_run(struct gateway *g, const struct core_source *source, uint
     parts.core = g->core;
     parts.tuning = g->tuning;
     parts.images = g->images;
+    parts.image_upstreams = g->image_upstreams;
     rc = http_start(&parts, fd, &g->http, e);
     if (rc != 0) {
         core_stop(g->core);
@@ -190,14 +196,15 @@ static int gateway_run(struct gateway *g, const struct core_source *source, uint
 static int images_run(struct gateway *g, struct err *e)
 {
     const struct images_hooks hooks = {images_on_drained, g};
-    int rc;
+    const struct gateway_options *o = &g->options;
+    int rc = 0;
 
-    atomic_init(&g->undrained, 1);
-    if (!g->options.images.worker.model)
-        return 0;
-    atomic_init(&g->undrained, 2);
-    rc = images_start(&g->options, &hooks, &g->images, e);
+    atomic_init(&g->undrained, 1 + (o->images.worker.model != NULL) + (o->n_image_upstreams > 0));
+    if (o->images.worker.model)
+        rc = images_start(o, &hooks, &g->images, e);
     g->room.images = g->images;
+    if (rc == 0 && o->n_image_upstreams > 0)
+        rc = image_upstreams_start(o, g->images, &hooks, &g->image_upstreams, e);
     return rc;
 }
 
@@ -212,7 +219,7 @@ int gateway_start_on(const struct gateway_options *o, const struct core_source *
         return rc;
     g = mem_alloc(sizeof(*g));
     g->options = *o;
-    if (o->n_models == 0 && o->n_upstreams == 0) {
+    if (o->n_models == 0 && o->n_upstreams == 0 && o->n_image_upstreams == 0) {
         g->options.n_models = 1;
         g->options.models[0] = (struct gateway_model){.path = o->worker.engine.model};
     }
@@ -229,6 +236,8 @@ int gateway_start_on(const struct gateway_options *o, const struct core_source *
     if (rc != 0) {
         tuning_stop(g->tuning);
         tuning_free(g->tuning);
+        image_upstreams_stop(g->image_upstreams);
+        image_upstreams_free(g->image_upstreams);
         images_stop(g->images);
         images_free(g->images);
         room_fini(&g->room);
@@ -254,6 +263,8 @@ struct core *gateway_core(struct gateway *g)
 void gateway_drain(struct gateway *g)
 {
     core_drain(g->core);
+    if (g->image_upstreams)
+        image_upstreams_drain(g->image_upstreams);
     if (g->images)
         images_drain(g->images);
 }
@@ -262,12 +273,14 @@ void gateway_free(struct gateway *g)
 {
     if (!g)
         return;
-    tuning_stop(g->tuning); // its streams end before HTTP does
+    tuning_stop(g->tuning);                   // its streams end before HTTP does
+    image_upstreams_stop(g->image_upstreams); // it hands over to the other
     images_stop(g->images);
     core_stop(g->core);
     http_stop(g->http);
     core_free(g->core);
     tuning_free(g->tuning);
+    image_upstreams_free(g->image_upstreams);
     images_free(g->images);
     room_fini(&g->room);
     access_free(g->access);

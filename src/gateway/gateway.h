@@ -41,7 +41,8 @@
 #define GATEWAY_UPSTREAMS_MAX 16
 #define GATEWAY_UPSTREAM_MODELS_MAX 16
 #define GATEWAY_UPSTREAM_STALL_S 180
-#define GATEWAY_PRICE_MAX 1e6 // dollars for a million tokens
+#define GATEWAY_PRICE_MAX 1e6       // dollars for a million tokens
+#define GATEWAY_UPSTREAM_DRAW_S 600 // stall_s of one that draws: nothing is heard until it is done
 
 #define GATEWAY_IMAGE_QUEUE 8
 #define GATEWAY_IMAGE_EXPIRY_S 3600
@@ -75,10 +76,19 @@ struct gateway_model {
     uint64_t need_bytes; // of memory; 0: not known
 };
 
-// Another server of OpenAI's API, which answers whole requests (upstream.h).
+// What an upstream server that draws speaks (image_upstream.h).
+enum gateway_upstream_kind {
+    GATEWAY_UPSTREAM_OPENAI, // /images/generations and /images/edits
+    GATEWAY_UPSTREAM_SD,     // stable-diffusion.cpp's sd-server: /sdapi/v1/txt2img and img2img
+    GATEWAY_UPSTREAM_COMFY,  // ComfyUI: a workflow
+};
+
+// Another server of OpenAI's API, which answers whole requests (upstream.h); or one that draws.
 struct gateway_upstream {
-    const char *name;     // one word
-    const char *url;      // without a '/' at the end: "http://spark:8000/v1"
+    const char *name; // one word
+    const char *url;  // without a '/' at the end: "http://spark:8000/v1"
+    enum gateway_upstream_kind kind;
+    const char *workflow; // the file of GATEWAY_UPSTREAM_COMFY; else NULL
     const char *key_file; // holds the key that it is sent; NULL: none
     const char *ca_file;  // certificates to trust for it; NULL: the system's
     // What is wanted of it, by its own names and by those that they have here (NULL: the same). 0: all that it
@@ -118,6 +128,8 @@ struct gateway_options {
     // With one of them at least, there may be no local model.
     struct gateway_upstream upstreams[GATEWAY_UPSTREAMS_MAX];
     size_t n_upstreams;
+    struct gateway_upstream image_upstreams[GATEWAY_UPSTREAMS_MAX]; // those that draw
+    size_t n_image_upstreams;
     // Placement (sched/place.h): what requests get that do not say.
     enum place_kind plan;           // default: auto
     enum place_policy policy;       // default: latency

@@ -250,6 +250,7 @@ static struct exchange *exchange_new(struct http *h, struct MHD_Connection *conn
     x->core = h->parts.core;
     x->tuning = h->parts.tuning;
     x->images = h->parts.images;
+    x->image_upstreams = h->parts.image_upstreams;
     x->connection = connection;
     x->url = url;
     x->begun_ns = clock_now_ns();

@@ -28,6 +28,7 @@ struct access;
 struct access_key;
 struct http;
 struct http_form;
+struct image_upstreams;
 struct images;
 struct route;
 struct tuning;
@@ -39,7 +40,8 @@ struct exchange {
     const struct access *access;
     struct core *core;
     struct tuning *tuning;
-    struct images *images; // NULL: this server draws none
+    struct images *images;                   // NULL: this server draws none
+    struct image_upstreams *image_upstreams; // NULL: no other server does for it
     struct MHD_Connection *connection;
     const struct route *route;    // NULL: there is none for its path and method
     const char *url;              // its path
@@ -69,6 +71,7 @@ struct http_parts {
     struct core *core;
     struct tuning *tuning;
     struct images *images;
+    struct image_upstreams *image_upstreams;
 };
 
 // Takes the listening socket, also on failure.

@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "gateway/answer.h"
+#include "gateway/image_upstream.h"
 #include "os/os.h"
 
 #include <poll.h>
@@ -35,6 +36,7 @@ void images_task_free(struct images_task *t)
     if (t->reply)
         reply_drop(t->reply);
     images_ask_fini(&t->ask);
+    free(t->pick);
     free(t);
 }
 
@@ -219,12 +221,12 @@ static void *images_main(void *ctx)
     worker_start(i, &e);
     if (i->worker)
         i->model = *image_worker_model(i->worker);
-    images_speeds_read(i);
+    images_speeds_read(i->name, &i->now.speeds);
     images_told_publish(i);
     chan_send(i->begun, &e, 0);
     if (i->worker)
         run(i);
-    images_speeds_write(i);
+    images_speeds_write(i->name, &i->now.speeds);
     images_requests_fail(i, &stopping);
     image_worker_free(i->worker);
     return NULL;

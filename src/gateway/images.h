@@ -29,6 +29,7 @@
 #define IMAGES_PATIENCE_NS (5 * NS_PER_S)
 
 struct buf;
+struct image_upstream_pick;
 struct images;
 
 // ---- what is asked: images_parse.c, images_form.c; pure ---------------------------------------------
@@ -53,6 +54,7 @@ struct images_ask {
 struct images_known {
     const struct image_model *model;
     const char *name, *file; // of the model: what it is listed as, and its path
+    // file NULL: another server draws, by whose own defaults what a request leaves open stays open
 };
 
 // 0, or an error with *fault filled; *out needs images_ask_fini in both cases. Keeps the body.
@@ -78,8 +80,10 @@ struct images_task {
     struct images_ask ask;           // of IMAGES_DRAW; owned
     char owner[MESSAGE_OWNER_BYTES]; // of the key; "": none
     char base[IMAGES_HOST_BYTES];    // "http://host:port", as the client called this server
-    uint64_t bytes;                  // of IMAGES_ROOM; 0: no longer needed
-    struct chan *answer;             // of IMAGES_ROOM: one int comes
+    struct image_upstream_pick
+        *pick;           // the server that draws (image_upstream.h); owned; NULL: this one
+    uint64_t bytes;      // of IMAGES_ROOM; 0: no longer needed
+    struct chan *answer; // of IMAGES_ROOM: one int comes
 };
 struct images_task *images_task_new(enum images_what what, struct reply *reply);
 void images_task_free(struct images_task *t); // NULL is nothing
@@ -107,7 +111,9 @@ int images_room(struct images *i, uint64_t bytes);
 // ---- what is told: any thread ------------------------------------------------------------------------
 
 const struct images_known *images_known(const struct images *i); // immutable
-json_t *images_model_json(struct images *i);                     // for /v1/models; new reference
+// Seconds until a request would be done, behind those that are there; 0: not known; INFINITY: it cannot draw.
+double images_estimate_s(struct images *i, const struct image_request *r);
+json_t *images_model_json(struct images *i); // for /v1/models; new reference
 json_t *images_status_json(struct images *i);
 void images_metrics_put(struct images *i, struct buf *out);
 // Is it called so? Case does not count, nor the file's ending.

@@ -6,6 +6,7 @@
 #include "base/clock.h"
 #include "base/json.h"
 #include "gateway/answer.h"
+#include "gateway/image_upstream.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -72,7 +73,9 @@ void images_entry_put(struct buf *out, const struct images_picture_told *p)
     if (out->len > 0)
         buf_puts(out, ",");
     picture_begin(out, p);
-    buf_printf(out, ",\"seed\":%" PRId64 "}", p->event->seed);
+    if (p->event->seed >= 0)
+        buf_printf(out, ",\"seed\":%" PRId64, p->event->seed);
+    buf_puts(out, "}");
 }
 
 // ---- streams --------------------------------------------------------------------------------------------
@@ -99,7 +102,8 @@ void images_completed_put(struct buf *out, const struct images_picture_told *p)
 
     json_put(o, "usage", usage_json());
     json_put(o, "index", json_integer(p->event->index));
-    json_put(o, "seed", json_integer(p->event->seed));
+    if (p->event->seed >= 0)
+        json_put(o, "seed", json_integer(p->event->seed));
     event_put(out, p, "completed", o);
 }
 
@@ -140,17 +144,23 @@ void images_error_put(struct buf *out, const struct err *e, unsigned status)
 
 // ---- whole answers --------------------------------------------------------------------------------------
 
+// What another server did by its own defaults is not known, and left out.
 static json_t *timings_json(const struct images_request *r, double draw_s)
 {
     json_t *o = json_object();
     const struct image_request *q = &r->task->ask.request;
     uint32_t steps = q->steps * q->count;
 
-    json_put(o, "steps", json_integer(q->steps));
-    json_put(o, "cfg", json_real(q->cfg));
+    if (steps > 0)
+        json_put(o, "steps", json_integer(q->steps));
+    if (q->cfg >= 0)
+        json_put(o, "cfg", json_real(q->cfg));
     json_put(o, "queue_s", json_real(ns_to_s(r->begun_ns - r->received_ns)));
     json_put(o, "draw_s", json_real(draw_s));
-    json_put(o, "step_s", json_real(steps > 0 ? draw_s / steps : 0));
+    if (steps > 0)
+        json_put(o, "step_s", json_real(draw_s / steps));
+    if (r->task->pick)
+        json_put(o, "node", answer_string(r->task->pick->node));
     return o;
 }
 

@@ -19,6 +19,10 @@ struct images_speed {
     double step_s; // a moving mean
     uint64_t steps;
 };
+struct images_speeds {
+    struct images_speed rows[IMAGES_SIZES_MAX];
+    uint32_t n;
+};
 
 // What others may see; the images thread alone writes.
 struct images_told {
@@ -27,9 +31,8 @@ struct images_told {
     char why[ERR_MESSAGE_BYTES]; // of failed
     uint32_t requests;           // taken and not ended
     uint64_t pictures, edits, done, cancelled, failures, refused, pauses;
-    double paused_s, load_s;
-    struct images_speed speeds[IMAGES_SIZES_MAX];
-    uint32_t n_speeds;
+    double paused_s, load_s, eta_s;
+    struct images_speeds speeds;
     struct metric_histogram step_s, request_s, queue_s;
 };
 
@@ -77,6 +80,14 @@ void images_event(struct images *i, struct image_event *ev);
 // Clients that left, and signs of life.
 void images_requests_tick(struct images *i, int64_t now_ns);
 void images_requests_fail(struct images *i, const struct err *e); // all of them
+bool images_client_left(const struct images_request *r);
+// A refusal before anything was told. param may be NULL.
+void images_refuse(struct reply *reply, const struct err *e, unsigned status, const char *param,
+                   unsigned retry_s);
+// A picture as its client is to have it: the file with `texts` (NULL: none), kept where a url was asked for. A
+// stream's event goes into `out`, a whole answer's entry to those before it.
+int images_picture_put(struct images_request *r, const struct image_event *ev, const json_t *texts,
+                       struct buf *out, struct err *e);
 double images_eta_s(const struct images *i); // until what is there now is drawn; 0: not known
 
 // ---- images_answer.c ----
@@ -101,9 +112,15 @@ char *images_answer(const struct images_request *r, double draw_s);
 // ---- images_told.c ----
 void images_told_init(struct images_told *t);
 void images_told_publish(struct images *i);
-void images_speed_learn(struct images *i, const struct image_request *r, double step_s);
-double images_speed(const struct images_told *t, const struct image_request *r); // 0: not known
-void images_speeds_read(struct images *i);
-void images_speeds_write(struct images *i);
+
+// ---- images_speeds.c ----
+void images_speeds_learn(struct images_speeds *s, const struct image_request *r, double step_s);
+double images_speeds_step_s(const struct images_speeds *s,
+                            const struct image_request *r); // 0: not known
+json_t *images_speeds_json(const struct images_speeds *s);
+// What was learned before, and what outlives this process, of a model of this name. A file that does not read is no
+// loss.
+void images_speeds_read(const char *name, struct images_speeds *s);
+void images_speeds_write(const char *name, const struct images_speeds *s);
 
 #endif

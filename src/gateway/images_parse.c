@@ -2,6 +2,7 @@
 
 #include "base/buf.h"
 #include "base/json.h"
+#include "gateway/image_markup.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -38,7 +39,7 @@ static bool same_stem(const char *file, const char *name)
 
 bool images_goes_by(const struct images_known *known, const char *name)
 {
-    const char *file = file_name(known->file);
+    const char *file = known->file ? file_name(known->file) : known->name;
 
     return strcasecmp(name, known->name) == 0 || strcasecmp(name, file) == 0 ||
            same_stem(file, name);
@@ -53,7 +54,7 @@ static int model_parse(const json_t *body, const struct images_known *known,
 
     if (rc != 0)
         return parse_fault_set(fault, rc, "model", "%s", e.message);
-    if (!name || !name[0] || images_goes_by(known, name))
+    if (!name || !name[0] || !known->file || images_goes_by(known, name))
         return 0;
     parse_fault_set(fault, ERR_NOT_FOUND, "model",
                     "there is no image model \"%.100s\" here; this server has \"%.100s\"", name,
@@ -169,10 +170,27 @@ static int request_numbers(const json_t *body, struct image_request *r, struct p
     return rc;
 }
 
-static int request_texts(const json_t *body, struct images_ask *a, struct parse_fault *fault)
+// For other servers what such a one would execute is taken out; here the LoRAs of our own folder are.
+static int prompt_read(const char *prompt, bool remote, struct images_ask *a,
+                       struct parse_fault *fault)
+{
+    struct err e = {0};
+
+    if (remote)
+        a->prompt = image_markup_strip(prompt);
+    else if (image_prompt_loras(prompt, &a->request, &a->prompt, &e) != 0)
+        return parse_fault_set(fault, ERR_INVALID, "prompt", "%s", e.message);
+    if (prompt[0] && remote && a->prompt[strspn(a->prompt, " \t\r\n")] == '\0')
+        return parse_fault_set(fault, ERR_INVALID, "prompt",
+                               "prompt has nothing but markup, which is not sent to other servers; "
+                               "say what to draw");
+    return 0;
+}
+
+static int request_texts(const json_t *body, bool remote, struct images_ask *a,
+                         struct parse_fault *fault)
 {
     const char *prompt = NULL;
-    struct err e = {0};
     int rc = text_get(body, "prompt", &prompt, fault);
 
     if (rc == 0 && !prompt)
@@ -188,8 +206,8 @@ static int request_texts(const json_t *body, struct images_ask *a, struct parse_
         rc = text_get(body, "sampler", &a->request.sampler, fault);
     if (rc == 0)
         rc = text_get(body, "scheduler", &a->request.scheduler, fault);
-    if (rc == 0 && image_prompt_loras(prompt, &a->request, &a->prompt, &e) != 0)
-        rc = parse_fault_set(fault, ERR_INVALID, "prompt", "%s", e.message);
+    if (rc == 0)
+        rc = prompt_read(prompt, remote, a, fault);
     a->request.prompt = a->prompt;
     return rc;
 }
@@ -259,12 +277,12 @@ static int answer_flags(const json_t *body, struct images_ask *a, struct parse_f
 }
 
 // Fewer steps are quicker and coarser. What the request says of steps itself stands.
-static int quality_get(const json_t *body, const struct image_model *m, struct images_ask *a,
+static int quality_get(const json_t *body, const struct images_known *known, struct images_ask *a,
                        struct parse_fault *fault)
 {
     static const char *const words[] = {"auto", "low", "medium", "high", "standard", "hd", NULL};
     const char *word = "auto";
-    uint32_t steps = m->steps;
+    uint32_t steps = known->model->steps;
     int rc = word_get(body, "quality", words, &word, fault);
 
     a->quality = strcmp(word, "hd") == 0                                      ? "high"
@@ -274,7 +292,7 @@ static int quality_get(const json_t *body, const struct image_model *m, struct i
         steps = steps / 2 > 0 ? steps / 2 : 1;
     else if (strcmp(a->quality, "high") == 0)
         steps += steps / 2;
-    if (a->request.steps == 0)
+    if (a->request.steps == 0 && known->file)
         a->request.steps = steps < IMAGE_STEPS_MAX ? steps : IMAGE_STEPS_MAX;
     return rc;
 }
@@ -338,7 +356,7 @@ int images_ask_parse(json_t *body, bool edit, const struct images_known *known,
         return parse_fault_set(fault, ERR_INVALID, NULL, "the body must be a JSON object");
     rc = model_parse(body, known, fault);
     if (rc == 0)
-        rc = request_texts(body, out, fault);
+        rc = request_texts(body, known->file == NULL, out, fault);
     if (rc == 0)
         rc = request_numbers(body, &out->request, fault);
     if (rc == 0)
@@ -348,7 +366,7 @@ int images_ask_parse(json_t *body, bool edit, const struct images_known *known,
     if (rc == 0)
         rc = answer_flags(body, out, fault);
     if (rc == 0)
-        rc = quality_get(body, known->model, out, fault);
+        rc = quality_get(body, known, out, fault);
     if (rc == 0 && edit && !known->model->edits)
         rc = parse_fault_set(fault, ERR_UNSUPPORTED, "model",
                              "\"%.100s\" cannot edit: its layout (%s) takes no picture to begin "

@@ -46,7 +46,7 @@ static unsigned status_of(const struct images *i, const struct err *e)
                                                                          : answer_status(e->code);
 }
 
-static void refuse(struct reply *reply, const struct err *e, unsigned status, const char *param,
+void images_refuse(struct reply *reply, const struct err *e, unsigned status, const char *param,
                    unsigned retry_s)
 {
     const char *code = status == 429 ? "rate_limit_exceeded" : err_name(e->code);
@@ -70,7 +70,7 @@ static void request_fail(struct images *i, struct images_request *r, const struc
         reply_write(r->task->reply, out.data, out.len);
         reply_end(r->task->reply);
     } else {
-        refuse(r->task->reply, e, status, NULL, status == 503 ? 2 : 0);
+        images_refuse(r->task->reply, e, status, NULL, status == 503 ? 2 : 0);
     }
     buf_fini(&out);
     request_free(i, r);
@@ -106,7 +106,7 @@ static double left_s(const struct images *i, struct images_request *r)
     const struct image_request *q = asked(r);
     uint32_t all = q->steps * q->count, done = r->index * q->steps + r->step;
 
-    return images_speed(&i->now, q) * (all > done ? all - done : 0);
+    return images_speeds_step_s(&i->now.speeds, q) * (all > done ? all - done : 0);
 }
 
 double images_eta_s(const struct images *i)
@@ -231,7 +231,7 @@ static void not_taken(struct images *i, struct images_request *r, const struct e
     i->now.refused++;
     images_told_publish(i);
     param = param || status != 400 ? param : images_param_of(e->message);
-    refuse(r->task->reply, e, status, param, status == 503 ? retry_s(i) : 0);
+    images_refuse(r->task->reply, e, status, param, status == 503 ? retry_s(i) : 0);
     request_free(i, r);
 }
 
@@ -244,7 +244,7 @@ void images_admit(struct images *i, struct images_task *t)
 
     if (room_check(i, t, &status, &e) != 0) {
         i->now.refused++;
-        refuse(t->reply, &e, status, NULL, retry_s(i));
+        images_refuse(t->reply, &e, status, NULL, retry_s(i));
         images_task_free(t);
         return;
     }
@@ -280,28 +280,15 @@ static void on_progress(struct images *i, struct images_request *r, const struct
     }
     r->index = ev->index;
     r->step = ev->step;
-    images_speed_learn(i, asked(r), ev->step_s);
+    images_speeds_learn(&i->now.speeds, asked(r), ev->step_s);
+    if (ev->step_s >= 0)
+        metric_observe(&i->now.step_s, ev->step_s);
     if (!r->task->ask.stream || !r->task->ask.progress || r->left)
         return;
     buf_init(&out, EVENT_MORE_BYTES);
     images_progress_put(&out, &r->task->ask, ev, left_s(i, r));
     request_tell(i, r, &out);
     buf_fini(&out);
-}
-
-// The picture's file; a PNG says how it was made.
-static int encode(const struct images *i, struct images_request *r, const struct image_event *ev,
-                  uint8_t **file, size_t *len, struct err *e)
-{
-    const struct images_ask *a = &r->task->ask;
-    bool whole = ev->kind == IMAGE_PICTURE;
-    json_t *texts = whole ? image_texts(&a->request, i->known.file, ev->seed) : NULL;
-    const struct image_encode_options o = {
-        .format = a->format, .quality = a->compression, .texts = texts};
-    int rc = image_encode(&ev->picture, &o, file, len, e);
-
-    json_decref(texts);
-    return rc;
 }
 
 // Where it can be fetched; caller frees.
@@ -314,19 +301,14 @@ static char *url_make(struct images_request *r, const uint8_t *file, size_t len,
     return mem_format("%s/v1/images/files/%s", r->task->base, name);
 }
 
-static int picture_tell(struct images *i, struct images_request *r,
-                        const struct images_picture_told *p, struct err *e)
+static int picture_tell(struct images_request *r, const struct images_picture_told *p,
+                        struct buf *out, struct err *e)
 {
-    struct buf out;
-
     if (r->task->ask.stream) {
-        buf_init(&out, REPLY_BODY_MAX);
         if (p->event->kind == IMAGE_PICTURE)
-            images_completed_put(&out, p);
+            images_completed_put(out, p);
         else
-            images_partial_put(&out, p, r->previews++);
-        request_tell(i, r, &out);
-        buf_fini(&out);
+            images_partial_put(out, p, r->previews++);
         return 0;
     }
     if (r->data.len + BASE64_BYTES(p->len) + 2 * EVENT_MORE_BYTES > REPLY_BODY_MAX)
@@ -338,27 +320,51 @@ static int picture_tell(struct images *i, struct images_request *r,
     return 0;
 }
 
-static int on_picture(struct images *i, struct images_request *r, struct image_event *ev,
-                      struct err *e)
+int images_picture_put(struct images_request *r, const struct image_event *ev, const json_t *texts,
+                       struct buf *out, struct err *e)
 {
+    const struct images_ask *a = &r->task->ask;
+    const struct image_encode_options o = {
+        .format = a->format, .quality = a->compression, .texts = texts};
+    struct images_picture_told p = {.ask = a, .event = ev};
     uint8_t *file = NULL;
-    size_t len = 0;
     char *url = NULL;
-    int rc = r->left ? ERR_CANCELLED : encode(i, r, ev, &file, &len, e);
-    struct images_picture_told p = {&r->task->ask, ev, file, len, NULL};
+    int rc = image_encode(&ev->picture, &o, &file, &p.len, e);
 
-    if (rc == 0 && r->task->ask.url && ev->kind == IMAGE_PICTURE) {
-        url = url_make(r, file, len, e);
+    p.file = file;
+    if (rc == 0 && a->url && ev->kind == IMAGE_PICTURE) {
+        url = url_make(r, file, p.len, e);
         rc = url ? 0 : e->code;
     }
     p.url = url;
     if (rc == 0)
-        rc = picture_tell(i, r, &p, e);
-    i->now.pictures += rc == 0 && ev->kind == IMAGE_PICTURE;
-    if (ev->kind == IMAGE_PICTURE)
-        r->previews = 0; // the next one's count anew
+        rc = picture_tell(r, &p, out, e);
     free(url);
     free(file);
+    return rc;
+}
+
+static int on_picture(struct images *i, struct images_request *r, const struct image_event *ev,
+                      struct err *e)
+{
+    const struct images_ask *a = &r->task->ask;
+    bool whole = ev->kind == IMAGE_PICTURE;
+    json_t *texts;
+    struct buf out;
+    int rc;
+
+    if (r->left)
+        return 0;
+    buf_init(&out, REPLY_BODY_MAX);
+    texts = whole ? image_texts(&a->request, i->known.file, ev->seed) : NULL;
+    rc = images_picture_put(r, ev, texts, &out, e);
+    if (rc == 0 && out.len > 0)
+        request_tell(i, r, &out);
+    i->now.pictures += rc == 0 && whole;
+    if (whole)
+        r->previews = 0; // the next one's count anew
+    json_decref(texts);
+    buf_fini(&out);
     return r->left ? 0 : rc;
 }
 
@@ -412,7 +418,7 @@ void images_event(struct images *i, struct image_event *ev)
 
 // ---- time -----------------------------------------------------------------------------------------------------
 
-static bool client_left(const struct images_request *r)
+bool images_client_left(const struct images_request *r)
 {
     char byte;
     int fd = reply_fd(r->task->reply);
@@ -439,7 +445,7 @@ void images_requests_tick(struct images *i, int64_t now_ns)
     uint32_t before = 0;
 
     for (struct images_request *r = i->requests; r; r = r->next, before++) {
-        if (!r->left && client_left(r))
+        if (!r->left && images_client_left(r))
             request_leave(i, r);
         else if (!r->left && r->task->ask.stream && now_ns - r->told_ns >= i->options->heartbeat_ns)
             beat(i, r, before);

@@ -3,6 +3,7 @@
 
 #include "base/buf.h"
 #include "base/json.h"
+#include "gateway/image_upstream.h"
 #include "gateway/images.h"
 #include "gateway/ollama.h"
 
@@ -30,6 +31,7 @@ enum MHD_Result run_models(struct exchange *x)
     struct query *q = query_new(QUERY_MODELS, reply_new(x->connection), NULL);
 
     q->images = x->images ? images_model_json(x->images) : NULL;
+    q->image_nodes = image_upstreams_models(x->image_upstreams, NULL);
     return route_query_send(x, q);
 }
 
@@ -45,7 +47,11 @@ enum MHD_Result run_model(struct exchange *x)
 {
     if (x->images && images_goes_by(images_known(x->images), x->rest))
         return answer_json(x, images_model_json(x->images));
-    return run_query(x, QUERY_MODEL);
+    json_t *others = image_upstreams_models(x->image_upstreams, x->rest);
+    json_t *first = json_incref(json_array_get(others, 0));
+
+    json_decref(others);
+    return first ? answer_json(x, first) : run_query(x, QUERY_MODEL);
 }
 
 // {"model": NAME}
@@ -94,6 +100,7 @@ enum MHD_Result run_status(struct exchange *x)
     struct query *q = query_new(QUERY_STATUS, reply_new(x->connection), NULL);
 
     q->images = x->images ? images_status_json(x->images) : NULL;
+    q->image_nodes = image_upstreams_status(x->image_upstreams);
     return route_query_send(x, q);
 }
 
@@ -125,6 +132,7 @@ enum MHD_Result run_metrics(struct exchange *x)
     http_metrics_put(x, &q->page);
     if (x->images)
         images_metrics_put(x->images, &q->page);
+    image_upstreams_metrics_put(x->image_upstreams, &q->page);
     return route_query_send(x, q);
 }
 

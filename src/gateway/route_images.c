@@ -3,6 +3,7 @@
 
 #include "base/buf.h"
 #include "base/json.h"
+#include "gateway/image_upstream.h"
 #include "gateway/images.h"
 #include "gateway/parse.h"
 
@@ -28,7 +29,8 @@ static enum MHD_Result no_model(struct exchange *x)
 {
     http_body_drop(x);
     return refuse(x, 404, "model_not_found", "model",
-                  "this server draws no pictures: start it with --image-model FILE");
+                  "this server draws no pictures: start it with --image-model FILE or "
+                  "--image-upstream NAME=URL");
 }
 
 // How the client called this server, for addresses that lead back here. What could not stand in one is not
@@ -46,7 +48,9 @@ static void base_set(const struct exchange *x, char out[IMAGES_HOST_BYTES])
     snprintf(out, IMAGES_HOST_BYTES, "%s://%s", secure ? "https" : "http", host);
 }
 
-static enum MHD_Result draw(struct exchange *x, struct images_ask *ask)
+// Takes the pick, NULL: this machine draws.
+static enum MHD_Result draw(struct exchange *x, struct images_ask *ask,
+                            struct image_upstream_pick *pick)
 {
     struct reply *reply = reply_new(x->connection);
     struct images_task *t = images_task_new(IMAGES_DRAW, reply);
@@ -54,25 +58,86 @@ static enum MHD_Result draw(struct exchange *x, struct images_ask *ask)
 
     reply_waiting_set(reply, REPLY_BODY_MAX);
     t->ask = *ask; // taken
+    t->pick = pick;
     memcpy(t->owner, x->key ? x->key->owner : "", x->key ? sizeof(t->owner) : 1);
     base_set(x, t->base);
-    rc = images_send(x->images, t);
+    rc = pick ? image_upstreams_send(x->image_upstreams, t) : images_send(x->images, t);
     if (rc != 0)
         images_task_free(t);
     return http_await(x, reply, rc);
+}
+
+// ---- who draws ------------------------------------------------------------------------------------------
+
+static int nobody(struct exchange *x, const char *name, struct parse_fault *fault)
+{
+    char known[800] = "";
+
+    if (x->images)
+        snprintf(known, sizeof(known), "\"%.100s\"", images_known(x->images)->name);
+    image_upstreams_names(x->image_upstreams, known, sizeof(known));
+    if (!known[0])
+        parse_fault_set(fault, ERR_BUSY, "model",
+                        "no server that draws has told its models yet; try again later");
+    else
+        parse_fault_set(fault, ERR_NOT_FOUND, "model",
+                        "there is no image model \"%.100s\" here; this server has %.300s", name,
+                        known);
+    fault->status = known[0] ? 404 : 503;
+    return fault->e.code;
+}
+
+static bool is_sooner_there(struct exchange *x, const struct images_ask *ask,
+                            const struct image_upstream_pick *pick)
+{
+    struct parse_fault fault = {0};
+
+    if (ask->request.n_loras > 0 || (ask->edit && !pick->model.edits) ||
+        image_upstream_ask_check(pick, ask, &fault) != 0)
+        return false;
+    return image_upstreams_is_sooner(x->image_upstreams, pick, &ask->request,
+                                     images_estimate_s(x->images, &ask->request));
+}
+
+// Takes the body. *pick: the server that draws, NULL: this machine. A model that both have is held against what this
+// machine's own can, and goes to whoever is done sooner.
+static int ask_parse(struct exchange *x, json_t *body, struct images_ask *ask,
+                     struct image_upstream_pick **pick, struct parse_fault *fault)
+{
+    const char *given = json_string_value(json_object_get(body, "model"));
+    const char *name = given ? given : "";
+    bool edit = x->route->run == run_images_edit;
+    bool here = x->images && (!name[0] || images_goes_by(images_known(x->images), name));
+    struct image_upstream_pick *there = NULL;
+    int rc;
+
+    if (name[0] || !here)
+        there = image_upstreams_find(x->image_upstreams, name);
+    if (!here && !there) {
+        ask->body = body;
+        return nobody(x, name, fault);
+    }
+    rc = images_ask_parse(body, edit, here ? images_known(x->images) : &there->known, ask, fault);
+    if (rc == 0 && !here)
+        rc = image_upstream_ask_check(there, ask, fault);
+    if (rc != 0 || (here && there && !is_sooner_there(x, ask, there))) {
+        free(there);
+        there = NULL;
+    }
+    *pick = there;
+    return rc;
 }
 
 // Takes the body, which may be NULL with *fault saying why.
 static enum MHD_Result body_draw(struct exchange *x, json_t *body, struct images_ask *ask,
                                  struct parse_fault *fault)
 {
-    bool edit = x->route->run == run_images_edit;
-    int rc =
-        body ? images_ask_parse(body, edit, images_known(x->images), ask, fault) : fault->e.code;
+    struct image_upstream_pick *pick = NULL;
+    int rc = body ? ask_parse(x, body, ask, &pick, fault) : fault->e.code;
 
     http_body_drop(x);
     if (rc == 0)
-        return draw(x, ask);
+        return draw(x, ask, pick);
     images_ask_fini(ask);
     return refuse_fault(x, fault);
 }
@@ -84,7 +149,7 @@ enum MHD_Result run_images_create(struct exchange *x)
     size_t n;
     const char *text = http_body(x, &n);
 
-    if (!x->images)
+    if (!x->images && !x->image_upstreams)
         return no_model(x);
     return body_draw(x, json_parse(text, n, &fault.e), &ask, &fault);
 }
@@ -104,7 +169,7 @@ enum MHD_Result run_images_edit(struct exchange *x)
     const char *form = http_body(x, &n);
     json_t *body = NULL;
 
-    if (!x->images)
+    if (!x->images && !x->image_upstreams)
         return no_model(x);
     if (is_json(x)) {
         body = json_parse(form, n, &fault.e);

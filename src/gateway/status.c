@@ -27,6 +27,7 @@ void query_free(struct query *q)
 {
     reply_drop(q->reply);
     json_decref(q->images);
+    json_decref(q->image_nodes);
     buf_fini(&q->page);
     free(q);
 }
@@ -75,6 +76,8 @@ static void tell_models(struct core *c, struct query *q)
     ship_models(c, list);
     if (q->images)
         json_array_append(list, q->images);
+    if (q->image_nodes)
+        json_array_extend(list, q->image_nodes);
     upstream_models(c, list);
     json_put(o, "object", json_string("list"));
     json_put(o, "data", list);
@@ -129,13 +132,14 @@ static void tell_order(struct core *c, struct query *q)
 
 // ---- health -----------------------------------------------------------------------------------------
 
-// Of the first model: one on demand is well when it is not loaded too. Without any, of an upstream server.
+// Of the first model: one on demand is well when it is not loaded too. Without any, of an upstream server; who has
+// others draw and nothing else is well.
 static bool is_well(const struct core *c)
 {
     const struct model *m = &c->models[0];
 
     if (c->n_models == 0)
-        return upstream_any_up(c);
+        return !c->upstreams || upstream_any_up(c);
     return m->peer->state == PEER_UP || (m->on_demand && m->peer->state != PEER_DEAD);
 }
 
@@ -279,6 +283,7 @@ static void tell_status(struct core *c, struct query *q)
     json_put(o, "requests", requests);
     json_put(o, "totals", totals_json(&c->totals));
     json_put(o, "images", q->images ? json_incref(q->images) : json_null());
+    json_put(o, "image_nodes", q->image_nodes ? json_incref(q->image_nodes) : json_array());
     tell(q, 200, o);
 }
 

@@ -52,6 +52,7 @@ struct query {
     char owner[MESSAGE_OWNER_BYTES]; // of QUERY_FORGET, with `all` false
     bool all;
     json_t *images; // what the images thread says to it, from the HTTP thread; owned; NULL: nothing
+    json_t *image_nodes;              // the same of other servers that draw: a list
     struct placing_question question; // of QUERY_EXPLAIN
     uint64_t sequences, nodes;        // forgotten, by so many workers
     size_t asked;

@@ -160,6 +160,15 @@ struct upstream_thread_options {
     void *ctx;
 };
 
+// The key of a server out of its file, NULL: it has none; and whether it may be sent there. *key is the caller's also
+// on failure.
+int upstream_key_take(const struct gateway_upstream *u, char **key, struct err *e);
+void upstream_key_free(char *key); // NULL is nothing; nothing of it stays in memory
+// What an answer's status means, in words that follow the server's name.
+struct net_http_reply;
+int upstream_status_words(const struct net_http_reply *r, const char *reason, struct err *e);
+// The same of what kept an answer from coming.
+void upstream_trouble_words(int rc, struct err *e);
 // Reads the keys' files, and starts.
 int upstream_thread_start(const struct upstream_thread_options *o, struct upstream_thread **out,
                           struct err *e);

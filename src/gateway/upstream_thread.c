@@ -80,8 +80,7 @@ static void job_tell(void *ctx, enum wire_type type, json_t *head)
     frame_say(j->server, wire_frame_json(type, j->id, head));
 }
 
-// What an answer's status means, in words that follow the server's name.
-static int status_words(const struct net_http_reply *r, const char *reason, struct err *e)
+int upstream_status_words(const struct net_http_reply *r, const char *reason, struct err *e)
 {
     long status = r->status;
 
@@ -109,8 +108,7 @@ static int status_words(const struct net_http_reply *r, const char *reason, stru
     return err_set(e, ERR_CORRUPT, "answers with status %ld, which is none of this API", status);
 }
 
-// The same of what kept an answer from coming.
-static void trouble_words(int rc, struct err *e)
+void upstream_trouble_words(int rc, struct err *e)
 {
     struct err why = *e;
 
@@ -187,12 +185,12 @@ static void job_on_end(void *ctx, const struct net_http_reply *r, int rc, const 
         rc = upstream_answer_end(&j->answer, clock_now_ns(), &e);
     else if (rc == 0) {
         upstream_reason(j->refusal.data, j->refusal.len, j->server->key, reason);
-        rc = status_words(r, reason, &e);
+        rc = upstream_status_words(r, reason, &e);
         job_fail(j, r, &e);
         rc = 0;
     }
     if (rc != 0) {
-        trouble_words(rc, &e);
+        upstream_trouble_words(rc, &e);
         job_fail(j, r, &e);
     }
     job_unlink(j);
@@ -315,7 +313,7 @@ static void check_on_end(void *ctx, const struct net_http_reply *r, int rc, cons
         report_list(s, r);
     } else if (rc == 0) {
         upstream_reason(s->list.data, s->list.len, s->key, reason);
-        status_words(r, reason, &e);
+        upstream_status_words(r, reason, &e);
         report_down(s, e.code != ERR_BUSY && e.code != ERR_ENGINE, e.message);
     } else if (rc == ERR_TIMEOUT && s->heard_ns >= s->begun_ns) {
         s->check_ns = clock_now_ns() + CHECK_NS; // it answers one at a time, and it does answer
@@ -410,29 +408,27 @@ static int key_check(const struct gateway_upstream *u, const char *key, struct e
                            u->key_file, u->name);
 }
 
-static int key_read(struct server *s, struct err *e)
+static int key_read(const struct gateway_upstream *u, char **key, struct err *e)
 {
-    const struct gateway_upstream *u = s->options;
     size_t n = 0;
-    int rc = u->key_file ? os_file_read_private(u->key_file, KEY_MAX, &s->key, &n, e) : 0;
+    int rc = u->key_file ? os_file_read_private(u->key_file, KEY_MAX, key, &n, e) : 0;
 
     if (rc != 0)
         return err_wrap(e, "the key of upstream server %s", u->name);
-    while (n > 0 && (s->key[n - 1] == '\n' || s->key[n - 1] == '\r'))
-        s->key[--n] = '\0';
-    return u->key_file ? key_check(u, s->key ? s->key : "", e) : 0;
+    while (n > 0 && ((*key)[n - 1] == '\n' || (*key)[n - 1] == '\r'))
+        (*key)[--n] = '\0';
+    return u->key_file ? key_check(u, *key ? *key : "", e) : 0;
 }
 
 // Whether what is sent to it can be read on the way.
-static int way_check(const struct server *s, struct err *e)
+static int way_check(const struct gateway_upstream *u, const char *key, struct err *e)
 {
-    const struct gateway_upstream *u = s->options;
     bool secure;
     int rc = net_http_address_check(u->url, &secure, e);
 
     if (rc != 0)
         return err_wrap(e, "upstream server %s", u->name);
-    if (s->key && !secure && !u->plain_key)
+    if (key && !secure && !u->plain_key)
         return err_set(e, ERR_INVALID,
                        "the key of upstream server %s would cross the network readable; use "
                        "https://, or say plain-key=yes behind its address",
@@ -445,6 +441,20 @@ static int way_check(const struct server *s, struct err *e)
     return 0;
 }
 
+int upstream_key_take(const struct gateway_upstream *u, char **key, struct err *e)
+{
+    int rc = key_read(u, key, e);
+
+    return rc == 0 ? way_check(u, *key, e) : rc;
+}
+
+void upstream_key_free(char *key)
+{
+    if (key)
+        memset(key, 0, strlen(key));
+    free(key);
+}
+
 // ---- starting and stopping ------------------------------------------------------------------------------
 
 static void thread_free(struct upstream_thread *t)
@@ -454,9 +464,7 @@ static void thread_free(struct upstream_thread *t)
     while (chan_recv(t->orders, &o, 0) == 0)
         free(o.body);
     for (size_t i = 0; i < t->options.n; i++) {
-        if (t->servers[i].key)
-            memset(t->servers[i].key, 0, strlen(t->servers[i].key));
-        free(t->servers[i].key);
+        upstream_key_free(t->servers[i].key);
         buf_fini(&t->servers[i].list);
     }
     net_http_pool_close(t->pool);
@@ -485,11 +493,8 @@ static int servers_init(struct upstream_thread *t, struct err *e)
                              .backoff_ns = CHECK_SOON_NS};
         buf_init(&s->list, UPSTREAM_LIST_MAX);
     }
-    for (size_t i = 0; rc == 0 && i < t->options.n; i++) {
-        rc = key_read(&t->servers[i], e);
-        if (rc == 0)
-            rc = way_check(&t->servers[i], e);
-    }
+    for (size_t i = 0; rc == 0 && i < t->options.n; i++)
+        rc = upstream_key_take(t->servers[i].options, &t->servers[i].key, e);
     return rc;
 }
 

@@ -84,7 +84,10 @@ static void headers_set(struct net_http_transfer *t, const struct net_http_reque
     if (q->token)
         t->headers = net_http_bearer_add(t->headers, q->token);
     if (q->body) {
-        t->headers = curl_slist_append(t->headers, "Content-Type: application/json");
+        char *line = mem_format("Content-Type: %s", q->type ? q->type : "application/json");
+
+        t->headers = curl_slist_append(t->headers, line);
+        free(line);
         // A large body is not announced first: not every server answers that.
         t->headers = curl_slist_append(t->headers, "Expect:");
     }

@@ -45,8 +45,9 @@ struct net_http_request {
     const char *url;
     const char *token;   // sent as "Authorization: Bearer"; NULL: none
     const char *ca_file; // certificates to trust instead of the system's; NULL: the system's
-    char *body; // JSON to POST, owned by the request from net_http_pool_start on; NULL: a GET
+    char *body;          // to POST, owned by the request from net_http_pool_start on; NULL: a GET
     size_t body_bytes;
+    const char *type;   // of the body; NULL: application/json
     uint32_t connect_s; // 0: 15
     uint32_t stall_s;   // without a byte; 0: 30
     uint32_t total_s;   // for all of it; 0: no limit
