@@ -223,6 +223,43 @@ static void test_planned_again(void **state)
     stage_stop(&s);
 }
 
+#define READ_SLOWLY                                                                                \
+    "{\"finish\":\"stop\",\"prompt_tokens\":400,\"gen_tokens\":1,\"tokens_read\":400,"              \
+    "\"tokens_cached\":0,\"tokens_imported\":0,\"cost\":{\"read\":[{\"tokens\":399,\"depth\":0,"    \
+    "\"chunk_tokens\":399,\"seconds\":5}]}}"
+
+// What it was sent and has not begun to read is not held there: found slow meanwhile, the node is left.
+static void test_waits_cold(void **state)
+{
+    struct stage s;
+    struct web w;
+    char *body = prompt_body(LONG_PROMPT_TOKENS, "");
+    json_t *v;
+
+    (void)state;
+    stage_init(&s);
+    s.node.hold_prefill = s.node.hold_generate = true;
+    s.options.stall_s = 60;
+    stage_ready(&s, true);
+    w = web_post(s.port, "/v1/completions", body);
+    fake_expect(&s.node, WIRE_PREFILL, 1);
+    for (size_t i = 0; i < PROFILE_SUSPECTS; i++) {
+        struct web other = ask_long(&s, "\"store\":false,\"tandem\":{\"plan\":\"remote\","
+                                        "\"decode_node\":\"spark\"}");
+        struct fake_frame *f = fake_expect(&s.node, WIRE_GENERATE, i + 1);
+
+        fake_token(&s.node, f->id, 0, "a");
+        fake_say(&s.node, WIRE_DONE, f->id, READ_SLOWLY);
+        json_decref(finish_json(&other, 200));
+    }
+    v = finish_json(&w, 200);
+    assert_string_equal(text_at(v, "timings.plan"), "local");
+    assert_int_equal(fake_count(&s.node, WIRE_PREFILL), 1);
+    json_decref(v);
+    free(body);
+    stage_stop(&s);
+}
+
 // ---- pairs -------------------------------------------------------------------------------------------------
 
 // P and D are both nodes: D is told where P is.
@@ -403,6 +440,7 @@ int main(void)
         cmocka_unit_test(test_explain),  cmocka_unit_test(test_planned_again),
         cmocka_unit_test(test_role),     cmocka_unit_test(test_price),
         cmocka_unit_test(test_no_price),
+        cmocka_unit_test(test_waits_cold),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

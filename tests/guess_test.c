@@ -87,6 +87,17 @@ static size_t oracle_look(struct oracle *o, const char *owner, const int32_t *to
     return held;
 }
 
+static void oracle_drop(struct oracle *o, const char *owner, const int32_t *tokens, size_t n,
+                        size_t from)
+{
+    for (size_t p = B; p <= n; p += B) {
+        struct kept *k = p - B >= from ? oracle_find(o, owner, tokens, p) : NULL;
+
+        if (k)
+            *k = o->kept[--o->n];
+    }
+}
+
 // ---- tests --------------------------------------------------------------------------------------------
 
 // Few different blocks, so that prompts share beginnings.
@@ -119,6 +130,11 @@ static void test_against_oracle(void **state)
         if (rand() % 2) {
             guess_put(g, owner, tokens, n);
             oracle_put(&o, owner, tokens, n);
+        } else if (rand() % 4 == 0) {
+            size_t from = (size_t)rand() % (TOKENS_MAX + 1);
+
+            guess_drop(g, owner, tokens, n, from);
+            oracle_drop(&o, owner, tokens, n, from);
         } else {
             assert_int_equal(guess_find(g, owner, tokens, n), oracle_look(&o, owner, tokens, n));
         }
@@ -148,6 +164,20 @@ static void test_whole_blocks(void **state)
     }
 }
 
+// What a peer says of its room is no reason to allocate it.
+static void test_room_is_bounded(void **state)
+{
+    int32_t tokens[2 * B] = {1};
+    struct guess *g = guess_new((size_t)1 << 50);
+
+    (void)state;
+    guess_put(g, "", tokens, 2 * B);
+    assert_int_equal(guess_find(g, "", tokens, 2 * B), 2 * B);
+    guess_drop(g, "", tokens, 2 * B, B);
+    assert_int_equal(guess_find(g, "", tokens, 2 * B), B);
+    guess_free(g);
+}
+
 static void test_owners_and_clear(void **state)
 {
     int32_t tokens[B] = {1, 2, 3};
@@ -171,6 +201,7 @@ int main(void)
         cmocka_unit_test(test_against_oracle),
         cmocka_unit_test(test_whole_blocks),
         cmocka_unit_test(test_owners_and_clear),
+        cmocka_unit_test(test_room_is_bounded),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

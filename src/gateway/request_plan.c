@@ -302,6 +302,27 @@ static bool still_waits(const struct request *r)
            r->read_tokens == 0 && r->first_token_ns == 0 && !r->over;
 }
 
+// It was remembered where it was sent, before anything of it was read there. For a choice only what was held
+// before counts: else it would always stay, and always seem to be where it has been.
+static void waiting_forget(const struct request *r, struct peer *p, uint32_t held)
+{
+    const struct request_input *in = &r->inputs[0];
+    char space[SHIP_SPACE_BYTES];
+
+    if (!p || !p->guess || !r->in.generate.keep)
+        return;
+    ship_space(&r->in.generate, space);
+    guess_drop(p->guess, space, in->tokens, in->n_tokens, held);
+}
+
+static void waiting_remember(const struct request *r)
+{
+    if (r->prefill_open)
+        request_remember(r, r->prefill, false);
+    if (r->phase == REQUEST_GENERATE)
+        request_remember(r, r->decode, false);
+}
+
 static bool same_place(const struct placing_choice *a, const struct placing_choice *b)
 {
     return a->kind == b->kind && a->decode == b->decode && a->prefill == b->prefill;
@@ -320,9 +341,13 @@ int64_t request_replan(struct core *c, struct request *r, int64_t now_ns)
     if (now_ns < r->replan_ns)
         return r->replan_ns;
     r->replan_ns = now_ns + (REQUEST_REPLAN_NS << ++r->replans);
+    waiting_forget(r, r->choice.decode, r->choice.plan.held_decode);
+    waiting_forget(r, r->choice.prefill, r->choice.plan.held_prefill);
     if (!placing_choose(c->placing, r, &again) || again.decode->upstream ||
-        same_place(&again, &r->choice))
+        same_place(&again, &r->choice)) {
+        waiting_remember(r);
         return r->replan_ns;
+    }
     log_info("gateway", "planned again: id=%s was=\"%s\" now=\"%s\"", r->answer.id,
              r->choice.reason, again.reason);
     request_decode_cancel(r);

@@ -20,12 +20,13 @@ struct guess {
     uint32_t *buckets;
     size_t n_blocks, n_buckets, used;
     uint32_t newest, oldest;
+    uint32_t dropped; // a chain by `next` of blocks that are free again
 };
 
 struct guess *guess_new(size_t tokens)
 {
     struct guess *g = mem_alloc(sizeof(*g));
-    size_t n = tokens / GUESS_BLOCK_TOKENS;
+    size_t n = (tokens < GUESS_TOKENS_MAX ? tokens : GUESS_TOKENS_MAX) / GUESS_BLOCK_TOKENS;
 
     g->n_blocks = n > 0 ? n : 1;
     g->n_buckets = 1;
@@ -50,7 +51,7 @@ void guess_clear(struct guess *g)
 {
     memset(g->buckets, 0xff, g->n_buckets * sizeof(*g->buckets));
     g->used = 0;
-    g->newest = g->oldest = NONE;
+    g->newest = g->oldest = g->dropped = NONE;
 }
 
 // ---- hashing ------------------------------------------------------------------------------------------
@@ -127,19 +128,36 @@ static void age_link(struct guess *g, uint32_t i)
     g->newest = i;
 }
 
-// A block to write to: a fresh one, or the one used longest ago.
-static uint32_t block_take(struct guess *g)
+static void block_unlink(struct guess *g, uint32_t i)
 {
-    uint32_t i, *at;
+    uint32_t *at = bucket_of(g, g->blocks[i].hash);
 
-    if (g->used < g->n_blocks)
-        return (uint32_t)g->used++;
-    i = g->oldest;
     age_unlink(g, i);
-    at = bucket_of(g, g->blocks[i].hash);
     while (*at != i)
         at = &g->blocks[*at].next;
     *at = g->blocks[i].next;
+}
+
+static void block_drop(struct guess *g, uint32_t i)
+{
+    block_unlink(g, i);
+    g->blocks[i].next = g->dropped;
+    g->dropped = i;
+}
+
+// A block to write to: a fresh one, or the one used longest ago.
+static uint32_t block_take(struct guess *g)
+{
+    uint32_t i = g->dropped;
+
+    if (i != NONE) {
+        g->dropped = g->blocks[i].next;
+        return i;
+    }
+    if (g->used < g->n_blocks)
+        return (uint32_t)g->used++;
+    i = g->oldest;
+    block_unlink(g, i);
     return i;
 }
 
@@ -174,6 +192,21 @@ void guess_put(struct guess *g, const char *owner, const int32_t *tokens, size_t
             block_use(g, i);
         else
             block_add(g, h);
+    }
+}
+
+// A block in the middle may have gone for its age, and others behind it not yet.
+void guess_drop(struct guess *g, const char *owner, const int32_t *tokens, size_t n, size_t from)
+{
+    uint64_t h = hash_owner(owner);
+
+    for (size_t p = 0; p + GUESS_BLOCK_TOKENS <= n; p += GUESS_BLOCK_TOKENS) {
+        uint32_t i;
+
+        h = hash_block(h, tokens + p);
+        i = p >= from ? block_find(g, h) : NONE;
+        if (i != NONE)
+            block_drop(g, i);
     }
 }
 

@@ -13,15 +13,18 @@
 #include <stdint.h>
 
 #define GUESS_BLOCK_TOKENS 64u
+#define GUESS_TOKENS_MAX (1u << 22) // that are kept at most, whatever room a worker says that it has
 
 struct guess;
 
-// Room for so many tokens, at least one block.
+// Room for so many tokens, at least one block, at most GUESS_TOKENS_MAX.
 struct guess *guess_new(size_t tokens);
 void guess_free(struct guess *g);
 void guess_clear(struct guess *g);
 // `owner`: prompts of different owners share nothing.
 void guess_put(struct guess *g, const char *owner, const int32_t *tokens, size_t n);
+// What was put and never came to be: blocks of this prompt behind its first `from` tokens are not held.
+void guess_drop(struct guess *g, const char *owner, const int32_t *tokens, size_t n, size_t from);
 // Tokens at the beginning that are probably held: a multiple of the block, at most n. Counts as a use.
 uint32_t guess_find(struct guess *g, const char *owner, const int32_t *tokens, size_t n);
 
