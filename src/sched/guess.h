@@ -13,7 +13,8 @@
 #include <stdint.h>
 
 #define GUESS_BLOCK_TOKENS 64u
-#define GUESS_TOKENS_MAX (1u << 22) // that are kept at most, whatever room a worker says that it has
+#define GUESS_TOKENS_MAX                                                                           \
+    (1u << 22) // that are kept at most, whatever room a worker says that it has
 
 struct guess;
 
