@@ -360,6 +360,45 @@ static void test_link_both_ways(void **state)
     end_free(y);
 }
 
+// Links that are alive know how long the way between them is.
+static void test_round_trip(void **state)
+{
+    (void)state;
+    struct net_conn *a, *b;
+    conn_pair(&a, &b);
+    struct wire_link_options o = options();
+    int64_t limit = in_ms(20000), begun = clock_now_ns();
+    o.idle_ns = 300 * NS_PER_MS;
+    struct end *x = end_start(a, &o), *y = end_start(b, &o);
+    assert_int_equal(wire_link_rtt_ns(x->link), 0);
+    while (wire_link_rtt_ns(x->link) == 0 && clock_now_ns() < limit)
+        clock_sleep_until(in_ms(1));
+    assert_true(wire_link_rtt_ns(x->link) > 0);
+    assert_true(wire_link_rtt_ns(x->link) < clock_now_ns() - begun);
+    end_free(x);
+    end_free(y);
+}
+
+// A PONG that answers nothing tells nothing.
+static void test_false_pong(void **state)
+{
+    (void)state;
+    struct net_conn *a, *b;
+    struct err e = {0};
+    conn_pair(&a, &b);
+    struct wire_link_options o = options();
+    struct end *x = end_start(a, &o);
+    const struct wire_frame pong = {.type = WIRE_PONG, .id = 7};
+    assert_int_equal(wire_frame_write(b, &pong, in_ms(5000), &e), 0);
+    struct wire_frame last = wire_frame_json(WIRE_PROGRESS, 0, NULL);
+    assert_int_equal(wire_frame_write(b, &last, in_ms(5000), &e), 0);
+    wire_frame_fini(&last);
+    wait_for(&x->frames, 1);
+    assert_int_equal(wire_link_rtt_ns(x->link), 0);
+    end_free(x);
+    net_conn_free(b);
+}
+
 // What was queued before wire_link_finish arrives whole, and then the end.
 static void test_link_finish(void **state)
 {
@@ -692,6 +731,8 @@ int main(void)
         cmocka_unit_test(test_oversize_is_not_sent),
         COUNTED(test_link_both_ways),
         COUNTED(test_link_finish),
+        COUNTED(test_round_trip),
+        COUNTED(test_false_pong),
         COUNTED(test_close_while_full),
         COUNTED(test_back_pressure),
         COUNTED(test_bad_peers),

@@ -112,6 +112,19 @@ static void nics_print(const json_t *nics)
     }
 }
 
+// From the server to the node and back; KV's rate as the last hand-off from there told.
+static void link_print(const json_t *node)
+{
+    double rtt_s = number(node, "link_rtt_s"), rate = number(node, "link_bytes_per_s");
+
+    if (rtt_s > 0)
+        printf("    link     %.3g ms there and back", rtt_s * 1e3);
+    if (rtt_s > 0 && rate > 0)
+        printf(", %.3g GB/s", rate / 1e9);
+    if (rtt_s > 0)
+        putchar('\n');
+}
+
 static void watts_print(const json_t *power, const char *member, const char *what)
 {
     if (number(power, member) > 0)
@@ -148,6 +161,7 @@ static void facts_print(const json_t *node)
     putchar('\n');
     gpus_print(json_object_get(f, "gpus"));
     nics_print(json_object_get(f, "nics"));
+    link_print(node);
     power_print(json_object_get(json_object_get(node, "worker"), "power"));
 }
 

@@ -11,6 +11,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#define RTT_RISE 8 // a longer round trip counts so much less than a shorter one
+
 // A link and its two threads.
 //
 // The end runs like this: whoever finds a reason (a callback, a failed read or write, a caller of
@@ -25,9 +27,12 @@ struct wire_link {
     char name[32];
     struct chan *queue; // of struct wire_frame
     pthread_t reader, writer;
-    pthread_mutex_t lock;  // guards `why`
-    struct err why;        // code 0: still open
-    bool running;          // the owner's
+    pthread_mutex_t lock; // guards `why`
+    struct err why;       // code 0: still open
+    bool running;         // the owner's
+    // When the PING went out that was not answered yet (0: none), which is its id too; and how long the way is.
+    // Each stands for itself: no ordering needed.
+    _Atomic int64_t ping_ns, rtt_ns;
     atomic_bool finishing; // release/acquire with the queue's lock around it anyway
 };
 
@@ -74,6 +79,27 @@ static void queue_drop(struct wire_link *l)
     }
 }
 
+static void ping_begin(struct wire_link *l, struct wire_frame *f)
+{
+    int64_t now = clock_now_ns();
+    f->id = (uint64_t)now;
+    atomic_store_explicit(&l->ping_ns, now, memory_order_relaxed);
+}
+
+// Both frames may have waited behind others, which is no part of the way: what is shorter is believed at once, what
+// is longer bit by bit.
+static void pong_take(struct wire_link *l, const struct wire_frame *f)
+{
+    int64_t sent = atomic_load_explicit(&l->ping_ns, memory_order_relaxed);
+    int64_t before = atomic_load_explicit(&l->rtt_ns, memory_order_relaxed), rtt;
+    if (sent == 0 || f->id != (uint64_t)sent)
+        return;
+    rtt = clock_now_ns() - sent;
+    if (before > 0 && rtt > before)
+        rtt = before + (rtt - before) / RTT_RISE;
+    atomic_store_explicit(&l->rtt_ns, rtt > 0 ? rtt : 1, memory_order_relaxed);
+}
+
 // Takes one frame from the queue, or makes a PING when its time has come.
 static int writer_step(struct wire_link *l, int64_t *next_ping, struct err *e)
 {
@@ -84,8 +110,10 @@ static int writer_step(struct wire_link *l, int64_t *next_ping, struct err *e)
     int rc = timeout <= 0 ? ERR_TIMEOUT : chan_recv(l->queue, &f, timeout);
     if (rc == ERR_CLOSED)
         return err_set(e, rc, "closed by this side");
-    if (rc == ERR_TIMEOUT)
+    if (rc == ERR_TIMEOUT) {
         *next_ping = clock_now_ns() + l->options.idle_ns / 3;
+        ping_begin(l, &f);
+    }
     return link_write(l, &f, e);
 }
 
@@ -117,6 +145,8 @@ static int link_pong(struct wire_link *l, struct wire_frame *f)
 {
     struct wire_frame pong = {.type = WIRE_PONG, .id = f->id};
     bool ping = f->type == WIRE_PING;
+    if (!ping)
+        pong_take(l, f);
     wire_frame_fini(f);
     if (ping)
         chan_send(l->queue, &pong, 0);
@@ -244,4 +274,9 @@ void wire_link_free(struct wire_link *l)
 const char *wire_link_peer(const struct wire_link *l)
 {
     return net_conn_peer(l->conn);
+}
+
+int64_t wire_link_rtt_ns(const struct wire_link *l)
+{
+    return atomic_load_explicit(&l->rtt_ns, memory_order_relaxed);
 }

@@ -180,5 +180,7 @@ void wire_link_finish(struct wire_link *l);
 // its queue and says no on_close.
 void wire_link_free(struct wire_link *l);
 const char *wire_link_peer(const struct wire_link *l);
+// There and back, as PING and PONG took; 0: not known yet. Any thread.
+int64_t wire_link_rtt_ns(const struct wire_link *l);
 
 #endif
