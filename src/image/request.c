@@ -204,6 +204,12 @@ static int lora_take(const char *text, size_t n, struct image_request *r, struct
     return 0;
 }
 
+static bool lora_is_left(const char *prompt)
+{
+    const char *open = strstr(prompt, LORA_OPEN);
+    return open != NULL && strchr(open, '>') != NULL;
+}
+
 int image_prompt_loras(const char *prompt, struct image_request *r, char **out, struct err *e)
 {
     struct buf b;
@@ -220,6 +226,10 @@ int image_prompt_loras(const char *prompt, struct image_request *r, char **out, 
         rc = lora_take(open, (size_t)(close - open), r, e);
         prompt = close + 1;
     }
+    // What was taken out may have stood in the middle of another one, which begins to be one by that.
+    if (rc == 0 && b.data != NULL && lora_is_left((const char *)b.data))
+        rc = err_set(e, ERR_INVALID,
+                     "a LoRA stands inside of another one; name one after the other");
     if (rc == 0)
         *out = b.data != NULL ? buf_take(&b) : mem_strdup("");
     buf_fini(&b);
