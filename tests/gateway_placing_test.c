@@ -166,6 +166,8 @@ static void test_wishes(void **state)
         {"\"tandem\":{\"ttft_s\":-1}", "tandem.ttft_s"},
         {"\"tandem\":{\"token_s\":\"soon\"}", "tandem.token_s"},
         {"\"tandem\":{\"decode_node\":7}", "decode_node"},
+        {"\"tandem\":{\"policy\":\"slo\"}", "tandem.policy"}, // within which limits?
+        {"\"tandem\":{\"policy\":\"slo\",\"ttft_s\":0}", "tandem.policy"},
     };
     struct stage s;
     json_t *v;
@@ -197,6 +199,24 @@ static void test_wishes(void **state)
     stage_stop(&s);
 }
 
+// What was predicted stands in the metrics too.
+static void test_metrics(void **state)
+{
+    struct stage s;
+    struct web_answer a;
+
+    (void)state;
+    stage_init(&s);
+    stage_ready(&s, true);
+    plan_is(&s, "", "hybrid");
+    a = web_get(s.port, "/metrics");
+    assert_has(a.body, "tandem_predicted_time_to_first_token_seconds_count 1");
+    assert_has(a.body, "tandem_prediction_error_ratio_count 1");
+    assert_has(a.body, "tandem_replans_total 0");
+    web_answer_fini(&a);
+    stage_stop(&s);
+}
+
 // It waits at a node that is then given nothing new: it is sent somewhere else.
 static void test_planned_again(void **state)
 {
@@ -224,8 +244,8 @@ static void test_planned_again(void **state)
 }
 
 #define READ_SLOWLY                                                                                \
-    "{\"finish\":\"stop\",\"prompt_tokens\":400,\"gen_tokens\":1,\"tokens_read\":400,"              \
-    "\"tokens_cached\":0,\"tokens_imported\":0,\"cost\":{\"read\":[{\"tokens\":399,\"depth\":0,"    \
+    "{\"finish\":\"stop\",\"prompt_tokens\":400,\"gen_tokens\":1,\"tokens_read\":400,"             \
+    "\"tokens_cached\":0,\"tokens_imported\":0,\"cost\":{\"read\":[{\"tokens\":399,\"depth\":0,"   \
     "\"chunk_tokens\":399,\"seconds\":5}]}}"
 
 // What it was sent and has not begun to read is not held there: found slow meanwhile, the node is left.
@@ -233,6 +253,7 @@ static void test_waits_cold(void **state)
 {
     struct stage s;
     struct web w;
+    struct web_answer a;
     char *body = prompt_body(LONG_PROMPT_TOKENS, "");
     json_t *v;
 
@@ -256,6 +277,9 @@ static void test_waits_cold(void **state)
     assert_string_equal(text_at(v, "timings.plan"), "local");
     assert_int_equal(fake_count(&s.node, WIRE_PREFILL), 1);
     json_decref(v);
+    a = web_get(s.port, "/metrics");
+    assert_has(a.body, "tandem_replans_total 1");
+    web_answer_fini(&a);
     free(body);
     stage_stop(&s);
 }
@@ -400,6 +424,7 @@ static void test_explain(void **state)
         {"{\"prompt_tokens\":0}", "prompt_tokens", 400},
         {"{\"prompt_tokens\":10,\"answer_tokens\":-1}", "answer_tokens", 400},
         {"{\"prompt_tokens\":10,\"policy\":\"best\"}", "latency", 400},
+        {"{\"prompt_tokens\":10,\"policy\":\"slo\"}", "token_s", 400},
         {"{\"prompt_tokens\":10,\"model\":\"none\"}", "fake-model", 404},
     };
     struct stage s;
@@ -439,8 +464,8 @@ int main(void)
         cmocka_unit_test(test_wishes),   cmocka_unit_test(test_any_pair),
         cmocka_unit_test(test_explain),  cmocka_unit_test(test_planned_again),
         cmocka_unit_test(test_role),     cmocka_unit_test(test_price),
-        cmocka_unit_test(test_no_price),
-        cmocka_unit_test(test_waits_cold),
+        cmocka_unit_test(test_no_price), cmocka_unit_test(test_waits_cold),
+        cmocka_unit_test(test_metrics),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

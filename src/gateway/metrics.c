@@ -15,6 +15,7 @@ static const double token_bounds[] = {0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.
                                       0.1,   0.15,   0.2,   0.3,  0.5,  1,    2.5,  10};
 static const double tail_bounds[] = {0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025,
                                      0.05,   0.1,    0.25,  0.5,    1,     2.5,  10};
+static const double off_bounds[] = {0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2, 5};
 
 static const char *const plan_names[METRICS_PLANS] = {"local", "remote", "serial", "hybrid",
                                                       "none"};
@@ -32,6 +33,8 @@ void metrics_init(struct metrics *m)
     INIT(&m->prefill, request_bounds);
     INIT(&m->kv_seconds, request_bounds);
     INIT(&m->tail, tail_bounds);
+    INIT(&m->predicted_ttft, request_bounds);
+    INIT(&m->off, off_bounds);
 }
 
 void metrics_token(struct metrics *m, int64_t *last_ns, int64_t at_ns)
@@ -69,9 +72,24 @@ static uint64_t count(const json_t *o, const char *member)
     return v >= 0 && v < 0x1p53 ? (uint64_t)v : 0;
 }
 
+// Of the time to the first token: how long an answer is nobody knows before. What did not go as planned was
+// not predicted.
+static void predicted_count(struct metrics *m, const json_t *timings)
+{
+    double predicted = number(json_object_get(timings, "predicted"), "ttft_s");
+
+    if (json_is_string(json_object_get(timings, "fallback")))
+        return;
+    metric_observe(&m->predicted_ttft, predicted);
+    if (predicted > 0)
+        metric_observe(&m->off, fabs(number(timings, "ttft_s") / predicted - 1));
+}
+
 void metrics_answered(struct metrics *m, const json_t *timings)
 {
     const json_t *decode = json_object_get(timings, "decode");
+
+    predicted_count(m, timings);
 
     metrics_ended(m, json_string_value(json_object_get(timings, "plan")), METRICS_OK);
     metric_observe(&m->ttft, number(timings, "ttft_s"));
@@ -132,6 +150,13 @@ static void histograms_put(const struct metrics *m, struct buf *out)
         "From the decode worker's receipt of a request until the whole prompt's KV "
         "cache had come from the prefill node.",
         &m->kv_seconds);
+    metric_histogram_put(out, "tandem_predicted_time_to_first_token_seconds",
+                         "As placement predicted it, of answers that went as planned.",
+                         &m->predicted_ttft);
+    metric_histogram_put(out, "tandem_prediction_error_ratio",
+                         "How far the time to the first token was from the prediction, as a share "
+                         "of that.",
+                         &m->off);
     metric_histogram_put(
         out, "tandem_kv_tail_seconds",
         "Transfer time left over when the prefill node had computed its last token.", &m->tail);
@@ -156,6 +181,8 @@ static void counters_put(const struct core *c, struct buf *out)
     metric_single(out, "tandem_failovers_total", "counter",
                   "Requests that were planned again because a worker was lost.",
                   (double)m->failovers);
+    metric_single(out, "tandem_replans_total", "counter",
+                  "Requests that went to another place while they waited.", (double)m->replans);
     metric_single(out, "tandem_worker_starts_total", "counter",
                   "Times the local worker was started.", (double)m->worker_starts);
 }

@@ -20,8 +20,11 @@ enum metrics_end { METRICS_OK, METRICS_FAILED, METRICS_CANCELLED, METRICS_REFUSE
 
 struct metrics {
     struct metric_histogram ttft, inter_token, total, queue, prefill, kv_seconds, tail;
+    struct metric_histogram predicted_ttft,
+        off; // as placement saw it; the share that it was off by
     uint64_t ended[METRICS_PLANS][METRICS_ENDS];
-    uint64_t prompt_tokens, cached_tokens, generated_tokens, kv_bytes, fallbacks, failovers;
+    uint64_t prompt_tokens, cached_tokens, generated_tokens, kv_bytes, fallbacks, failovers,
+        replans;
     uint64_t worker_starts;
 };
 

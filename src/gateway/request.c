@@ -149,6 +149,23 @@ static void model_await(struct core *c, struct request *r)
         request_phase_set(r, REQUEST_WAIT, MODEL_LOAD_NS);
 }
 
+// Within limits that nobody gave is everything.
+static bool slo_check(const struct core *c, const struct request *r, struct request_fault *fault,
+                      struct err *e)
+{
+    const struct gateway_options *o = &c->options;
+
+    if (!r->in.has_policy || r->in.policy != PLACE_SLO || r->in.slo_ttft_s > 0 ||
+        r->in.slo_token_s > 0 || o->slo_ttft_s > 0 || o->slo_token_s > 0)
+        return true;
+    *fault = (struct request_fault){.status = 400, .param = "tandem.policy"};
+    err_set(
+        e, ERR_INVALID,
+        "'tandem.policy' \"slo\" needs a limit: say 'ttft_s', 'token_s' or both beside it; this "
+        "server has none of its own");
+    return false;
+}
+
 void request_admit(struct core *c, struct request *r)
 {
     struct request_fault fault = {0};
@@ -159,7 +176,7 @@ void request_admit(struct core *c, struct request *r)
     c->n_requests++;
     r->beat_ns = r->received_ns + REQUEST_FIRST_BEAT_NS;
     c->totals.requests++;
-    if (!admit(c, r, &fault, &e)) {
+    if (!admit(c, r, &fault, &e) || !slo_check(c, r, &fault, &e)) {
         request_fail_as(c, r, fault, &e);
         return;
     }
@@ -294,6 +311,7 @@ static void on_prefilled(struct core *c, struct request *r, const json_t *head)
     if (!r->prefill_open)
         return;
     r->prefill_open = false;
+    json_decref(r->prefilled); // of an attempt that came to nothing
     r->prefilled = json_deep_copy(head);
     if (json_is_number(rate) && json_number_value(rate) > 0)
         r->prefill->link_bytes_per_s = json_number_value(rate);
@@ -413,7 +431,7 @@ static void frame_handle(struct core *c, struct request *r, uint32_t at, const j
         request_on_embedded(c, r, at, f);
     else if (f->type == WIRE_ACCEPTED && prefill)
         on_accepted(c, r, from->peer);
-    else if (f->type == WIRE_PROGRESS)
+    else if (f->type == WIRE_PROGRESS && (from->peer == r->decode || prefill))
         on_progress(c, r, from->peer, head);
     else if (f->type == WIRE_PREFILLED && prefill)
         on_prefilled(c, r, head);

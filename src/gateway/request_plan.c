@@ -350,6 +350,7 @@ int64_t request_replan(struct core *c, struct request *r, int64_t now_ns)
     }
     log_info("gateway", "planned again: id=%s was=\"%s\" now=\"%s\"", r->answer.id,
              r->choice.reason, again.reason);
+    c->metrics.replans++;
     request_decode_cancel(r);
     request_prefill_cancel(r);
     r->choice = again;

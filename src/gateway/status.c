@@ -196,6 +196,14 @@ static void welcome_put(json_t *o, const struct message_welcome *w)
     json_put(o, "pid", json_integer(w->pid));
 }
 
+// From this machine to a node and back.
+static json_t *rtt_json(const struct peer *p)
+{
+    int64_t ns = p->link && !p->local ? wire_link_rtt_ns(p->link->wire) : 0;
+
+    return ns > 0 ? json_real(ns_to_s(ns)) : json_null();
+}
+
 json_t *status_peer(struct core *c, const struct peer *p)
 {
     int64_t now_ns = clock_now_ns();
@@ -211,6 +219,7 @@ json_t *status_peer(struct core *c, const struct peer *p)
     json_put(o, "why", p->state == PEER_UP ? json_null() : answer_string(p->why));
     json_put(o, "requests", json_integer(request_count(c, p)));
     json_put(o, "link_bytes_per_s", json_real(p->link_bytes_per_s));
+    json_put(o, "link_rtt_s", rtt_json(p));
     if (!p->local && !p->upstream)
         fleet_node_put(o, p);
     if (p->known)
@@ -335,6 +344,14 @@ static void query_finish(struct core *c, struct query *q)
     query_free(q);
 }
 
+static bool slo_is_empty(const struct core *c, const struct placing_question *ask)
+{
+    enum place_policy policy = ask->has_policy ? ask->policy : c->options.policy;
+
+    return policy == PLACE_SLO && !(ask->ttft_s > 0 || ask->token_s > 0) &&
+           !(c->options.slo_ttft_s > 0 || c->options.slo_token_s > 0);
+}
+
 // Where a request of so many tokens would go.
 static void tell_plans(struct core *c, struct query *q)
 {
@@ -342,6 +359,12 @@ static void tell_plans(struct core *c, struct query *q)
 
     if (!m)
         tell_no_model(c, q);
+    else if (slo_is_empty(c, &q->question))
+        reply_finish(q->reply, 400,
+                     answer_error(400,
+                                  "the policy \"slo\" needs a limit: 'ttft_s', 'token_s' or both",
+                                  err_name(ERR_INVALID), "policy"),
+                     0);
     else if (m->peer->known)
         tell(q, 200, placing_explain(c->placing, m->peer, &q->question));
     else

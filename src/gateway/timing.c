@@ -172,6 +172,7 @@ static json_t *predicted_json(const struct timing *t)
     json_put(o, "total_s", json_real(p->total_s));
     json_put(o, "answer_tokens", json_real(t->answer_tokens));
     json_put(o, "joules", time_or_null(p->joules));
+    json_put(o, "dollars", time_or_null(p->dollars));
     return o;
 }
 

@@ -7,11 +7,15 @@
 #include "gateway/upstream_impl.h"
 #include "sched/place.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define LEARN_SHARE 0.2
+// What a token of text can have in bytes, whatever a server says of how many there were.
+#define TOKEN_BYTES_LEAST 0.25
+#define TOKEN_BYTES_MOST 64.0
 #define PASSED_S 10 // that a server is passed over after a failure, where another has the model
 
 // ---- asking -------------------------------------------------------------------------------------------
@@ -125,6 +129,33 @@ static struct place_link no_link(void *ctx, size_t from, size_t to)
     return (struct place_link){0};
 }
 
+// As the first server that has the model counts them.
+static uint32_t prompt_guess(const struct core *c, const struct request *r)
+{
+    size_t i = 0;
+
+    while (i + 1 < c->upstreams->n && !upstream_wanted(&c->upstreams->all[i], r))
+        i++;
+    return (uint32_t)(bytes_of(r) / c->upstreams->all[i].token_bytes) + 1;
+}
+
+static void question_fill(const struct core *c, const struct request *r, struct place_request *q)
+{
+    const struct gateway_options *o = &c->options;
+    enum place_policy asked = r->in.has_policy ? r->in.policy : o->policy;
+
+    place_request_defaults(q);
+    q->prompt_tokens = prompt_guess(c, r);
+    q->answer_tokens = r->in.max_tokens > 0 && r->in.max_tokens < UPSTREAM_ANSWER_TOKENS
+                           ? r->in.max_tokens
+                           : UPSTREAM_ANSWER_TOKENS;
+    q->answer_room = 1; // the server knows its own context best
+    // What throughput and energy look at is not known of other people's machines.
+    q->policy = asked == PLACE_COST || asked == PLACE_SLO ? asked : PLACE_LATENCY;
+    q->ttft_s = r->in.slo_ttft_s > 0 ? r->in.slo_ttft_s : o->slo_ttft_s;
+    q->token_s = r->in.slo_token_s > 0 ? r->in.slo_token_s : o->slo_token_s;
+}
+
 // The server that is asked; NULL: none is left, with words.
 static struct upstream *choose(struct core *c, struct request *r, struct err *e)
 {
@@ -136,16 +167,8 @@ static struct upstream *choose(struct core *c, struct request *r, struct err *e)
         .nodes = nodes, .n = c->upstreams->n, .link = no_link, .home = PLACE_NO_NODE};
     struct place_request q;
 
-    place_request_defaults(&q);
+    question_fill(c, r, &q);
     nodes_fill(c, r, nodes);
-    q.prompt_tokens = (uint32_t)(bytes_of(r) / c->upstreams->all[0].token_bytes) + 1;
-    q.answer_tokens = r->in.max_tokens > 0 && r->in.max_tokens < UPSTREAM_ANSWER_TOKENS
-                          ? r->in.max_tokens
-                          : UPSTREAM_ANSWER_TOKENS;
-    q.answer_room = 1; // the server knows its own context best
-    // What the other policies look at is not known of other people's machines.
-    if ((r->in.has_policy ? r->in.policy : c->options.policy) == PLACE_COST)
-        q.policy = PLACE_COST;
     if (place_choose(&all, &q, scratch, &table) != 0) {
         err_set(e, ERR_BUSY, "%s", table.refusal);
         return NULL;
@@ -153,6 +176,10 @@ static struct upstream *choose(struct core *c, struct request *r, struct err *e)
     place_tell(&all, &q, &table, 0, r->choice.reason);
     if (!r->fallback[0])
         snprintf(r->fallback, sizeof(r->fallback), "%s", table.fallback);
+    r->choice.plan = plans[0];
+    r->choice.predicted = true;
+    r->choice.answer_tokens = q.answer_tokens;
+    r->choice.policy = q.policy;
     return &c->upstreams->all[plans[0].decode];
 }
 
@@ -392,13 +419,16 @@ void upstream_on_done(struct core *c, struct request *r, size_t at, const json_t
     struct upstream *u = r->decode->upstream;
     uint32_t n = (uint32_t)timing_number(head, "prompt_tokens", 0);
     struct request_input *in = &r->inputs[at / r->in.n];
+    double bytes;
 
     if (!r->model && n > in->n_tokens) { // told with each answer to it
         r->n_tokens += n - in->n_tokens;
         in->n_tokens = n;
         r->answer.usage.prompt_tokens = r->n_tokens;
     }
-    if (n > 0 && at == 0 && r->n_inputs == 1 && r->in.n_images == 0)
-        u->token_bytes += LEARN_SHARE * (bytes_of(r) / n - u->token_bytes);
+    if (n > 0 && at == 0 && r->n_inputs == 1 && r->in.n_images == 0) {
+        bytes = fmin(fmax(bytes_of(r) / n, TOKEN_BYTES_LEAST), TOKEN_BYTES_MOST);
+        u->token_bytes += LEARN_SHARE * (bytes - u->token_bytes);
+    }
     learn(c, r, at, head);
 }
