@@ -73,6 +73,7 @@ def joins_and_leaves():
     check("connecting" in tandem(d.port, "add", address) or True)
     await_state(d, address, "up")
     check(hybrid(d, 2)["prefill_node"] == "P", "not read by the node")
+    wait_for("the round trip", lambda: nodes(d.port, "prefill")[0]["link_rtt_s"])
     out = tandem(d.port)
     check(address in out and "added" in out and "up" in out, out)
     check("is a node already" in tandem(d.port, "add", address, code=1), "added twice")
