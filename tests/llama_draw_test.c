@@ -315,6 +315,18 @@ static void a_grammar_of_too_many_groups_is_refused(void **state)
     buf_fini(&b);
 }
 
+// The library would write out 2^64 rules.
+static void a_repetition_that_cannot_be_is_refused(void **state)
+{
+    json_t *syntax = json_pack("{s:s}", "grammar", "root ::= \"a\"{5,2}");
+    struct engine_sampling s;
+    (void)state;
+    engine_sampling_default(&s);
+    s.syntax = syntax;
+    refused(&s);
+    json_decref(syntax);
+}
+
 static void an_answer_without_a_parser_is_content(void **state)
 {
     struct engine_parser *p = NULL;
@@ -446,6 +458,7 @@ int main(void)
         cmocka_unit_test(a_grammar_that_allows_all_changes_nothing),
         cmocka_unit_test(foreign_syntaxes_are_refused),
         cmocka_unit_test(a_grammar_of_too_many_groups_is_refused),
+        cmocka_unit_test(a_repetition_that_cannot_be_is_refused),
         cmocka_unit_test(an_answer_without_a_parser_is_content),
         cmocka_unit_test(embeddings_are_normalised_and_repeat),
         cmocka_unit_test(an_embedding_touches_no_sequence),

@@ -5,6 +5,7 @@
 
 extern "C" {
 #include "engine/engine.h"
+#include "engine/grammar.h"
 }
 
 #include "common.h"
@@ -121,6 +122,9 @@ void grammar_check(const llama_vocab *vocab, const std::string &grammar, bool fr
                                     std::to_string(LLAMA_GROUPS_MAX) + " groups");
     if (grammar.compare(0, 11, "%llguidance") == 0)
         throw std::invalid_argument("a grammar must be GBNF");
+    struct err e = {};
+    if (grammar_weigh(grammar.c_str(), &e) != 0)
+        throw std::invalid_argument(e.message);
     struct llama_sampler *s = llama_sampler_init_grammar(vocab, grammar.c_str(), "root");
     if (!s)
         throw std::invalid_argument("the grammar does not parse as GBNF with a rule named root");
