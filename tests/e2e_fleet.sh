@@ -257,7 +257,8 @@ def cable_cut():
 def advertises():
     """What a node says of itself is checked, and told."""
     p = Program("node", "-m", SLOW, "--listen", "127.0.0.1:0", "--advertise", "10.0.0.7:7000")
-    d = serve(0, "--prefill", "127.0.0.1:%d" % p.port)
+    d = serve(0, "--prefill", "127.0.0.1:%d" % p.port, "--policy", "cost")
+    check("no price is known" in log_tail(d), "no warning", log_tail(d))
     wait_for("the node", node_is(d.port))
     check(nodes(d.port, "prefill")[0]["advertise"] == "10.0.0.7:7000", nodes(d.port, "prefill"))
     hybrid(d, 40)  # the server's own worker goes where the server went
