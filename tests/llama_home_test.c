@@ -207,6 +207,36 @@ static void a_settled_sequence_goes_on_inside_a_chunk(void **state)
     free(alone);
 }
 
+// Two answers that share a cache, with the step that has both: the logits of the first.
+static void shared_step(struct engine *g, struct meanwhile *m)
+{
+    struct err e = {0};
+    rig_compute(g, 1, 0, A);
+    settle(g, 1);
+    rig_compute(g, 0, 0, A);
+    rig_compute(g, 3, 0, A + 1);
+    struct engine_row rows[2] = {{rig_token(g, A), A, 0, true},
+                                 {rig_token(g, A + 1), A + 1, 3, true}};
+    if (m != NULL)
+        g->ops->between_set(g, meanwhile, m);
+    assert_int_equal(g->ops->step(g, rows, 2, &e), 0);
+    g->ops->between_set(g, NULL, NULL);
+}
+
+// The same inside the step of two answers that share the cache.
+static void a_settled_sequence_goes_on_inside_a_step(void **state)
+{
+    struct meanwhile m = {.pos = A};
+    (void)state;
+    shared_step(f.p, NULL);
+    shared_step(f.d, &m);
+    assert_int_equal(m.calls, f.d->identity.n_layer);
+    assert_int_equal(m.refused, m.calls);
+    for (size_t i = 0; i < 2; i++)
+        assert_memory_equal(f.d->ops->logits(f.d, i), f.p->ops->logits(f.p, i),
+                            f.d->identity.n_vocab * sizeof(float));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -216,6 +246,7 @@ int main(void)
         cmocka_unit_test_setup(a_step_may_mix_both, clear),
         cmocka_unit_test_setup(removing_works_on_either_side, clear),
         cmocka_unit_test_setup(a_settled_sequence_goes_on_inside_a_chunk, clear),
+        cmocka_unit_test_setup(a_settled_sequence_goes_on_inside_a_step, clear),
         cmocka_unit_test_setup(what_does_not_fit_stays, clear),
     };
     return cmocka_run_group_tests(tests, fixture_make, fixture_free);

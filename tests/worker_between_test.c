@@ -35,6 +35,7 @@ struct seen {
     int32_t ids[2][2048];
     size_t n[2];
     size_t meanwhile; // tokens of the first while the second was read
+    size_t beside;    // and while the second was written
     unsigned done[2];
     size_t chunks; // of the second one's prompt
 };
@@ -61,6 +62,7 @@ static void watch(struct rig_node *d, struct seen *s, unsigned ends)
         if (f.type == WIRE_TOKEN && s->n[i] < 2048)
             s->ids[i][s->n[i]++] = (int32_t)rig_integer(head, "id");
         s->meanwhile += f.type == WIRE_TOKEN && i == 0 && s->n[1] == 0;
+        s->beside += f.type == WIRE_TOKEN && i == 0 && s->n[1] > 0 && s->done[1] == 0;
         if (f.type == WIRE_DONE && i == 1)
             s->chunks = chunks_of(head);
         s->done[i] += f.type == WIRE_DONE || f.type == WIRE_FAILED;
@@ -113,6 +115,50 @@ static void answers_go_on_inside_a_chunk(void **state)
     rig_stop(d);
     free(s);
     free(first);
+    free(second);
+}
+
+// Behind a long prompt every token takes as long as twenty of the other answer's: that one is not held up.
+static void a_slow_answer_holds_nobody_up(void **state)
+{
+    static const char model[] = MODEL ",depth_ns=13000"; // 1 ms, and 20 ms more at 1,500
+    (void)state;
+    struct rig_node *d = rig_start(model, ENGINE_HANDOFF_RANGES, false, false);
+    struct seen *s = mem_alloc(sizeof *s), *first = alone(short_prompt, 40, 600),
+                *second = alone(long_prompt, N_LONG, 20);
+
+    ask(d, 1, short_prompt, 40, 600);
+    wait_running(d, s);
+    ask(d, 2, long_prompt, N_LONG, 20);
+    watch(d, s, 2);
+    assert_int_equal(s->n[1], 20);
+    assert_true(s->beside > 2 * s->n[1]); // in one step with it, it would have one token for one
+    assert_int_equal(s->n[0], first->n[0]);
+    assert_memory_equal(s->ids[0], first->ids[0], first->n[0] * sizeof first->ids[0][0]);
+    assert_memory_equal(s->ids[1], second->ids[0], second->n[0] * sizeof second->ids[0][0]);
+    rig_stop(d);
+    free(s);
+    free(first);
+    free(second);
+}
+
+// The other one ends inside such a step, and the slow one is written on.
+static void an_answer_ends_inside_a_step(void **state)
+{
+    (void)state;
+    struct rig_node *d = rig_start(MODEL ",depth_ns=13000", ENGINE_HANDOFF_RANGES, false, false);
+    struct seen *s = mem_alloc(sizeof *s), *second = alone(long_prompt, N_LONG, 60);
+
+    ask(d, 1, short_prompt, 40, 300);
+    wait_running(d, s);
+    ask(d, 2, long_prompt, N_LONG, 60);
+    watch(d, s, 1);
+    assert_int_equal(s->done[0], 1);
+    watch(d, s, 2);
+    assert_int_equal(s->n[1], 60);
+    assert_memory_equal(s->ids[1], second->ids[0], 60 * sizeof second->ids[0][0]);
+    rig_stop(d);
+    free(s);
     free(second);
 }
 
@@ -233,6 +279,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(answers_go_on_inside_a_chunk, defaults),
         cmocka_unit_test_setup(an_answer_ends_inside_a_chunk, defaults),
+        cmocka_unit_test_setup(a_slow_answer_holds_nobody_up, defaults),
+        cmocka_unit_test_setup(an_answer_ends_inside_a_step, defaults),
         cmocka_unit_test_setup(the_last_token_may_go_along, defaults),
         cmocka_unit_test_setup(a_cancelled_prompt_disturbs_no_answer, defaults),
     };

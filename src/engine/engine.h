@@ -204,8 +204,8 @@ struct engine_ops {
     // of settled ones apart from them and, where their numbers differ, from each other.
     int (*rejoin)(struct engine *g, uint32_t seq, struct err *e);
     bool (*settled)(const struct engine *g, uint32_t seq);
-    // Long chunks and answers that keep their pace: a step whose rows are all of one sequence that is not
-    // settled, none of them wanting logits, stops after each of its identity.n_layer parts and calls back.
+    // Long steps and answers that keep their pace: a step none of whose sequences is settled stops after each
+    // of its identity.n_layer parts and calls back.
     // The callback may compute settled sequences with `step` and sample from them; no other call
     // that changes anything is allowed before the outer step has returned. NULL: no calls.
     void (*between_set)(struct engine *g, engine_between_callback *callback, void *ctx);

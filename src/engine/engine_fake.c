@@ -209,9 +209,9 @@ static void tile_send(struct fake *f, const struct engine_row *rows, size_t n, i
 // Whether the step is one in which others may run.
 static bool pauses(const struct fake *f, const struct engine_row *rows, size_t n)
 {
-    bool yes = f->between != NULL && !f->inside && !f->seqs[rows[0].seq].settled;
+    bool yes = f->between != NULL && !f->inside;
     for (size_t i = 0; i < n; i++)
-        yes = yes && rows[i].seq == rows[0].seq && !rows[i].want_logits;
+        yes = yes && !f->seqs[rows[i].seq].settled;
     return yes;
 }
 
@@ -227,7 +227,8 @@ static int step_wait(struct fake *f, const struct engine_row *rows, size_t n, st
 {
     int64_t us = 0;
     for (size_t i = 0; i < n; i++)
-        us += rows[i].want_logits ? f->o.decode_us : f->o.prefill_us;
+        us += rows[i].want_logits ? f->o.decode_us + f->o.depth_ns * rows[i].pos / 1000
+                                  : f->o.prefill_us;
     bool paused = pauses(f, rows, n), tiled = f->tile != NULL && !f->inside;
     if (!tiled && !paused)
         return fake_work(f, us, e);
@@ -245,22 +246,23 @@ static int step_wait(struct fake *f, const struct engine_row *rows, size_t n, st
 
 static void rows_append(struct fake *f, const struct engine_row *rows, size_t n)
 {
+    struct fake_pass *p = &f->pass[f->inside];
     size_t wanted = 0;
     for (size_t i = 0; i < n; i++)
         wanted += rows[i].want_logits;
-    if (wanted > f->logits_cap) {
-        f->logits = mem_resize(f->logits, wanted * (size_t)f->o.vocab * sizeof *f->logits);
-        f->logits_cap = wanted;
+    if (wanted > p->logits_cap) {
+        p->logits = mem_resize(p->logits, wanted * (size_t)f->o.vocab * sizeof *p->logits);
+        p->logits_cap = wanted;
     }
     wanted = 0;
     for (size_t i = 0; i < n; i++) {
         struct fake_seq *s = &f->seqs[rows[i].seq];
         seq_append(f, s, rows[i].token);
-        f->logits_row[i] = rows[i].want_logits ? wanted : SIZE_MAX;
+        p->logits_row[i] = rows[i].want_logits ? wanted : SIZE_MAX;
         if (rows[i].want_logits)
-            logits_make(f, s, f->logits + wanted++ * (size_t)f->o.vocab);
+            logits_make(f, s, p->logits + wanted++ * (size_t)f->o.vocab);
     }
-    f->n_rows = n;
+    p->n_rows = n;
 }
 
 // What a step that was interrupted half-way must not leave behind.
@@ -304,7 +306,7 @@ static int fake_step(struct engine *g, const struct engine_row *rows, size_t n, 
     rc = step_wait(f, rows, n, e);
     if (rc != 0) {
         undo_apply(f, &u, rows, n);
-        f->n_rows = 0;
+        f->pass[f->inside].n_rows = 0;
     }
     free(u.n);
     free(u.state);
@@ -313,10 +315,11 @@ static int fake_step(struct engine *g, const struct engine_row *rows, size_t n, 
 
 static const float *fake_logits(struct engine *g, size_t row)
 {
-    struct fake *f = fake_of(g);
-    if (row >= f->n_rows || f->logits_row[row] == SIZE_MAX)
+    const struct fake *f = fake_of(g);
+    const struct fake_pass *p = &f->pass[f->inside];
+    if (row >= p->n_rows || p->logits_row[row] == SIZE_MAX)
         abort(); // a caller's mistake that a real engine would answer with garbage
-    return f->logits + f->logits_row[row] * (size_t)f->o.vocab;
+    return p->logits + p->logits_row[row] * (size_t)f->o.vocab;
 }
 
 static int fake_remove(struct engine *g, uint32_t seq, uint32_t p0, uint32_t p1, struct err *e)
@@ -375,8 +378,10 @@ static void fake_free(struct engine *g)
         free(f->seqs[i].state);
     }
     free(f->seqs);
-    free(f->logits);
-    free(f->logits_row);
+    for (size_t i = 0; i < 2; i++) {
+        free(f->pass[i].logits);
+        free(f->pass[i].logits_row);
+    }
     free(f->seq_adapters);
     free(f->tile_buf);
     json_decref(f->script);
@@ -485,7 +490,8 @@ int engine_fake_open(const struct engine_options *o, struct engine **out, struct
     const struct engine_limits *l = &f->base.limits;
     f->seqs = mem_alloc(l->n_seq * sizeof *f->seqs);
     f->seq_adapters = mem_alloc(l->n_seq * sizeof *f->seq_adapters);
-    f->logits_row = mem_alloc(l->n_batch * sizeof *f->logits_row);
+    for (size_t i = 0; i < 2; i++)
+        f->pass[i].logits_row = mem_alloc(l->n_batch * sizeof *f->pass[i].logits_row);
     f->tile_buf = mem_alloc(l->n_batch * (size_t)f->o.kv_bytes);
     for (uint32_t i = 0; i < l->n_seq; i++)
         f->seqs[i].state = f->o.state != 0 ? mem_alloc(fake_state_bytes(f)) : NULL;

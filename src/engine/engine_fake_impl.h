@@ -19,16 +19,21 @@ struct fake_seq {
     bool settled;
 };
 
+// What a step left to sample from.
+struct fake_pass {
+    float *logits; // [row that wanted them][vocab]
+    size_t logits_cap;
+    size_t *logits_row; // [n_batch]: index into logits, or SIZE_MAX
+    size_t n_rows;
+};
+
 struct fake {
     struct engine base;
     struct engine_ops ops; // a copy, for what not every fake model can do
     struct fake_options o;
     struct fake_seq *seqs;
-    uint64_t stepped; // tokens since loading
-    float *logits;    // [row of the last step that wanted them][vocab]
-    size_t logits_cap;
-    size_t *logits_row; // [n_batch]: index into logits, or SIZE_MAX
-    size_t n_rows;
+    uint64_t stepped;         // tokens since loading
+    struct fake_pass pass[2]; // [1]: of a step inside another one
     engine_tile_callback *tile;
     void *tile_ctx;
     uint8_t *tile_buf;

@@ -26,6 +26,7 @@ static const struct fake_key keys[] = {
     KEY(state, 0, 1),
     KEY(prefill_us, 0, 60000000),
     KEY(decode_us, 0, 60000000),
+    KEY(depth_ns, 0, 60000000),
     KEY(export_us, 0, 60000000),
     KEY(embed, 0, 1 << 20),
     KEY(ranks, 0, 1),

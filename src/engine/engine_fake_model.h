@@ -5,7 +5,7 @@
 #include "engine/engine.h"
 
 struct fake_options {
-    int64_t seed, layers, kv_bytes, vocab, state, prefill_us, decode_us, export_us;
+    int64_t seed, layers, kv_bytes, vocab, state, prefill_us, decode_us, depth_ns, export_us;
     int64_t embed, ranks, apart, crash_after, hang_after;
     char script[512]; // "": none
     char name[ENGINE_NAME_BYTES];

@@ -16,6 +16,7 @@
 //   state=1         has recurrent state as well: no partial remove, no tiles
 //   prefill_us=N    time per row without logits
 //   decode_us=N     time per row with logits
+//   depth_ns=N      and more for every position before it
 //   export_us=N     time from export_start until poll says DONE
 //   embed=N         most tokens of one embedding (default 2048; 0: makes none)
 //   apart=1         sequences can settle, and the settled ones step inside the long steps of others

@@ -1,8 +1,8 @@
-// Steps inside a step: between two layers of a long chunk the caller may compute answers that live in
-// caches of their own, so that their pace does not depend on how long the chunk is.
+// Steps inside a step: between two layers of a long chunk, or of a slow answer's step, the caller may compute
+// answers that live in caches of their own, so that their pace does not depend on how long that takes.
 //
 // ggml asks, node by node, which results somebody wants to see, and computes up to there. A layer's last node
-// is named l_out in all of llama.cpp's graphs. While the callback runs, the chunk's context is between two
+// is named l_out in all of llama.cpp's graphs. While the callback runs, the outer step's context is between two
 // graphs of its own and nothing of it is in use by a thread; the answers' context is another one.
 #include "engine/llama_impl.h"
 
@@ -43,8 +43,7 @@ void llama_between_set(struct engine *base, engine_between_callback *callback, v
 
 void llama_between_step(struct llama_engine *g, const struct engine_row *rows, size_t n)
 {
-    g->reading = rows[0].seq;
-    g->pauses = g->between && !g->seqs[rows[0].seq].settled;
+    g->pauses = g->between != NULL;
     for (size_t i = 0; i < n; i++)
-        g->pauses = g->pauses && rows[i].seq == rows[0].seq && !rows[i].want_logits;
+        g->pauses = g->pauses && !g->seqs[rows[i].seq].settled;
 }

@@ -81,7 +81,6 @@ struct llama_engine {
     void *between_ctx;
     bool pauses;                     // the step in progress does
     bool inside;                     // the callback runs
-    uint32_t reading;                // the sequence whose step is paused, while `inside`
     struct ggml_threadpool *threads; // of all contexts; NULL: no CPU backend, or one thread
     void (*threads_free)(struct ggml_threadpool *);
 

@@ -31,10 +31,10 @@ int llama_step_ready(const struct llama_engine *g, uint32_t seq, struct err *e)
     return 0;
 }
 
-// The sequence of a step that is paused: half of what it holds is being computed.
+// While a step is paused, of its sequences half of what they hold is being computed.
 static bool under_way(const struct llama_engine *g, uint32_t seq)
 {
-    return g->inside && seq == g->reading;
+    return g->inside && !g->seqs[seq].settled;
 }
 
 static int row_check(const struct llama_engine *g, const struct engine_row *row, size_t i,

@@ -52,7 +52,9 @@ void pace_init(struct pace *p, double bound_s);
 struct pace_share pace_share_get(const struct pace *p, uint32_t n, double row_s);
 // Rows of a chunk that is computed in so many parts, with n answers running in between.
 uint32_t pace_chunk_rows(const struct pace *p, uint32_t n, uint32_t parts, double row_s);
-// Seconds that other work may take between two decode steps of n rows; a large number without a bound.
+// From one token to the next with n answers running, in seconds; a large number without a bound.
+double pace_bound_s(const struct pace *p, uint32_t n);
+// What of it other work may take between two decode steps.
 double pace_spare_s(const struct pace *p, uint32_t n);
 // What was seen: a decode step of n rows with `rows` prompt rows (0: quiet), and a chunk apart.
 void pace_learn_step(struct pace *p, uint32_t n, uint32_t rows, double seconds);

@@ -204,6 +204,7 @@ struct worker_job {
     uint64_t round;              // the last round of decode steps that it had a row in
     size_t row;                  // that row, while in_step
     bool in_step;
+    double step_s;       // the least that its step took among those that share a cache; 0: not seen
     uint32_t seq, cells; // valid unless QUEUED or EMBED
     uint32_t cached;     // tokens that prefix memory had
     uint32_t computed;   // tokens [0, computed) are in the engine
@@ -318,6 +319,9 @@ struct worker_power {
     struct watts watts;
 };
 
+// Whose rows a step of answers has: where they live decides.
+enum worker_part { WORKER_ALL, WORKER_SHARED, WORKER_APART };
+
 struct worker {
     struct node_worker_options options; // immutable
     struct message_welcome welcome;     // immutable after loading
@@ -374,11 +378,12 @@ struct worker {
     int64_t beat_ns; // when the last BEATs went out
     int64_t embed_after_ns;     // while answers run, no embedding before this
     struct engine_row *rows[2]; // scratch, n_batch; [1]: of a step inside another one
-    bool between_on;            // the chunk in progress lets answers go on meanwhile
-    bool inside;       // such an answer's step runs: no job is freed, no sequence changes hands
-    int64_t inside_ns; // what those steps took of the chunk in progress
-    int64_t stepped_ns, part_ns;  // when the last decode step ended, the last part of a chunk began
-    int64_t taking_ns;            // what taking the tokens of the last decode step took
+    enum worker_part part;      // whose step it is
+    bool inside;       // a step runs inside another one: no job is freed, no sequence changes hands
+    int64_t inside_ns; // what those steps took of the outer one
+    int64_t stepped_ns,
+        part_ns;       // when the last decode step ended, the last part of the outer one began
+    int64_t taking_ns; // what taking the tokens of the last decode step took
     struct worker_job *exporting; // whose export the engine is busy with, NULL: none
     struct worker_block *export_block;
     struct kv_segment export_segment;
@@ -471,8 +476,10 @@ uint32_t worker_chunk_end(const struct worker *w, const struct worker_job *j, ui
 // changed; any other error: the job has failed and is gone.
 int worker_chunk_run(struct worker *w, struct worker_job *j, uint32_t end);
 size_t worker_decoding(const struct worker *w); // answers that are running
-void worker_between(void *worker);              // the engine's callback
 void worker_step_run(struct worker *w);         // one step or two, if there is something to compute
+
+// Has the answer a row in the step that was computed last?
+bool worker_takes_part(const struct worker *w, const struct worker_job *j);
 
 // ---- worker_cost.c: what each job took ----
 void worker_cost_chunk(struct worker_cost *c, uint32_t from, uint32_t to, int64_t ns);
@@ -500,6 +507,7 @@ void worker_generate_plan(struct worker *w, struct worker_job *j);
 void worker_generate_read(struct worker *w, struct worker_job *j); // a piece was read
 void worker_decode_ready(struct worker *w, struct worker_job *j);  // all but the last token is in
 void worker_decode_settle(struct worker *w);
+bool worker_decode_is_apart(const struct worker *w, const struct worker_job *j);
 // Lets every answer live apart from the prompt that is read; false: one cannot.
 bool worker_decode_part(struct worker *w, const struct worker_job *reader);
 void worker_decode_rejoin(struct worker *w, const struct worker_job *reader);

@@ -36,10 +36,10 @@ void worker_cost_steps(struct worker *w, size_t rows, int64_t ns)
     double depths = 0;
 
     for (const struct worker_job *j = w->jobs; j != NULL; j = j->next)
-        if (j->in_step && j->phase == WORKER_DECODE)
+        if (worker_takes_part(w, j))
             depths += j->pos;
     for (struct worker_job *j = w->jobs; j != NULL; j = j->next) {
-        if (!j->in_step || j->phase != WORKER_DECODE)
+        if (!worker_takes_part(w, j))
             continue;
         j->cost.steps++;
         j->cost.rows += (double)rows;

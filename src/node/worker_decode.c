@@ -52,10 +52,24 @@ static void seq_settle(struct worker *w, const struct worker_job *j)
         log_debug("worker", "stays where it is: %s seq=%u", e.message, j->seq);
 }
 
-// An answer that is nearly over is done before a move has paid.
-static bool worth_settling(const struct worker_job *j)
+bool worker_decode_is_apart(const struct worker *w, const struct worker_job *j)
 {
-    return j->phase == WORKER_DECODE &&
+    const struct engine_ops *ops = w->engine->ops;
+    return ops->settled != NULL && ops->settled(w->engine, j->seq);
+}
+
+// So deep that its step alone takes longer than the others may wait for a token: it stays where they can go on
+// inside it.
+static bool is_slow(const struct worker *w, const struct worker_job *j, uint32_t n)
+{
+    double bound_s = pace_bound_s(&w->pace, n);
+    return bound_s > 0 && j->step_s > bound_s; // 0: no step was seen yet
+}
+
+// An answer that is nearly over is done before a move has paid. The first step tells what it takes.
+static bool worth_settling(const struct worker *w, const struct worker_job *j, uint32_t n)
+{
+    return j->phase == WORKER_DECODE && j->step_s > 0 && !is_slow(w, j, n) &&
            j->generate.max_tokens - j->generated >= WORKER_SETTLE_TOKENS;
 }
 
@@ -65,8 +79,9 @@ bool worker_decode_part(struct worker *w, const struct worker_job *reader)
     const struct engine_ops *ops = w->engine->ops;
     bool apart = ops->settled != NULL && ops->between_set != NULL &&
                  ops->rejoin(w->engine, reader->seq, &e) == 0;
+    uint32_t n = (uint32_t)worker_decoding(w);
     for (const struct worker_job *j = w->jobs; apart && j != NULL; j = j->next) {
-        if (j->phase != WORKER_DECODE)
+        if (j->phase != WORKER_DECODE || is_slow(w, j, n))
             continue;
         seq_settle(w, j);
         apart = ops->settled(w->engine, j->seq);
@@ -77,13 +92,11 @@ bool worker_decode_part(struct worker *w, const struct worker_job *reader)
 // Answers that are written together go apart. One alone stays where it is: nobody is in its way.
 void worker_decode_settle(struct worker *w)
 {
-    size_t n = 0;
-    for (const struct worker_job *j = w->jobs; j != NULL; j = j->next)
-        n += worth_settling(j);
+    uint32_t n = (uint32_t)worker_decoding(w);
     if (n < 2)
         return;
     for (struct worker_job *j = w->jobs; j != NULL; j = j->next)
-        if (worth_settling(j))
+        if (worth_settling(w, j, n))
             seq_settle(w, j);
 }
 

@@ -96,8 +96,6 @@ int worker_open(struct worker *w, struct engine *g, struct err *e)
     w->engine = g;
     for (size_t i = 0; i < 2; i++)
         w->rows[i] = mem_alloc(g->limits.n_batch * sizeof *w->rows[i]);
-    if (g->ops->between_set != NULL)
-        g->ops->between_set(g, worker_between, w);
     w->imports = chan_new(sizeof(struct worker_event), WORKER_IMPORTS);
     pace_init(&w->pace, w->options.stall_ms / 1e3);
     worker_memory_init(w);

@@ -1,7 +1,8 @@
 // Steps of the engine: all running answers by one token, a piece of one prompt, or both together.
 //
 // With nobody decoding, prompts are read in whole chunks, exactly as their schedule says. While answers
-// run, the next of their steps comes between two layers of a chunk, as soon as it is due (worker_between).
+// run, the next of their steps comes between two layers of a chunk, as soon as it is due. So it does between two
+// layers of an answer's step that takes too long to be had together: one behind a long prompt.
 // Where an answer cannot live apart from the prompt (windows, recurrent states, no room), pace.h says how
 // many rows of a prompt go along with a step or in between. Of the prompts that are here the one with the least
 // left is read first, and segments of a hand-off come before either.
@@ -236,12 +237,23 @@ static void read_chunk(struct worker *w, struct worker_job *j, uint32_t rows)
 
 // ---- the batched step ----------------------------------------------------------------------------
 
+// Is the answer one of those whose step it is?
+static bool is_of_part(const struct worker *w, const struct worker_job *j)
+{
+    return w->part == WORKER_ALL || worker_decode_is_apart(w, j) == (w->part == WORKER_APART);
+}
+
+bool worker_takes_part(const struct worker *w, const struct worker_job *j)
+{
+    return j->in_step && j->phase == WORKER_DECODE && is_of_part(w, j);
+}
+
 // Rows of the answers that had none in this round yet, behind the n that are there.
 static size_t rows_of_round(struct worker *w, size_t n)
 {
     for (struct worker_job *j = w->jobs; j != NULL && n < w->engine->limits.n_batch; j = j->next) {
         if (j->phase != WORKER_DECODE || j->over || j->in_step || j->round == w->round ||
-            j->adapter != w->adapter_now)
+            j->adapter != w->adapter_now || !is_of_part(w, j))
             continue;
         w->rows[w->inside][n] = (struct engine_row){j->next_token, j->pos, j->seq, true};
         j->in_step = true;
@@ -255,7 +267,7 @@ static size_t rows_of_round(struct worker *w, size_t n)
 static size_t rows_collect(struct worker *w)
 {
     for (struct worker_job *j = w->jobs; j != NULL; j = j->next)
-        j->in_step = false;
+        j->in_step = j->in_step && !is_of_part(w, j);
     worker_adapter_turn(w);
     size_t n = rows_of_round(w, 0);
     w->round++;
@@ -267,7 +279,7 @@ static void step_fail(struct worker *w, struct worker_job *reader, int code, con
     struct worker_job *next = NULL;
     for (struct worker_job *j = w->jobs; j != NULL; j = next) {
         next = j->next;
-        if ((j->phase != WORKER_DECODE || j->over) && j != reader)
+        if ((j->phase != WORKER_DECODE || j->over || !is_of_part(w, j)) && j != reader)
             continue;
         j->spoiled = true;
         worker_job_fail(w, j, code, message);
@@ -279,7 +291,7 @@ static void tokens_take(struct worker *w, int64_t t0, int64_t t1)
     struct worker_job *next = NULL; // token_take may end a job
     for (struct worker_job *j = w->jobs; j != NULL; j = next) {
         next = j->next;
-        if (!j->in_step || j->phase != WORKER_DECODE)
+        if (!worker_takes_part(w, j))
             continue;
         worker_timeline_add(&j->timeline,
                             &(struct worker_span){"decode", t0, t1, j->pos, j->pos + 1});
@@ -287,12 +299,30 @@ static void tokens_take(struct worker *w, int64_t t0, int64_t t1)
     }
 }
 
-static void step_learn(struct worker *w, size_t n, uint32_t rows, double seconds)
+// What a row of an answer takes that shares a cache: less where others have its step with it.
+static void shared_learn(struct worker *w, size_t n, double seconds)
 {
-    double rate = 1.0 / seconds;
-    pace_learn_step(&w->pace, (uint32_t)n, rows, seconds);
-    if (rows == 0)
-        w->decode_rate = w->decode_rate == 0 ? rate : 0.9 * w->decode_rate + 0.1 * rate;
+    for (struct worker_job *j = w->jobs; j != NULL; j = j->next)
+        if (worker_takes_part(w, j) && !worker_decode_is_apart(w, j) &&
+            (j->step_s == 0 || seconds / (double)n < j->step_s))
+            j->step_s = seconds / (double)n;
+}
+
+static void step_learn(struct worker *w, size_t n, uint32_t rows, int64_t ns)
+{
+    ns -= w->inside ? 0 : w->inside_ns;
+    double seconds = ns_to_s(ns + 1), rate = 1 / seconds;
+
+    if (w->part != WORKER_SHARED) // of a deep one alone: no answer's pace
+        pace_learn_step(&w->pace, (uint32_t)n, rows, seconds);
+    if (rows > 0)
+        return;
+    w->decode_rate = w->decode_rate == 0 ? rate : 0.9 * w->decode_rate + 0.1 * rate;
+    if (w->inside)
+        return;
+    shared_learn(w, n, seconds);
+    // A token's time is its step's and that of taking it, which for this one is yet to come.
+    worker_cost_steps(w, n, ns + w->taking_ns);
 }
 
 static void reader_count(struct worker *w, struct worker_job *reader, uint32_t end, int64_t t0,
@@ -325,6 +355,10 @@ static void decode_step(struct worker *w, size_t n, struct worker_job *reader, u
         w->engine->ops->interrupt(w->engine, false); // meant for a chunk that has ended
     worker_power_now(w, rows > 0 ? -1 : WATTS_DECODE);
     int64_t t0 = clock_now_ns();
+    if (!w->inside) {
+        w->part_ns = t0;
+        w->inside_ns = 0;
+    }
     int rc = w->engine->ops->step(w->engine, w->rows[w->inside], n + rows, &e);
     int64_t t1 = w->stepped_ns = clock_now_ns();
     if (w->inside)
@@ -335,10 +369,7 @@ static void decode_step(struct worker *w, size_t n, struct worker_job *reader, u
         step_fail(w, reader, rc, e.message);
         return;
     }
-    step_learn(w, n, rows, ns_to_s(t1 - t0 + 1));
-    // A token's time is its step's and that of taking it, which for this one is yet to come.
-    if (rows == 0 && !w->inside)
-        worker_cost_steps(w, n, t1 - t0 + w->taking_ns);
+    step_learn(w, n, rows, t1 - t0);
     size_t jobs = w->n_jobs;
     tokens_take(w, t0, t1);
     if (w->n_jobs == jobs) // an answer's end takes longer than its tokens
@@ -372,31 +403,79 @@ static bool step_is_due(const struct worker *w, uint32_t n, int64_t now)
     return waited_s + part_s > pace_spare_s(&w->pace, n);
 }
 
-void worker_between(void *worker)
+static size_t decoding_apart(const struct worker *w)
+{
+    size_t n = 0;
+    for (const struct worker_job *j = w->jobs; j != NULL; j = j->next)
+        n += j->phase == WORKER_DECODE && !j->over && worker_decode_is_apart(w, j);
+    return n;
+}
+
+// The engine's callback, between two parts of a step.
+static void go_on(void *worker)
 {
     struct worker *w = worker;
     int64_t now = clock_now_ns();
-    size_t n = w->between_on ? worker_decoding(w) : 0;
+    enum worker_part outer = w->part;
+    size_t n = decoding_apart(w);
 
     if (n > 0 && step_is_due(w, (uint32_t)n, now)) {
         w->inside = true;
+        w->part = WORKER_APART;
         decode_step(w, rows_collect(w), NULL, 0);
+        w->part = outer;
         w->inside = false;
     }
     w->part_ns = clock_now_ns();
     w->inside_ns += w->part_ns - now;
 }
 
-// All answers live apart from the prompt: they go on while it is read.
-static bool read_between(struct worker *w, size_t n, struct worker_job *reader, double row_s)
+static void between_set(struct worker *w, bool on)
+{
+    w->engine->ops->between_set(w->engine, on ? go_on : NULL, w);
+}
+
+static void part_step(struct worker *w, enum worker_part part)
+{
+    w->part = part;
+    size_t n = rows_collect(w);
+    if (n > 0)
+        decode_step(w, n, NULL, 0);
+    w->part = WORKER_ALL;
+}
+
+// Answers that share a cache: those that live apart go on meanwhile.
+static void step_shared(struct worker *w)
+{
+    between_set(w, true);
+    part_step(w, WORKER_SHARED);
+    between_set(w, false);
+    jobs_sweep(w);
+}
+
+// The answers live apart from the prompt: they go on while it is read. Those that cannot have a step after it.
+static bool read_between(struct worker *w, struct worker_job *reader, double row_s)
 {
     if (w->pace.bound_s == 0 || !worker_decode_part(w, reader))
         return false;
-    decode_step(w, n, NULL, 0);
-    w->between_on = true;
-    read_chunk(w, reader,
-               pace_chunk_rows(&w->pace, (uint32_t)n, w->engine->identity.n_layer, row_s));
-    w->between_on = false;
+    part_step(w, WORKER_APART);
+    between_set(w, true);
+    read_chunk(
+        w, reader,
+        pace_chunk_rows(&w->pace, (uint32_t)decoding_apart(w), w->engine->identity.n_layer, row_s));
+    between_set(w, false);
+    step_shared(w);
+    return true;
+}
+
+// Some live apart and some do not: two passes over the weights either way, so each has its own time.
+static bool step_between(struct worker *w, size_t n)
+{
+    size_t apart = decoding_apart(w);
+    if (w->pace.bound_s == 0 || apart == 0 || apart == n || w->engine->ops->between_set == NULL)
+        return false;
+    part_step(w, WORKER_APART);
+    step_shared(w);
     return true;
 }
 
@@ -417,14 +496,17 @@ void worker_step_run(struct worker *w)
             read_chunk(w, reader, UINT32_MAX);
         return;
     }
-    if (reader == NULL)
+    if (reader == NULL) {
         worker_decode_settle(w);
-    else if (answers_begin(w))
+        if (step_between(w, n))
+            return;
+    } else if (answers_begin(w)) {
         share = (struct pace_share){UINT32_MAX, true};
-    else if (read_between(w, n, reader, row_s))
+    } else if (read_between(w, reader, row_s)) {
         return;
-    else
+    } else {
         share = pace_share_get(&w->pace, (uint32_t)n, row_s);
+    }
     bool alike = share.rows > 0 && reader->adapter == w->adapter_now;
     if (alike && !share.apart && !worker_media_next(reader)) {
         worker_decode_rejoin(w, reader);
