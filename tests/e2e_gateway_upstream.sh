@@ -82,6 +82,13 @@ def answers(s, p):
     t = a["timings"]
     check(t["plan"] == "remote" and t["decode_node"] == "one" and not t["fallback"] and t["prompt_tokens"] == 11, t)
     check(a["choices"][0]["finish_reason"] == "stop" and a["model"] == "ok", a)
+    check(t["predicted"]["total_s"] > 0 and t["policy"] == "latency", t)
+    status, a = post(p.port, "/v1/tandem/explain", {"model": "ok", "prompt_tokens": 9})
+    check(status == 400 and "upstream servers" in a["error"]["message"], status, a)
+    status, a = chat(p, "ok", tandem={"policy": "slo"})
+    check(status == 400 and a["error"]["param"] == "tandem.policy", status, a)
+    status, a = chat(p, "ok", tandem={"policy": "slo", "ttft_s": 60})
+    check(status == 200 and a["timings"]["policy"] == "slo", status, a)
     check(chat(p, "length")[1]["choices"][0]["finish_reason"] == "length", "length")
     for model in ("thinks", "thinks-vllm"):
         m = message(chat(p, model)[1])

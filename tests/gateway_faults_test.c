@@ -314,6 +314,39 @@ static void test_decode_talks_nonsense(void **state)
     stage_stop(&s);
 }
 
+// Who has no part in a request has no word about it.
+static void test_progress_of_a_stranger(void **state)
+{
+    struct stage s;
+    struct web w;
+    struct web_answer a;
+    json_t *v;
+    uint64_t id;
+
+    (void)state;
+    stage_init(&s);
+    s.local.hold_generate = true;
+    stage_ready(&s, true);
+    w = ask_long(&s, "\"tandem\":{\"plan\":\"local\"}");
+    id = fake_expect(&s.local, WIRE_GENERATE, 1)->id;
+    fake_say(&s.node, WIRE_PROGRESS, id, "{\"phase\":\"prefill\",\"done\":300,\"total\":399}");
+    a = web_get(s.port, "/v1/tandem/status"); // the node's own answer to it comes behind that
+    v = parse(a.body);
+    assert_int_equal(json_integer_value(at(v, "requests.0.read_tokens")), 0);
+    json_decref(v);
+    web_answer_fini(&a);
+    fake_say(&s.local, WIRE_PROGRESS, id, "{\"phase\":\"prefill\",\"done\":8,\"total\":399}");
+    a = web_get(s.port, "/v1/tandem/status");
+    v = parse(a.body);
+    assert_int_equal(json_integer_value(at(v, "requests.0.read_tokens")), 8);
+    json_decref(v);
+    web_answer_fini(&a);
+    fake_token(&s.local, id, 0, "a");
+    fake_done(&s.local, id, 400, 1, false);
+    json_decref(finish_json(&w, 200));
+    stage_stop(&s);
+}
+
 // So is a node; it gets another chance.
 static void test_prefill_talks_nonsense(void **state)
 {
@@ -521,6 +554,7 @@ int main(void)
         cmocka_unit_test(test_node_waits_for_local),
         cmocka_unit_test(test_decode_talks_nonsense),
         cmocka_unit_test(test_prefill_talks_nonsense),
+        cmocka_unit_test(test_progress_of_a_stranger),
         cmocka_unit_test(test_client_leaves_stream),
         cmocka_unit_test(test_client_leaves_whole),
         cmocka_unit_test(test_client_slow),

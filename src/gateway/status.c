@@ -352,11 +352,30 @@ static bool slo_is_empty(const struct core *c, const struct placing_question *as
            !(c->options.slo_ttft_s > 0 || c->options.slo_token_s > 0);
 }
 
+// True, and told: it is no model of this machine's, but there is one.
+static bool tell_theirs(struct core *c, struct query *q)
+{
+    json_t *theirs = upstream_model(c, q->model);
+    char message[PARSE_MODEL_BYTES + 200];
+
+    if (!theirs)
+        return false;
+    json_decref(theirs);
+    snprintf(message, sizeof(message),
+             "only upstream servers have \"%s\": there is one plan, remote; which of them is asked "
+             "stands in the timings of an answer",
+             q->model);
+    reply_finish(q->reply, 400, answer_error(400, message, err_name(ERR_UNSUPPORTED), "model"), 0);
+    return true;
+}
+
 // Where a request of so many tokens would go.
 static void tell_plans(struct core *c, struct query *q)
 {
     const struct model *m = model_find(c, q->model);
 
+    if (!m && tell_theirs(c, q))
+        return;
     if (!m)
         tell_no_model(c, q);
     else if (slo_is_empty(c, &q->question))
