@@ -245,7 +245,8 @@ static void test_hybrid(void **state)
     json_decref(v);
     prefill = fake_expect(&s.node, WIRE_PREFILL, 2)->head;
     assert_true(json_is_true(at(prefill, "serial")));
-    assert_true(json_number_value(at(prefill, "link_bytes_per_s")) == 5e8);
+    // What the first one's transfer told, as far as one transfer is believed.
+    assert_true(fabs(json_number_value(at(prefill, "link_bytes_per_s")) / 5e8 - 1) < 0.2);
     assert_true(json_is_true(at(fake_expect(&s.local, WIRE_GENERATE, 2)->head, "handoff.serial")));
     stage_stop(&s);
 }

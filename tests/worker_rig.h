@@ -34,7 +34,8 @@ static struct {
     void (*change)(struct engine *g); // what a test does to its engines; NULL: nothing
     // What opens them; NULL: the fake one. A real one takes the model's path from the options.
     int (*open)(const struct engine_options *o, struct engine **out, struct err *e);
-} rig_options = {8192, 4, 128, NODE_STALL_AUTO, NULL, NULL};
+    double link_rate; // of what they send in bulk; 0: as fast as it goes
+} rig_options = {8192, 4, 128, NODE_STALL_AUTO, NULL, NULL, 0};
 
 static inline void *rig_thread(void *arg)
 {
@@ -88,6 +89,7 @@ static inline struct rig_node *rig_start(const char *model, enum engine_handoff 
     n->w.options.min_chunk_tokens = 16;
     n->w.options.stall_ms = rig_options.stall_ms;
     n->w.options.max_requests = 256;
+    n->w.options.link_bytes_per_s = rig_options.link_rate;
     n->w.listen_fd = listen ? net_listen(&a, &rig_key, &e) : -1;
     n->port = listen ? a.port : 0;
     assert_int_equal(worker_open(&n->w, rig_engine(model, mode), &e), 0);

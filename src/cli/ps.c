@@ -222,6 +222,38 @@ static void image_nodes_print(const json_t *nodes)
     }
 }
 
+static void measure_format(const json_t *link, const char *member, double scale, char out[16])
+{
+    double v = number(link, member) * scale;
+
+    if (v > 0)
+        snprintf(out, 16, "%.3g", v);
+    else
+        snprintf(out, 16, "-");
+}
+
+static void way_print(const json_t *link)
+{
+    char rtt[16], up[16], down[16], setup[16];
+
+    measure_format(link, "rtt_s", 1e3, rtt);
+    measure_format(link, "up_bytes_per_s", 1e-6, up);
+    measure_format(link, "down_bytes_per_s", 1e-6, down);
+    measure_format(link, "setup_s", 1e3, setup);
+    printf("%-16.16s %-16.16s %10s %10s %10s %10s\n", text(link, "from"), text(link, "to"), rtt, up,
+           down, setup);
+}
+
+static void ways_print(const json_t *links)
+{
+    if (json_array_size(links) == 0)
+        return;
+    printf("\n%-16s %-16s %10s %10s %10s %10s\n", "FROM", "TO", "RTT ms", "THERE MB/s", "BACK MB/s",
+           "SETUP ms");
+    for (size_t i = 0; i < json_array_size(links); i++)
+        way_print(json_array_get(links, i));
+}
+
 static void status_print(const json_t *status)
 {
     const json_t *nodes = json_object_get(status, "nodes");
@@ -234,6 +266,7 @@ static void status_print(const json_t *status)
            "PREFILL/s", "DECODE/s", "REQ", "KEPT", "HANDOFF", "WEIGHTS");
     for (size_t i = 0; i < json_array_size(nodes); i++)
         node_print(json_array_get(nodes, i));
+    ways_print(json_object_get(status, "links"));
     printf("\n%.0f answered: %.0f hybrid, %.0f serial, %.0f local, %.0f remote; %.0f fell back, "
            "%.0f failed, %.0f cancelled, %.0f refused\n",
            number(totals, "hybrid") + number(totals, "serial") + number(totals, "local") +

@@ -295,6 +295,42 @@ static void nodes_put(const struct core *c, struct buf *out)
     }
 }
 
+struct link_gauge {
+    const char *name, *help;
+    size_t at; // of the figure in placing_link_known
+    struct buf *out;
+};
+
+static void link_put(void *ctx, const struct placing_link_known *k)
+{
+    const struct link_gauge *g = ctx;
+    struct metric_label labels[] = {{"from", peer_name(k->from)},
+                                    {"from_address", k->from->address},
+                                    {"to", peer_name(k->to)},
+                                    {"to_address", k->to->address}};
+    double v = *(const double *)((const char *)k + g->at);
+
+    if (!isnan(v))
+        metric_sample(g->out, g->name, labels, 4, v);
+}
+
+static void links_put(const struct core *c, struct buf *out)
+{
+    struct link_gauge gauges[] = {
+        {"tandem_link_rtt_seconds", "Round trip between two nodes.",
+         offsetof(struct placing_link_known, rtt_s), out},
+        {"tandem_link_up_bytes_per_second", "What the link carries to the node that writes.",
+         offsetof(struct placing_link_known, up_bytes_per_s), out},
+        {"tandem_link_down_bytes_per_second", "What the link carries to the node that reads.",
+         offsetof(struct placing_link_known, down_bytes_per_s), out},
+    };
+
+    for (size_t i = 0; i < sizeof(gauges) / sizeof(gauges[0]); i++) {
+        metric_family(out, gauges[i].name, "gauge", gauges[i].help);
+        placing_links_each(c->placing, link_put, &gauges[i]);
+    }
+}
+
 static double cpu_seconds(void)
 {
     struct rusage u;
@@ -328,5 +364,6 @@ void metrics_put(struct core *c, struct buf *out)
     histograms_put(&c->metrics, out);
     counters_put(c, out);
     nodes_put(c, out);
+    links_put(c, out);
     process_put(c, out);
 }

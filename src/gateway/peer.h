@@ -108,6 +108,7 @@ struct peer {
     bool measured;       // the whole of it, once
     uint64_t measure_id; // of the MEASURE that it has not answered; 0: none
     int64_t measure_ns;  // when it is asked again
+    uint64_t probe_id;   // likewise of a MEASURE_LINK
 };
 
 // ---- greet.c ----

@@ -79,6 +79,12 @@ static void load_reading(struct placing *pl, struct placing_load *l, double left
     l->read_s += left_s;
 }
 
+// A transfer is under way once its prefill node has begun to read, or has nothing to read.
+static bool is_sending(const struct request *r)
+{
+    return r->read_tokens > r->choice.held || r->choice.held >= r->choice.upto;
+}
+
 static void loads_add(struct placing *pl, const struct request *r)
 {
     const struct peer *reader = reader_of(r);
@@ -91,6 +97,8 @@ static void loads_add(struct placing *pl, const struct request *r)
         return;
     loads[r->prefill->index].reading++;
     loads[r->prefill->index].cells += r->inputs[0].n_tokens;
+    if (!is_sending(r))
+        return;
     loads[r->prefill->index].sending++;
     loads[r->choice.decode->index].receiving++;
 }
@@ -394,6 +402,19 @@ static void choice_fill(struct placing *pl, const struct place_plan *plan, uint3
     out->alone = idle(pl, out->decode) && (!out->prefill || idle(pl, out->prefill));
 }
 
+// Whoever is at work on these nodes has company from now on: what its hand-off took tells nothing of the link alone.
+static void company_mark(struct placing *pl, const struct request *r,
+                         const struct placing_choice *c)
+{
+    for (struct request *q = pl->core->requests; q; q = q->next) {
+        bool reads = q->prefill_open && (q->prefill == c->prefill || q->prefill == c->decode);
+        bool writes = q->choice.decode == c->decode || q->choice.decode == c->prefill;
+
+        if (q != r && !q->over && (reads || writes))
+            q->choice.alone = false;
+    }
+}
+
 bool placing_choose(struct placing *pl, const struct request *r, struct placing_choice *out)
 {
     struct place_plan plans[2];
@@ -419,6 +440,8 @@ bool placing_choose(struct placing *pl, const struct request *r, struct placing_
     pins_check(pl, r, out);
     pair_say(pl, r, out);
     last_set(pl, q.conversation, out);
+    company_mark(pl, r, out);
+    placing_links_yield(pl, out->decode, out->prefill);
     return true;
 }
 

@@ -73,6 +73,16 @@ struct placing_question {
 };
 json_t *placing_explain(struct placing *p, const struct peer *home,
                         const struct placing_question *q);
+// What is known of the way from one node to another; a figure is NAN where nothing is.
+struct placing_link_known {
+    const struct peer *from, *to; // who reads, who writes
+    double rtt_s, up_bytes_per_s, down_bytes_per_s, setup_s, samples;
+};
+typedef void placing_link_fn(void *ctx, const struct placing_link_known *k);
+void placing_links_each(struct placing *p, placing_link_fn *fn, void *ctx);
+json_t *placing_links_json(struct placing *p); // a new reference
+// What the way carries: as learned, or as its last transfer told; 0: not known.
+double placing_link_rate(struct placing *p, const struct peer *prefill, const struct peer *decode);
 // A node's profile as JSON, with how many samples are behind it; JSON null where there is none. A new reference.
 json_t *placing_profile(const struct peer *node);
 

@@ -26,6 +26,13 @@ struct placing_load {
     double sending, receiving;         // transfers
 };
 
+// The link that is being measured, and when each is to be.
+struct placing_probes {
+    struct peer *decode, *prefill; // NULL: none is
+    int64_t until_ns;
+    int64_t due_ns[CORE_PEERS_MAX][CORE_PEERS_MAX]; // by the peers' index: who writes, who reads
+};
+
 struct placing {
     struct core *core;
     struct profiles *profiles;
@@ -39,6 +46,7 @@ struct placing {
     struct place_held held[PLACING_NODES];
     const struct profile_link_book *links[PLACING_NODES][PLACING_NODES]; // by the
         // slots of nodes; NULL: not looked up
+    struct placing_probes probes;
     struct profile_link_book link_guess;       // of a way that cannot be kept
     struct placing_load loads[CORE_PEERS_MAX]; // by the peers' index
     struct place_reading *readings;            // owned; of all loads
@@ -48,5 +56,20 @@ struct placing {
 // What is known of the way from one to the other; never NULL.
 const struct profile_link_book *placing_link(struct placing *p, const struct peer *from,
                                              const struct peer *to);
+// The same to learn from; NULL: there is no room for more.
+struct profile_link_book *placing_link_book(struct placing *p, const struct peer *from,
+                                            const struct peer *to);
+// On the gateway's own machine, whose cores all of its workers share.
+bool placing_is_here(const struct peer *node);
+
+// ---- placing_links.c ----
+void placing_links_greet(struct placing *p, struct peer *node);
+bool placing_links_busy(const struct placing *p, const struct peer *node);
+int64_t placing_links_tick(struct placing *p, int64_t now_ns);
+// A request goes to these (NULL: not known yet).
+void placing_links_yield(struct placing *p, const struct peer *a, const struct peer *b);
+void placing_links_on_frame(struct placing *p, struct peer *node, const struct wire_frame *f);
+// A hand-off has ended whose prompt was read in so many seconds.
+void placing_links_learn(struct placing *p, const struct request *r, double read_s);
 
 #endif

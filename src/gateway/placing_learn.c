@@ -36,8 +36,8 @@ static void node_key(const struct peer *p, char out[KEY_BYTES])
         snprintf(out, KEY_BYTES, "%.120s", p->local ? "local" : p->address);
 }
 
-static struct profile_link_book *link_book(struct placing *pl, const struct peer *from,
-                                           const struct peer *to)
+struct profile_link_book *placing_link_book(struct placing *pl, const struct peer *from,
+                                            const struct peer *to)
 {
     char a[KEY_BYTES], b[KEY_BYTES];
 
@@ -114,6 +114,7 @@ void placing_greet(struct placing *pl, struct peer *node)
     node->book = profiles_get(pl->profiles, key, model, &begin, trust);
     node->measure_id = 0;
     node->measure_ns = clock_now_ns() + MEASURE_SETTLE_NS;
+    placing_links_greet(pl, node);
     node->measured = node->book && node->book->p.samples > 0;
     if (node->book)
         limits_set(&node->welcome.limits, node->welcome.identity.n_layer, &node->book->p);
@@ -138,7 +139,7 @@ void placing_power(struct peer *node, const struct message_power *power)
 const struct profile_link_book *placing_link(struct placing *pl, const struct peer *from,
                                              const struct peer *to)
 {
-    struct profile_link_book *b = link_book(pl, from, to);
+    struct profile_link_book *b = placing_link_book(pl, from, to);
 
     if (b)
         return b;
@@ -170,10 +171,10 @@ static void measured_learn(struct peer *node, const struct message_measured *m)
 
 bool placing_asked(const struct peer *node, uint64_t id)
 {
-    return id != 0 && node->measure_id == id;
+    return id != 0 && (node->measure_id == id || node->probe_id == id);
 }
 
-void placing_on_frame(struct placing *pl, struct peer *node, const struct wire_frame *f)
+static void measured_take(struct placing *pl, struct peer *node, const struct wire_frame *f)
 {
     struct err e = {0};
     struct message_measured m;
@@ -196,8 +197,16 @@ void placing_on_frame(struct placing *pl, struct peer *node, const struct wire_f
     json_decref(head);
 }
 
+void placing_on_frame(struct placing *pl, struct peer *node, const struct wire_frame *f)
+{
+    if (f->id == node->probe_id)
+        placing_links_on_frame(pl, node, f);
+    else
+        measured_take(pl, node, f);
+}
+
 // On the gateway's own machine, whose cores all of its workers share.
-static bool is_here(const struct peer *node)
+bool placing_is_here(const struct peer *node)
 {
     return node->local || net_addr_is_loopback(&node->addr);
 }
@@ -209,9 +218,10 @@ void placing_yield(struct placing *pl)
     for (size_t i = 0; i < c->n_peers; i++) {
         struct peer *node = &c->peers[i];
 
-        if (node->measure_id != 0 && is_here(node))
+        if (node->measure_id != 0 && placing_is_here(node))
             peer_send(node, wire_frame_json(WIRE_CANCEL, node->measure_id, NULL));
     }
+    placing_links_yield(pl, NULL, NULL);
 }
 
 static int64_t measure_tick(struct placing *pl, struct peer *node, int64_t now_ns)
@@ -222,7 +232,9 @@ static int64_t measure_tick(struct placing *pl, struct peer *node, int64_t now_n
         return INT64_MAX;
     if (now_ns < node->measure_ns)
         return node->measure_ns;
-    if (is_here(node) ? pl->core->n_requests > 0 : request_count(pl->core, node) > 0) {
+    if (placing_links_busy(pl, node))
+        return now_ns + MEASURE_SETTLE_NS;
+    if (placing_is_here(node) ? pl->core->n_requests > 0 : request_count(pl->core, node) > 0) {
         node->measure_ns = now_ns + MEASURE_SETTLE_NS;
         return node->measure_ns;
     }
@@ -241,6 +253,11 @@ int64_t placing_tick(struct placing *pl, int64_t now_ns)
     // One machine alone has nothing to choose.
     for (size_t i = 0; c->n_peers > c->n_models && i < c->n_peers; i++) {
         int64_t t = measure_tick(pl, &c->peers[i], now_ns);
+
+        next_ns = t < next_ns ? t : next_ns;
+    }
+    if (c->n_peers > c->n_models) {
+        int64_t t = placing_links_tick(pl, now_ns);
 
         next_ns = t < next_ns ? t : next_ns;
     }
@@ -271,25 +288,6 @@ static double cost_learn(struct peer *node, const json_t *account)
     return read_s;
 }
 
-static void link_learn(struct placing *pl, const struct request *r, double read_s)
-{
-    struct profile_link_book *b = link_book(pl, r->prefill, r->decode);
-    double bytes = timing_number(r->prefilled, "kv_bytes", 0);
-    double rate = timing_number(r->prefilled, "link_bytes_per_s", 0);
-    double end_s = timing_number(r->runs[0].done, "handoff_end_s", NAN);
-    double arrived_s = end_s + ns_to_s(r->decode_sent_ns - r->prefill_sent_ns);
-
-    if (!b || !(bytes > 0))
-        return;
-    if (rate > 0)
-        profile_learn_up(b, bytes, bytes / rate);
-    // A transfer too short to tell the rate tells most about the setup.
-    if (rate <= 0)
-        rate = b->link.up_bytes_per_s;
-    if (r->choice.alone && rate > 0 && read_s > 0 && isfinite(arrived_s))
-        profile_learn_handoff(b, arrived_s, read_s, bytes / rate);
-}
-
 void placing_learn(struct placing *pl, const struct request *r)
 {
     const struct request_run *lead = &r->runs[0];
@@ -299,7 +297,7 @@ void placing_learn(struct placing *pl, const struct request *r)
     cost_learn(r->decode, lead->done);
     if (r->prefill && r->prefilled) {
         read_s = cost_learn(r->prefill, r->prefilled);
-        link_learn(pl, r, read_s);
+        placing_links_learn(pl, r, read_s);
     }
     // Answers that are told how long to be tell nothing.
     if (!r->in.generate.ignore_eos)

@@ -209,7 +209,7 @@ static void send_prefill(struct core *c, struct request *r)
         .keep = r->in.generate.keep,
         .reuse = r->in.generate.reuse,
         .upto = r->choice.upto,
-        .link_bytes_per_s = r->prefill->link_bytes_per_s,
+        .link_bytes_per_s = placing_link_rate(c->placing, r->prefill, r->choice.decode),
     };
 
     ticket_make(c, r);

@@ -288,6 +288,7 @@ static void tell_status(struct core *c, struct query *q)
     json_put(o, "policy", json_string(place_policy_name(c->options.policy)));
     json_put(o, "max_requests", json_integer(c->options.max_requests));
     json_put(o, "nodes", nodes);
+    json_put(o, "links", placing_links_json(c->placing));
     json_put(o, "seen", discover_json(c));
     json_put(o, "requests", requests);
     json_put(o, "totals", totals_json(&c->totals));

@@ -20,7 +20,8 @@
 //            "node_id":"hex32" (absent: it tells none), "pid":123,
 //            "role":"read"|"write" (what it is there for; absent, or a word that is not known: both),
 //            "dollars_per_hour":x (of its whole machine; 0: nothing but its power; absent: not told),
-//            "adapters":bool (ADAPTER is understood), "measures":bool (MEASURE is)}
+//            "adapters":bool (ADAPTER is understood), "measures":bool (MEASURE is),
+//            "links":bool (MEASURE_LINK and PROBE are)}
 //   (role "spread", of a worker that borrows a lender's memory: node/message_spread.h)
 //   REFUSED {"code":"mismatch", "message":".."}
 //
@@ -62,7 +63,8 @@
 //                  "queue_s":from receipt until it had a sequence,
 //                  "prefill_s":from receipt to the start of the first decode step,
 //                  "decode_s":from there to the last token, "handoff_end_s":..|null (end marker seen),
-//                  "kv_bytes":n,"fallback":null|"text","unreached":true (the prefill worker could not be
+//                  "kv_bytes":n,"link":{"bytes","seconds"}|null (of the KV that came, what told how fast the
+//                  link is, and how long that took to cross),"fallback":null|"text","unreached":true (the prefill worker could not be
 //                  dialled; else absent),"overruns":n,"worst_ratio":x,"cost":{..},"timeline":[..]}
 //            FAILED {"code":"..","message":".."}
 //   PREFILL  {"epoch":1,"transfer":id,"ticket":"hex32","serial":bool,"upto":n-1,
@@ -71,7 +73,7 @@
 //         -> ACCEPTED {} at once, then PROGRESS, then PREFILLED {"tokens":computed here,
 //            "tokens_cached":n,"from":first token that was sent,"compute_s":..,
 //            "export_s":..,"wait_s":..,"done_s":when the last token was computed,
-//            "sent_s":when the end marker left,"link_bytes_per_s":measured|0,"kv_bytes":n,
+//            "sent_s":when the end marker left,"link_bytes_per_s":measured|0,"shared":bool (KV for another worker left meanwhile),"kv_bytes":n,
 //            "segments":n,"overruns":n,"worst_ratio":x,"cost":{..},"timeline":[..]} or FAILED
 //   ADAPTER  {"name":"..","sha256":"..","bytes":n,"at":offset,"base":{..adapters_base..}} + body: a piece of
 //            the file, at most 1 MiB. Without a body it asks for the file, or begins to send it
@@ -83,6 +85,7 @@
 //            "import":{..}|null, "load_s":x, "memory_left_bytes":x, "complete":bool}. The worker measures itself
 //            while it is idle: at the first request it stops, and says what it has with "complete":false. FAILED
 //            (busy) where it measures for somebody already; CANCEL ends it like a request
+//   MEASURE_LINK {..} -> MEASURED_LINK {..}, of the way to another worker: node/message_link.h
 //   CANCEL {}, ABANDON {"reason":".."}, STATUS {} -> STATUS_IS {"requests":n,"transfers":n,
 //             "cells_used":n,"cells_kept":n,"sequences_kept":n,
 //             "sequences_apart":of these, in caches of their own,"rates":{..},
@@ -111,6 +114,7 @@
 #include "base/err.h"
 #include "engine/engine.h"
 #include "node/message_cost.h"
+#include "node/message_link.h"
 #include "os/facts.h"
 #include "os/os.h"
 
@@ -216,6 +220,7 @@ struct message_welcome {
     bool paced;
     bool adapters; // ADAPTER frames are understood
     bool measures; // MEASURE frames are
+    bool links;    // MEASURE_LINK and PROBE frames are
     uint32_t role; // what it is there for: PLACE_READER, PLACE_WRITER (sched/place.h), 0: both
     bool priced;   // the following is told
     double dollars_per_hour; // of its whole machine

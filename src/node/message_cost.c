@@ -74,7 +74,7 @@ static const json_t *member(const json_t *o, const char *name)
     return json_is_null(v) ? NULL : v;
 }
 
-static int moved_parse(const json_t *top, const char *name, struct message_moved *m, struct err *e)
+int message_moved_parse(const json_t *top, const char *name, struct message_moved *m, struct err *e)
 {
     const json_t *o = member(top, name);
     const struct number list[] = {
@@ -84,7 +84,7 @@ static int moved_parse(const json_t *top, const char *name, struct message_moved
     return o == NULL ? 0 : numbers_read(o, name, list, N(list), e);
 }
 
-static json_t *moved_json(const struct message_moved *m)
+json_t *message_moved_json(const struct message_moved *m)
 {
     if (!(m->bytes > 0 && m->seconds > 0))
         return json_null();
@@ -134,9 +134,9 @@ int message_cost_parse(const json_t *head, struct message_cost *c, struct err *e
     if (rc == 0 && member(o, "steps") != NULL)
         rc = steps_parse(member(o, "steps"), &c->steps, e);
     if (rc == 0)
-        rc = moved_parse(o, "export", &c->export, e);
+        rc = message_moved_parse(o, "export", &c->export, e);
     if (rc == 0)
-        rc = moved_parse(o, "import", &c->import, e);
+        rc = message_moved_parse(o, "import", &c->import, e);
     if (rc != 0)
         *c = (struct message_cost){0};
     return rc;
@@ -147,8 +147,8 @@ json_t *message_cost_json(const struct message_cost *c)
     json_t *o = json_object();
     json_put(o, "read", reads_json(c->reads, c->n_reads));
     json_put(o, "steps", c->steps.steps > 0 ? steps_json(&c->steps) : json_null());
-    json_put(o, "export", moved_json(&c->export));
-    json_put(o, "import", moved_json(&c->import));
+    json_put(o, "export", message_moved_json(&c->export));
+    json_put(o, "import", message_moved_json(&c->import));
     return o;
 }
 
@@ -173,9 +173,9 @@ int message_measured_parse(const json_t *head, struct message_measured *m, struc
     if (rc == 0)
         rc = measured_steps_parse(head, m, e);
     if (rc == 0)
-        rc = moved_parse(head, "export", &m->export, e);
+        rc = message_moved_parse(head, "export", &m->export, e);
     if (rc == 0)
-        rc = moved_parse(head, "import", &m->import, e);
+        rc = message_moved_parse(head, "import", &m->import, e);
     if (rc == 0)
         rc = json_get_f64(head, "load_s", 0, SECONDS_MOST, &m->load_s, e);
     if (rc == 0)
@@ -194,8 +194,8 @@ json_t *message_measured_json(const struct message_measured *m)
         json_array_append_new(steps, steps_json(&m->steps[i]));
     json_put(o, "reads", reads_json(m->reads, m->n_reads));
     json_put(o, "steps", steps);
-    json_put(o, "export", moved_json(&m->export));
-    json_put(o, "import", moved_json(&m->import));
+    json_put(o, "export", message_moved_json(&m->export));
+    json_put(o, "import", message_moved_json(&m->import));
     json_put(o, "load_s", json_real(m->load_s));
     json_put(o, "memory_left_bytes", json_real(m->memory_left_bytes));
     json_put(o, "complete", json_boolean(m->complete));

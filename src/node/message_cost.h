@@ -25,6 +25,11 @@ struct message_moved {
     double seconds;
 };
 
+// The member `name` of an object; all zero, and null, where there is nothing. New references.
+int message_moved_parse(const json_t *top, const char *name, struct message_moved *m,
+                        struct err *e);
+json_t *message_moved_json(const struct message_moved *m);
+
 struct message_cost {
     // Runs of chunks of about the same size, one behind the other; images are not among them.
     struct profile_read reads[MESSAGE_COST_READS];

@@ -172,6 +172,7 @@ int message_welcome_parse(const json_t *head, struct message_welcome *m, struct 
     message_read_bool(&r, "adapters", &m->adapters);
     message_read_text(&r, "spread", m->spread, sizeof m->spread);
     message_read_bool(&r, "measures", &m->measures);
+    message_read_bool(&r, "links", &m->links);
     message_read_text(&r, "advertise", m->advertise, sizeof m->advertise);
     role_read(&r, m);
     if (r.rc == 0)
@@ -244,6 +245,7 @@ json_t *message_welcome_json(const struct message_welcome *m)
     if (m->spread[0] != '\0')
         json_put(o, "spread", json_string(m->spread));
     json_put(o, "measures", json_boolean(m->measures));
+    json_put(o, "links", json_boolean(m->links));
     if (m->role != 0)
         json_put(o, "role", json_string(place_role_name(m->role)));
     if (m->priced)

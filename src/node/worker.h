@@ -70,6 +70,7 @@
 
 struct worker;
 struct worker_measure;    // a measurement in progress, see worker_measure.c
+struct worker_probe;      // one of a link, see worker_probe.c
 struct worker_media_item; // a piece of an image, see worker_media.c
 
 static inline uint64_t worker_key(uint32_t link_serial, uint64_t id)
@@ -78,6 +79,14 @@ static inline uint64_t worker_key(uint32_t link_serial, uint64_t id)
 }
 
 enum worker_link_kind { WORKER_LINK_CONTROL, WORKER_LINK_BULK_IN, WORKER_LINK_BULK_OUT };
+
+// What a link's reader knows of the time that bodies take to come in.
+struct worker_arrival {
+    uint8_t *discard; // what a measurement sends goes here; NULL: nothing did yet
+    int64_t ready_ns; // when the reader had dealt with the frame before
+    bool receiving;   // a segment's body is coming in
+    bool telling;     // and how long that takes tells of the link
+};
 
 // One link of this worker. Made by the thread that did the handshake; then owned by the engine thread.
 struct worker_link {
@@ -88,6 +97,10 @@ struct worker_link {
     _Atomic int64_t
         body_ns; // when the body of a frame began to come in (relaxed: a clock for a timer)
     bool parent; // the supervisor's own: the worker ends when it closes
+    bool probes; // BULK_OUT: the other side answers PROBE
+    _Atomic uint32_t
+        probing; // PROBEs that are not answered yet (relaxed: more answers end the link)
+    struct worker_arrival arrival; // reader thread only
     struct worker_link *next;
 };
 
@@ -95,6 +108,7 @@ enum worker_event_kind {
     WORKER_EVENT_LINK_UP,     // link
     WORKER_EVENT_LINK_CLOSED, // link, error
     WORKER_EVENT_FRAME,       // link, frame
+    WORKER_EVENT_PROBED,      // link, id, body_bytes, t0: a piece of a measurement is in
     WORKER_EVENT_SENT,        // id, index, t0, t1: a bulk frame left
     WORKER_EVENT_DIALED,      // peer index; link or error
     WORKER_EVENT_WAKE,        // a buffer came back
@@ -226,7 +240,8 @@ struct worker_job {
     uint32_t segments;
     int64_t export_ns, wait_ns, done_ns, sent_ns, blocked_since_ns;
     struct worker_flight flights[WORKER_FLIGHTS];
-    uint32_t departed; // segments whose SENT was seen
+    uint32_t departed, acked; // segments whose SENT was seen, whose ACK was
+    bool shared;              // another transfer left over another link meanwhile
     int64_t acked_ns;
     bool end_queued, bulk_broken;
 
@@ -248,6 +263,7 @@ struct worker_job {
     struct kv_receive receive;
     int64_t heard_ns;
     uint64_t received_bytes;
+    struct message_moved crossed; // of them, what tells how fast the link is
 };
 
 // A place to which a sequence that cannot be cut can go back.
@@ -355,6 +371,9 @@ struct worker {
 
     struct worker_power power;
 
+    uint8_t *probe_bytes;  // immutable: what measurements of links send, WIRE_PROBE_MAX
+    _Atomic int receiving; // segments whose bodies are coming in, of all links (relaxed)
+
     _Atomic int64_t media_bytes; // that pieces of images take (relaxed: against a limit)
 
     // engine thread only
@@ -364,8 +383,10 @@ struct worker {
     size_t n_jobs;
     struct worker_memory memory;
     struct worker_measure *measure; // NULL: none
-    uint32_t cells_used;            // of running jobs, as accounted before they were admitted
-    uint64_t turn, round;           // of chunks, of decode steps
+    struct worker_probe *probe;     // NULL: none
+    uint64_t probe_rounds;
+    uint32_t cells_used;  // of running jobs, as accounted before they were admitted
+    uint64_t turn, round; // of chunks, of decode steps
     struct pace pace;
     struct worker_adapter adapters[WORKER_ADAPTERS];
     uint32_t adapter_now, adapter_steps;             // whose answers have their turn; steps of it
@@ -566,6 +587,23 @@ void worker_measure_run(struct worker *w); // one piece, or with jobs here the e
 void worker_measure_cancel(struct worker *w, const struct worker_link *l, uint64_t id);
 void worker_measure_link_closed(struct worker *w, const struct worker_link *l);
 
+// ---- worker_probe.c: a link is measured ----
+void worker_probe_init(struct worker *w);
+void worker_probe_fini(struct worker *w);
+void worker_probe_link_fini(struct worker_link *l);
+// A link's reader thread: where a body of PROBE or PROBED goes, and the frames themselves, which it takes.
+void worker_probe_body(struct worker_link *l, size_t n, struct wire_body *body);
+int worker_probe_answer(struct worker_link *l, struct wire_frame *f, struct err *e);
+int worker_probe_arrived(struct worker_link *l, struct wire_frame *f, struct err *e);
+// Engine thread.
+void worker_probe_begin(struct worker *w, struct worker_link *l, const struct wire_frame *f);
+void worker_probe_dialed(struct worker *w, const struct worker_event *ev);
+void worker_probe_take(struct worker *w, const struct worker_event *ev);
+int64_t worker_probe_run(struct worker *w,
+                         int64_t now_ns); // ends it where it must; the next time to look
+void worker_probe_cancel(struct worker *w, const struct worker_link *l, uint64_t id);
+void worker_probe_link_closed(struct worker *w, const struct worker_link *l, const struct err *why);
+
 // ---- worker_embed.c ----
 void worker_embed_begin(struct worker *w, struct worker_link *l, struct wire_frame *f);
 void worker_embed_run(struct worker *w, bool others_run); // one, if it is time for one
@@ -573,6 +611,8 @@ void worker_embed_run(struct worker *w, bool others_run); // one, if it is time 
 // ---- worker_handoff.c: the receiving side ----
 void worker_handoff_begin(struct worker *w, struct worker_job *j);
 void worker_handoff_dialed(struct worker *w, const struct worker_event *ev);
+// The slot of the worker there, known or new; -1: there is none left.
+int worker_handoff_peer(struct worker *w, const char *host, uint16_t port);
 // May a transfer begin, end or be taken up in the middle of a sequence?
 bool worker_handoff_partial(const struct worker *w);
 // Where the prefill worker's part of the prompt ends.

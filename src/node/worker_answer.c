@@ -167,6 +167,7 @@ static void times_put(struct worker *w, const struct worker_job *j, json_t *head
     json_put(head, "decode_s", seconds(j->last_token_ns - j->decode_start_ns));
     json_put(head, "handoff_end_s", end != 0 ? seconds(end - j->received_ns) : json_null());
     json_put(head, "kv_bytes", json_integer((json_int_t)j->received_bytes));
+    json_put(head, "link", message_moved_json(&j->crossed));
     json_put(head, "fallback", text_or_null(j->fallback));
     if (j->unreached)
         json_put(head, "unreached", json_true());

@@ -8,6 +8,8 @@
 
 // From a link's socket to the engine thread, for a small segment whose sender waits for a block of ours.
 #define IMPORT_WAIT_NS (NS_PER_MS / 2)
+#define CROSSING_LEAST_NS (2 * NS_PER_MS)
+#define CROSSING_LEAST_BYTES (1u << 20)
 
 static bool handoff_partial(const struct worker *w)
 {
@@ -31,20 +33,20 @@ uint32_t worker_handoff_committed(const struct worker *w, const struct worker_jo
     return j->receiving && worker_handoff_partial(w) ? j->receive.next_p0 : 0;
 }
 
-static int peer_find(struct worker *w, const struct message_handoff *h)
+int worker_handoff_peer(struct worker *w, const char *host, uint16_t port)
 {
     int free_slot = -1;
     for (int i = 0; i < WORKER_PEERS; i++) {
         struct worker_peer *p = &w->peers[i];
         if (p->state == WORKER_PEER_FREE)
             free_slot = free_slot < 0 ? i : free_slot;
-        else if (p->addr.port == h->port && strcmp(p->addr.host, h->host) == 0)
+        else if (p->addr.port == port && strcmp(p->addr.host, host) == 0)
             return i;
     }
     if (free_slot >= 0) {
         struct worker_peer *p = &w->peers[free_slot];
-        snprintf(p->addr.host, sizeof p->addr.host, "%s", h->host);
-        p->addr.port = h->port;
+        snprintf(p->addr.host, sizeof p->addr.host, "%s", host);
+        p->addr.port = port;
     }
     return free_slot;
 }
@@ -69,7 +71,7 @@ void worker_handoff_begin(struct worker *w, struct worker_job *j)
     kv_receive_init(&j->receive, h->transfer, j->generate.epoch, j->tokens, j->computed,
                     worker_handoff_upto(j), w->engine->identity.n_layer);
     j->receiving = true;
-    j->peer = peer_find(w, h);
+    j->peer = worker_handoff_peer(w, h->host, h->port);
     if (j->peer < 0) {
         worker_handoff_lost(w, j, "no room for another prefill peer");
         return;
@@ -185,9 +187,22 @@ static void ack_send(struct worker_link *l, const struct worker_job *j)
         l, wire_frame_struct(WIRE_ACK, a.transfer, head, sizeof head, (struct wire_body){0}));
 }
 
-static void segment_take(struct worker *w, struct worker_job *j, struct worker_link *l,
-                         const struct wire_frame *f)
+// How long a segment took to cross, from the arrival of its first bytes to that of its last, as the link's reader
+// saw it. Too little that came at once tells of buffers, not of the link.
+static void crossing_count(struct worker_job *j, const struct worker_event *ev)
 {
+    const struct wire_frame *f = &ev->frame;
+    size_t bytes = f->body.len - f->body_first;
+    int64_t ns = ev->t0 - f->body_ns;
+
+    if (f->body_ns > 0 && ns > 0 && (ns >= CROSSING_LEAST_NS || bytes >= CROSSING_LEAST_BYTES))
+        worker_cost_moved(&j->crossed, bytes, ns);
+}
+
+static void segment_take(struct worker *w, struct worker_job *j, const struct worker_event *ev)
+{
+    struct worker_link *l = ev->link;
+    const struct wire_frame *f = &ev->frame;
     struct err e = {0};
     struct kv_segment s;
     int64_t t0 = clock_now_ns();
@@ -207,6 +222,7 @@ static void segment_take(struct worker *w, struct worker_job *j, struct worker_l
         return;
     }
     j->received_bytes += f->body.len;
+    crossing_count(j, ev);
     worker_cost_moved(&j->cost.import, f->body.len, clock_now_ns() - t0);
     j->imported = j->receive.next_p0 - j->cached;
     worker_timeline_add(&j->timeline,
@@ -252,8 +268,10 @@ static void abort_take(struct worker *w, struct worker_job *j, const struct wire
     worker_handoff_lost(w, j, why);
 }
 
-static void frame_handle(struct worker *w, struct worker_link *l, const struct wire_frame *f)
+static void frame_handle(struct worker *w, const struct worker_event *ev)
 {
+    struct worker_link *l = ev->link;
+    const struct wire_frame *f = &ev->frame;
     struct worker_job *j = job_receiving(w, l, f->id);
 
     if (j == NULL) {
@@ -265,7 +283,7 @@ static void frame_handle(struct worker *w, struct worker_link *l, const struct w
     }
     j->heard_ns = clock_now_ns();
     if (f->type == WIRE_SEGMENT)
-        segment_take(w, j, l, f);
+        segment_take(w, j, ev);
     else if (f->type == WIRE_END)
         end_take(w, j, l, f);
     else if (f->type == WIRE_ABORT)
@@ -286,7 +304,7 @@ static bool import_next(struct worker *w)
     struct worker_event ev;
     if (chan_recv(w->imports, &ev, 0) != 0)
         return false;
-    frame_handle(w, ev.link, &ev.frame);
+    frame_handle(w, &ev);
     wire_frame_fini(&ev.frame);
     return true;
 }
@@ -298,7 +316,7 @@ void worker_handoff_frame(struct worker *w, struct worker_event *ev)
 
     // A BEAT says that the peer lives: at once, for it brings nothing that has an order.
     if (!waits || w->options.stall_ms == 0 || ev->frame.type == WIRE_BEAT) {
-        frame_handle(w, ev->link, &ev->frame);
+        frame_handle(w, ev);
         return;
     }
     if (j != NULL)

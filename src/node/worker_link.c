@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#define ARRIVAL_WAITED_NS (30 * NS_PER_US) // longer than it takes to read what is here
+
 void worker_post(struct worker *w, const struct worker_event *ev)
 {
     chan_send(w->inbox, ev, CHAN_FOREVER);
@@ -22,6 +24,28 @@ static void import_release(void *ctx, void *data)
     chan_send(b->home, &b, CHAN_FOREVER); // holds as many as there are: never blocks
 }
 
+// ---- how long a segment takes to come in --------------------------------------------------------
+
+// It tells of the link when nothing of it was here already (the reader had to wait for its head) and when nothing
+// else came in at the same time, over another link.
+static void arrival_begin(struct worker_link *l)
+{
+    int others = atomic_fetch_add_explicit(&l->worker->receiving, 1, memory_order_relaxed);
+
+    l->arrival.receiving = true;
+    l->arrival.telling = others == 0 && clock_now_ns() - l->arrival.ready_ns >= ARRIVAL_WAITED_NS;
+}
+
+// False: what the frame says of its time is of no use.
+static bool arrival_end(struct worker_link *l)
+{
+    if (!l->arrival.receiving)
+        return false;
+    l->arrival.receiving = false;
+    return atomic_fetch_sub_explicit(&l->worker->receiving, 1, memory_order_relaxed) == 1 &&
+           l->arrival.telling;
+}
+
 // Bodies of segments go into one of a few blocks that are kept; everything else into fresh memory.
 static int link_body_get(void *ctx, const struct wire_frame *f, size_t n, struct wire_body *body,
                          struct err *e)
@@ -30,6 +54,10 @@ static int link_body_get(void *ctx, const struct wire_frame *f, size_t n, struct
     struct worker *w = l->worker;
     struct worker_block *b = NULL;
 
+    if (f->type == WIRE_PROBE || f->type == WIRE_PROBED) {
+        worker_probe_body(l, n, body);
+        return 0;
+    }
     if (f->type != WIRE_SEGMENT) {
         body->data = mem_alloc(n);
         return 0;
@@ -39,8 +67,12 @@ static int link_body_get(void *ctx, const struct wire_frame *f, size_t n, struct
     if (n > w->segment_max)
         return err_set(e, ERR_RANGE, "segment of %zu bytes; this model's largest is %zu", n,
                        w->segment_max);
-    if (chan_recv(w->import_free, &b, CHAN_FOREVER) != 0)
-        return err_set(e, ERR_CLOSED, "the worker is stopping");
+    arrival_begin(l);
+    if (chan_recv(w->import_free, &b, 0) != 0) {
+        l->arrival.telling = false; // what comes in meanwhile waits in the kernel
+        if (chan_recv(w->import_free, &b, CHAN_FOREVER) != 0)
+            return err_set(e, ERR_CLOSED, "the worker is stopping");
+    }
     atomic_store_explicit(&l->body_ns, clock_now_ns(), memory_order_relaxed);
     if (!worker_block_fit(b, n)) {
         import_release(b, NULL);
@@ -59,11 +91,13 @@ static bool link_accepts(const struct worker_link *l, unsigned type)
         return type == WIRE_RENDER || type == WIRE_GENERATE || type == WIRE_PREFILL ||
                type == WIRE_CANCEL || type == WIRE_STATUS || type == WIRE_ABANDON ||
                type == WIRE_EMBED || type == WIRE_FORGET || type == WIRE_ADAPTER ||
-               type == WIRE_MEASURE || (type == WIRE_DRAIN && l->parent);
+               type == WIRE_MEASURE || type == WIRE_MEASURE_LINK ||
+               (type == WIRE_DRAIN && l->parent);
     case WORKER_LINK_BULK_IN:
-        return type == WIRE_PULL || type == WIRE_ACK || type == WIRE_ABORT;
+        return type == WIRE_PULL || type == WIRE_ACK || type == WIRE_ABORT || type == WIRE_PROBE;
     case WORKER_LINK_BULK_OUT:
-        return type == WIRE_SEGMENT || type == WIRE_END || type == WIRE_ABORT || type == WIRE_BEAT;
+        return type == WIRE_SEGMENT || type == WIRE_END || type == WIRE_ABORT ||
+               type == WIRE_BEAT || type == WIRE_PROBED;
     }
     return false;
 }
@@ -73,9 +107,8 @@ static bool brings_work(unsigned type)
     return type == WIRE_GENERATE || type == WIRE_PREFILL || type == WIRE_EMBED;
 }
 
-static int link_on_frame(void *ctx, struct wire_frame *f, struct err *e)
+static int link_take(struct worker_link *l, struct wire_frame *f, struct err *e)
 {
-    struct worker_link *l = ctx;
     struct worker *w = l->worker;
     struct worker_event ev = {
         .kind = WORKER_EVENT_FRAME, .link = l, .frame = *f, .t0 = clock_now_ns()};
@@ -85,6 +118,12 @@ static int link_on_frame(void *ctx, struct wire_frame *f, struct err *e)
         wire_frame_fini(f);
         return rc;
     }
+    if (f->type == WIRE_PROBE)
+        return worker_probe_answer(l, f, e);
+    if (f->type == WIRE_PROBED)
+        return worker_probe_arrived(l, f, e);
+    if (!arrival_end(l))
+        ev.frame.body_ns = 0;
     if (f->type == WIRE_RENDER || f->type == WIRE_ADAPTER)
         chan_send(w->text_inbox, &ev, CHAN_FOREVER);
     else
@@ -95,6 +134,15 @@ static int link_on_frame(void *ctx, struct wire_frame *f, struct err *e)
     if (brings_work(ev.frame.type) && atomic_exchange(&w->measuring, false))
         w->engine->ops->interrupt(w->engine, true);
     return 0;
+}
+
+static int link_on_frame(void *ctx, struct wire_frame *f, struct err *e)
+{
+    struct worker_link *l = ctx;
+    int rc = link_take(l, f, e);
+
+    l->arrival.ready_ns = clock_now_ns();
+    return rc;
 }
 
 // The text thread may still hold a RENDER of this link, so the close takes the same way: first
@@ -109,6 +157,7 @@ static void link_on_close(void *ctx, const struct err *why)
         return;
     }
     uint32_t serial = l->serial;
+    arrival_end(l);
     worker_post(w, &ev); // from here on the link is the engine thread's to free
     if (atomic_load(&w->running_bulk) == serial)
         w->engine->ops->interrupt(w->engine, true);
@@ -150,7 +199,7 @@ static struct worker_link *link_open(struct worker *w, struct net_conn *conn,
     if (kind != WORKER_LINK_CONTROL)
         o.frame_ns = WORKER_BULK_FRAME_NS;
     o.name = kind == WORKER_LINK_CONTROL ? "control" : "bulk";
-    if (kind == WORKER_LINK_BULK_IN)
+    if (kind != WORKER_LINK_CONTROL)
         net_conn_pace(conn, w->options.link_bytes_per_s);
     l->worker = w;
     l->kind = kind;
@@ -353,29 +402,31 @@ struct dial_task {
     int64_t idle_ns;
     bool same_weights;
     struct net_addr addr;
+    bool probes; // found out
 };
 
 // The other side has judged our identity; we judge its.
-static int dial_welcomed(struct worker *w, const struct wire_frame *f, bool same_weights,
-                         struct err *e)
+static int dial_welcomed(struct dial_task *t, const struct wire_frame *f, struct err *e)
 {
     struct message_welcome m;
     json_t *head = wire_frame_parse(f, e);
     int rc = head == NULL ? e->code : message_welcome_parse(head, &m, e);
 
     if (rc == 0)
-        rc = engine_identity_compare(&w->welcome.identity, &m.identity, same_weights, e);
+        rc = engine_identity_compare(&t->worker->welcome.identity, &m.identity, t->same_weights, e);
+    t->probes = rc == 0 && m.links;
     json_decref(head);
     return rc;
 }
 
-static int dial_hello(struct worker *w, struct net_conn *conn, int64_t deadline_ns,
-                      bool same_weights, struct err *e)
+static int dial_hello(struct dial_task *t, struct net_conn *conn, int64_t deadline_ns,
+                      struct err *e)
 {
+    struct worker *w = t->worker;
     struct message_hello h = {.version = WIRE_VERSION,
                               .role = "bulk",
                               .has_identity = true,
-                              .same_weights = same_weights,
+                              .same_weights = t->same_weights,
                               .identity = w->welcome.identity};
     struct wire_frame f = {0};
     int rc;
@@ -400,7 +451,7 @@ static int dial_hello(struct worker *w, struct net_conn *conn, int64_t deadline_
         rc = err_set(e, err_from_name(code), "refused: %s", message);
         json_decref(head);
     } else if (f.type == WIRE_WELCOME) {
-        rc = dial_welcomed(w, &f, same_weights, e);
+        rc = dial_welcomed(t, &f, e);
     } else {
         rc = err_set(e, ERR_INVALID, "the answer to hello is %s", wire_type_name(f.type));
     }
@@ -418,11 +469,12 @@ static void *dial_thread(void *arg)
 
     os_thread_name("dial");
     int rc = net_conn_dial(&t->addr, &w->options.key, deadline, &conn, &ev.error);
-    if (rc == 0 && (rc = dial_hello(w, conn, deadline, t->same_weights, &ev.error)) != 0)
+    if (rc == 0 && (rc = dial_hello(t, conn, deadline, &ev.error)) != 0)
         net_conn_free(conn);
     ev.error.code = rc;
     if (rc == 0) {
         ev.link = link_open(w, conn, WORKER_LINK_BULK_OUT, t->idle_ns);
+        ev.link->probes = t->probes;
         struct worker_event up = {.kind = WORKER_EVENT_LINK_UP, .link = ev.link};
         worker_post(w, &up);
     }

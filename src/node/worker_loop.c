@@ -92,11 +92,16 @@ static void control_frame(struct worker *w, struct worker_link *l, struct wire_f
     case WIRE_CANCEL:
         if (j != NULL)
             worker_job_fail(w, j, ERR_CANCELLED, "cancelled");
-        else
+        else {
             worker_measure_cancel(w, l, f->id);
+            worker_probe_cancel(w, l, f->id);
+        }
         break;
     case WIRE_MEASURE:
         worker_measure_begin(w, l, f);
+        break;
+    case WIRE_MEASURE_LINK:
+        worker_probe_begin(w, l, f);
         break;
     case WIRE_ABANDON:
         abandon(w, j, f);
@@ -140,6 +145,7 @@ static void event_link_closed(struct worker *w, struct worker_link *l, const str
         }
     }
     worker_measure_link_closed(w, l);
+    worker_probe_link_closed(w, l, why);
     if (l->kind == WORKER_LINK_BULK_OUT)
         worker_handoff_link_closed(w, l, why);
     if (l->parent)
@@ -150,6 +156,7 @@ static void event_link_closed(struct worker *w, struct worker_link *l, const str
         *p = l->next;
     log_debug("worker", "link closed: %s peer=%s", why->message, wire_link_peer(l->wire));
     wire_link_free(l->wire);
+    worker_probe_link_fini(l);
     free(l);
 }
 
@@ -172,6 +179,10 @@ void worker_event_handle(struct worker *w, struct worker_event *ev)
         break;
     case WORKER_EVENT_DIALED:
         worker_handoff_dialed(w, ev);
+        worker_probe_dialed(w, ev);
+        break;
+    case WORKER_EVENT_PROBED:
+        worker_probe_take(w, ev);
         break;
     case WORKER_EVENT_MEDIA:
         worker_media_take(w, ev->media);
@@ -197,10 +208,12 @@ static int64_t timers_run(struct worker *w, int64_t now)
 {
     int64_t next = worker_handoff_timers(w, now);
     int64_t beat = worker_prefill_beats(w, now), media = worker_media_timers(w, now);
+    int64_t probe = worker_probe_run(w, now);
     struct worker_job *after = NULL;
 
     next = beat < next ? beat : next;
     next = media < next ? media : next;
+    next = probe < next ? probe : next;
 
     for (struct worker_job *j = w->jobs; j != NULL; j = after) {
         after = j->next;

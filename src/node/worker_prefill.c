@@ -391,6 +391,7 @@ static void ack_take(struct worker *w, struct worker_job *j, const struct wire_f
 
     if (kv_ack_decode(f->head, f->head_bytes, &a, &e) != 0)
         return;
+    j->acked = a.index < j->departed ? a.index + 1 : j->departed;
     const struct worker_flight *s = &j->flights[a.index % WORKER_FLIGHTS];
     int64_t from = s->departed_ns > j->acked_ns ? s->departed_ns : j->acked_ns;
     if (s->departed_ns > 0 && s->index == a.index && s->bytes > w->segment_bytes / 4) {
@@ -419,15 +420,25 @@ static void prefilled_send(struct worker *w, struct worker_job *j)
 {
     struct engine_pace_counts pace = engine_pace_get(w->engine);
     json_t *head =
-        json_pack("{s:i,s:i,s:i,s:f,s:f,s:f,s:f,s:f,s:f,s:I,s:i,s:I,s:f,s:o,s:o}", "tokens",
+        json_pack("{s:i,s:i,s:i,s:f,s:f,s:f,s:f,s:f,s:f,s:b,s:I,s:i,s:I,s:f,s:o,s:o}", "tokens",
                   (int)j->tokens_read, "tokens_cached", (int)j->cached, "from", (int)j->from,
                   "compute_s", ns_to_s(j->compute_ns), "export_s", ns_to_s(j->export_ns), "wait_s",
                   ns_to_s(j->wait_ns), "done_s", ns_to_s(j->done_ns - j->received_ns), "sent_s",
-                  ns_to_s(j->sent_ns - j->received_ns), "link_bytes_per_s", w->link_rate,
-                  "kv_bytes", (json_int_t)j->kv_bytes, "segments", (int)j->segments, "overruns",
-                  (json_int_t)pace.overruns, "worst_ratio", pace.worst_ratio, "cost",
+                  ns_to_s(j->sent_ns - j->received_ns), "link_bytes_per_s", w->link_rate, "shared",
+                  (int)j->shared, "kv_bytes", (json_int_t)j->kv_bytes, "segments", (int)j->segments,
+                  "overruns", (json_int_t)pace.overruns, "worst_ratio", pace.worst_ratio, "cost",
                   worker_cost_json(&j->cost), "timeline", worker_timeline_json(&j->timeline));
     worker_link_send(j->link, wire_frame_json(WIRE_PREFILLED, j->id, head));
+}
+
+// What leaves at the same time over different links shares this machine's way out: how long it takes tells of
+// neither link.
+static void shares_mark(struct worker *w, struct worker_job *j)
+{
+    for (struct worker_job *o = w->jobs; o != NULL; o = o->next)
+        if (o->kind == WORKER_JOB_PREFILL && o->bulk != NULL && o->bulk != j->bulk &&
+            o->acked < o->departed)
+            o->shared = j->shared = true;
 }
 
 void worker_prefill_sent(struct worker *w, const struct worker_event *ev)
@@ -438,6 +449,7 @@ void worker_prefill_sent(struct worker *w, const struct worker_event *ev)
         return; // a lost link tells of itself
     worker_timeline_add(&j->timeline, &(struct worker_span){"send", ev->t0, ev->t1, 0, 0});
     if (ev->type != WIRE_END) {
+        shares_mark(w, j);
         uint32_t index = j->departed++;
         j->flights[index % WORKER_FLIGHTS] = (struct worker_flight){index, ev->body_bytes, ev->t0};
         return;

@@ -26,6 +26,7 @@ static void welcome_fill(struct worker *w)
                                   .paced = w->options.pace_prefill > 0,
                                   .adapters = w->engine->ops->adapter_load != NULL,
                                   .measures = true,
+                                  .links = true,
                                   .priced = w->options.price >= 0,
                                   .dollars_per_hour = fmax(w->options.price, 0),
                                   .pid = getpid()};
@@ -100,6 +101,7 @@ int worker_open(struct worker *w, struct engine *g, struct err *e)
     pace_init(&w->pace, w->options.stall_ms / 1e3);
     worker_memory_init(w);
     worker_adapter_init(w);
+    worker_probe_init(w);
     w->inbox = chan_new(sizeof(struct worker_event), WORKER_INBOX);
     w->text_inbox = chan_new(sizeof(struct worker_event), WORKER_INBOX);
     blocks_size(w);
@@ -158,6 +160,7 @@ void worker_close(struct worker *w)
     worker_memory_fini(w);
     worker_adapter_fini(w);
     worker_media_fini(w);
+    worker_probe_fini(w);
     w->engine->ops->free(w->engine);
     blocks_free(w->export_free, w->n_blocks);
     blocks_free(w->import_free, w->n_blocks);

@@ -55,12 +55,16 @@ static const struct type_row type_rows[] = {
     {"adapter_is", WIRE_ADAPTER_IS, 2, JSON_SMALL, 0},
     {"measure", WIRE_MEASURE, 2, JSON_SMALL, 0},
     {"measured", WIRE_MEASURED, 2, JSON_MEDIUM, 0},
+    {"measure_link", WIRE_MEASURE_LINK, 2, JSON_SMALL, 0},
+    {"measured_link", WIRE_MEASURED_LINK, 2, JSON_SMALL, 0},
     {"pull", WIRE_PULL, 2, JSON_SMALL, 0},
     {"segment", WIRE_SEGMENT, SEGMENT_HEAD, SEGMENT_HEAD, WIRE_SEGMENT_MAX},
     {"end", WIRE_END, END_HEAD, END_HEAD, 0},
     {"ack", WIRE_ACK, ACK_HEAD, ACK_HEAD, 0},
     {"abort", WIRE_ABORT, 2, JSON_MEDIUM, 0},
     {"beat", WIRE_BEAT, 2, JSON_SMALL, 0},
+    {"probe", WIRE_PROBE, 2, JSON_SMALL, WIRE_PROBE_MAX},
+    {"probed", WIRE_PROBED, 2, JSON_SMALL, WIRE_PROBE_MAX},
 };
 
 static const struct type_row *type_find(unsigned type)
@@ -288,19 +292,28 @@ static int place_error(const struct place *p, int rc, struct err *e)
                    p->done);
 }
 
+// At least one byte and at most n; how many, or an error.
+static int64_t place_read_some(struct place *p, void *data, size_t n, struct err *e)
+{
+    int64_t deadline = p->how->deadline_ns;
+    if (p->how->progress_ns && p->done)
+        deadline = clock_now_ns() + p->how->progress_ns;
+    int64_t got = net_conn_read_some(p->conn, data, n, deadline, e);
+    if (got < 0)
+        return place_error(p, (int)got, e);
+    p->done += (size_t)got;
+    return got;
+}
+
 static int place_read(struct place *p, void *data, size_t n, struct err *e)
 {
     uint8_t *to = data;
     while (n > 0) {
-        int64_t deadline = p->how->deadline_ns;
-        if (p->how->progress_ns && p->done)
-            deadline = clock_now_ns() + p->how->progress_ns;
-        int64_t got = net_conn_read_some(p->conn, to, n, deadline, e);
+        int64_t got = place_read_some(p, to, n, e);
         if (got < 0)
-            return place_error(p, (int)got, e);
+            return (int)got;
         to += got;
         n -= (size_t)got;
-        p->done += (size_t)got;
     }
     return 0;
 }
@@ -320,7 +333,12 @@ static int body_read(struct place *p, struct wire_frame *f, size_t n, struct err
     if (rc)
         return rc;
     f->body.len = n;
-    return place_read(p, f->body.data, n, e);
+    int64_t got = place_read_some(p, f->body.data, n, e);
+    if (got < 0)
+        return (int)got;
+    f->body_ns = clock_now_ns();
+    f->body_first = (uint32_t)got;
+    return place_read(p, (uint8_t *)f->body.data + got, n - (size_t)got, e);
 }
 
 int wire_frame_receive(struct net_conn *c, const struct wire_receive *how, struct wire_frame *f,

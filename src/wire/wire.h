@@ -33,6 +33,7 @@
 #define WIRE_FLOATS_MAX (1u << 20)  // numbers of one embedding
 #define WIRE_SEGMENT_MAX (1u << 30)
 #define WIRE_IMAGES_MAX (32u << 20) // bytes of a request's images
+#define WIRE_PROBE_MAX (256u << 10) // bytes of one piece of a link's measurement
 
 enum wire_type {
     // the link itself
@@ -42,17 +43,18 @@ enum wire_type {
     WIRE_PING = 4,    // empty; answered by PONG with the same id
     WIRE_PONG = 5,
     // gateway -> worker
-    WIRE_RENDER = 16,   // JSON request + images -> RENDERED or FAILED
-    WIRE_GENERATE = 17, // JSON + tokens -> PROGRESS* TOKEN* (DONE | FAILED)
-    WIRE_PREFILL = 18,  // JSON + tokens -> ACCEPTED, PROGRESS*, (PREFILLED | FAILED)
-    WIRE_CANCEL = 19,   // empty JSON; answered by FAILED(cancelled) unless the request is gone
-    WIRE_STATUS = 20,   // empty JSON -> STATUS_IS
-    WIRE_ABANDON = 21,  // JSON {reason}: decode worker, stop waiting for the prefill node
-    WIRE_EMBED = 22,    // empty JSON + tokens -> EMBEDDED or FAILED
-    WIRE_FORGET = 23,   // JSON {owner} -> FORGOTTEN: prefix memory is erased
-    WIRE_ADAPTER = 24,  // JSON + a piece of a file -> ADAPTER_IS or FAILED
-    WIRE_MEASURE = 25,  // JSON {budget_s} -> MEASURED or FAILED: the worker measures itself
-    WIRE_DRAIN = 26,    // empty JSON; a supervisor to its worker: end when what runs has ended
+    WIRE_RENDER = 16,       // JSON request + images -> RENDERED or FAILED
+    WIRE_GENERATE = 17,     // JSON + tokens -> PROGRESS* TOKEN* (DONE | FAILED)
+    WIRE_PREFILL = 18,      // JSON + tokens -> ACCEPTED, PROGRESS*, (PREFILLED | FAILED)
+    WIRE_CANCEL = 19,       // empty JSON; answered by FAILED(cancelled) unless the request is gone
+    WIRE_STATUS = 20,       // empty JSON -> STATUS_IS
+    WIRE_ABANDON = 21,      // JSON {reason}: decode worker, stop waiting for the prefill node
+    WIRE_EMBED = 22,        // empty JSON + tokens -> EMBEDDED or FAILED
+    WIRE_FORGET = 23,       // JSON {owner} -> FORGOTTEN: prefix memory is erased
+    WIRE_ADAPTER = 24,      // JSON + a piece of a file -> ADAPTER_IS or FAILED
+    WIRE_MEASURE = 25,      // JSON {budget_s} -> MEASURED or FAILED: the worker measures itself
+    WIRE_DRAIN = 26,        // empty JSON; a supervisor to its worker: end when what runs has ended
+    WIRE_MEASURE_LINK = 27, // JSON {host, port, ..} -> MEASURED_LINK or FAILED
     // worker -> gateway
     WIRE_RENDERED = 32,
     WIRE_ACCEPTED = 33,
@@ -66,6 +68,7 @@ enum wire_type {
     WIRE_FORGOTTEN = 41,
     WIRE_ADAPTER_IS = 42,
     WIRE_MEASURED = 43,
+    WIRE_MEASURED_LINK = 44,
     // bulk link: decode worker (dials) <-> prefill worker
     WIRE_PULL = 64,    // D -> P: JSON {ticket, from}; id = transfer
     WIRE_SEGMENT = 65, // P -> D: struct kv_segment + payload
@@ -73,6 +76,8 @@ enum wire_type {
     WIRE_ACK = 67,     // D -> P: struct kv_ack, after the import
     WIRE_ABORT = 68,   // either way: JSON {code, message}
     WIRE_BEAT = 69,    // P -> D: JSON {computed}, at least every 500 ms while a transfer is open
+    WIRE_PROBE = 70,   // D -> P: JSON {want} + any bytes: the link is measured
+    WIRE_PROBED = 71,  // P -> D: empty JSON + as many bytes as were wanted
 };
 
 const char *
@@ -108,6 +113,9 @@ struct wire_frame {
     char *head; // malloc'd, NUL-terminated after head_bytes; JSON or a fixed struct
     uint32_t head_bytes;
     struct wire_body body;
+    // Of one that came over a link: when the first `body_first` bytes of its body were in; 0: it has none.
+    int64_t body_ns;
+    uint32_t body_first;
 };
 
 // A frame with a JSON head (steals `head`, NULL = {}), and tokens copied as the body (may be NULL).
