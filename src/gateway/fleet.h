@@ -77,6 +77,9 @@ void fleet_node_put(json_t *o, const struct peer *p);
 // The kept nodes are added; a file that cannot be read is told of and left alone.
 void fleet_load(struct core *c);
 void fleet_save(const struct core *c);
+// What lies in that file: the nodes of a text are added, a node that cannot be is left out with a word in the log.
+int fleet_read(struct core *c, const char *text, size_t n, struct err *e);
+char *fleet_text(const struct core *c); // the caller's
 
 // ---- fleet_pair.c ----
 // Where `decode` dials `prefill`: as that one advertises itself, or else as it was given to the gateway. For a

@@ -34,31 +34,37 @@ static void node_load(struct core *c, const json_t *node)
     p->has_role = role && place_role_parse(role, &p->role);
 }
 
+int fleet_read(struct core *c, const char *text, size_t n, struct err *e)
+{
+    json_t *o = json_parse(text, n, e), *list = NULL;
+    int rc = o ? json_get_array(o, "nodes", &list, e) : e->code;
+
+    for (size_t i = 0; rc == 0 && i < json_array_size(list); i++)
+        node_load(c, json_array_get(list, i));
+    json_decref(o);
+    return rc;
+}
+
 void fleet_load(struct core *c)
 {
     const char *path = c->options.nodes_file;
     struct err e = {0};
     char *text = NULL;
     size_t n = 0;
-    json_t *o = NULL, *list = NULL;
     int rc = path ? os_file_read(path, FLEET_FILE_MAX, &text, &n, &e) : ERR_NOT_FOUND;
 
-    if (rc == 0) {
-        o = json_parse(text, n, &e);
-        rc = o ? json_get_array(o, "nodes", &list, &e) : e.code;
-    }
-    for (size_t i = 0; rc == 0 && i < json_array_size(list); i++)
-        node_load(c, json_array_get(list, i));
+    if (rc == 0)
+        rc = fleet_read(c, text, n, &e);
     if (rc != 0 && rc != ERR_NOT_FOUND)
         log_warn("gateway", "the nodes that were kept cannot be read file=%s error=\"%s\"", path,
                  e.message);
-    json_decref(o);
     free(text);
 }
 
-static json_t *nodes_json(const struct core *c)
+char *fleet_text(const struct core *c)
 {
     json_t *o = json_object(), *list = json_array();
+    char *text;
 
     for (size_t i = c->n_models; i < c->n_peers; i++) {
         const struct peer *p = &c->peers[i];
@@ -74,7 +80,9 @@ static json_t *nodes_json(const struct core *c)
         json_array_append_new(list, node);
     }
     json_put(o, "nodes", list);
-    return o;
+    text = json_line(o);
+    json_decref(o);
+    return text;
 }
 
 static int folder_make(const char *path, struct err *e)
@@ -94,19 +102,16 @@ void fleet_save(const struct core *c)
 {
     const char *path = c->options.nodes_file;
     struct err e = {0};
-    json_t *o;
     char *text;
     int rc;
 
     if (!path)
         return;
-    o = nodes_json(c);
-    text = json_line(o);
+    text = fleet_text(c);
     rc = folder_make(path, &e);
     if (rc == 0)
         rc = os_file_write(path, text, strlen(text), 0600, &e);
     if (rc != 0)
         log_warn("gateway", "the list of nodes is not kept file=%s error=\"%s\"", path, e.message);
     free(text);
-    json_decref(o);
 }
