@@ -1,6 +1,6 @@
 # tests/NAME_test.c          one cmocka program each (llama_*: with the engine)
 # tests/fuzz_NAME.c          libFuzzer target with TANDEM_FUZZ, else replayed over tests/corpus/NAME
-# tests/e2e_NAME.sh          the real programs on loopback, one at a time
+# tests/e2e_NAME.sh          the real programs on loopback
 # tests/check_NAME.sh        checks of the checkers under scripts/
 set(test_dir ${CMAKE_SOURCE_DIR}/tests)
 set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
@@ -22,9 +22,24 @@ set(test_environment
     "UBSAN_OPTIONS=print_stacktrace=1"
     "TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1:suppressions=${test_dir}/tsan.supp")
 
+# Seconds of what takes long, on two cores. It begins first, so that no core is left alone with it at the end.
+set(long
+    e2e_train 70 e2e_image 60 e2e_privacy 40 e2e_bench 38 e2e_check 38 e2e_spread 33 e2e_ssh 33 e2e_clients_python 30
+    llama_media_test 30 e2e_smoke 28 e2e_bench_grid 26 e2e_fleet 26 e2e_tuned 26 e2e_slurm 26 worker_test 24
+    e2e_media 23 e2e_models 22 e2e_gateway 21 e2e_generated 21 e2e_upstream_servers 20 worker_memory_test 18
+    jobs_run_test 17 worker_order_test 16 e2e_plan_simulate 16 llama_home_test 15 e2e_clients_js 14 e2e_several 14
+    llama_keep_test 13 e2e_clients_agents 13 e2e_discover 13 kv_test 12 e2e_peft 12 image_worker_test 11
+    image_model_gradients 11 wire_test 10 sim_test 10 gateway_fleet_test 9)
+
 function(test_register name)
     set_tests_properties(${name} PROPERTIES TIMEOUT 300
         ENVIRONMENT "${test_environment}")
+    list(FIND long ${name} at)
+    if(at GREATER -1)
+        math(EXPR at "${at} + 1")
+        list(GET long ${at} seconds)
+        set_tests_properties(${name} PROPERTIES COST ${seconds})
+    endif()
 endfunction()
 
 set(rooms tandem_front tandem_worker_lib)
@@ -92,12 +107,24 @@ endforeach()
 
 # End to end: the real programs on loopback. Without the model library only those that are content
 # with the fake engine.
+#
+# Each has folders and ports of its own, and most wait more than they compute or have engines of one thread: they run side
+# by side. Alone: what strikes at a moment of its own clock, or holds measured times against predicted ones.
+set(e2e_alone e2e_faults e2e_plan_simulate)
+# These install packages for the tests, the first time.
+set(e2e_installing e2e_clients_python e2e_clients_js e2e_clients_agents e2e_generated e2e_privacy)
 function(e2e_register script)
     get_filename_component(name ${script} NAME_WE)
     add_test(NAME ${name} COMMAND ${ARGN} ${script})
     test_register(${name})
     # The first run on a machine also makes or fetches the models that some of them need.
-    set_tests_properties(${name} PROPERTIES RUN_SERIAL TRUE TIMEOUT 1200)
+    set_tests_properties(${name} PROPERTIES TIMEOUT 1200)
+    if(name IN_LIST e2e_alone)
+        set_tests_properties(${name} PROPERTIES RUN_SERIAL TRUE)
+    endif()
+    if(name IN_LIST e2e_installing)
+        set_tests_properties(${name} PROPERTIES RESOURCE_LOCK packages)
+    endif()
     if(TANDEM_LLAMA)
         set_tests_properties(${name} PROPERTIES FIXTURES_REQUIRED model)
     endif()

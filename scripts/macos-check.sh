@@ -29,14 +29,9 @@ for name in jansson.h jansson_config.h microhttpd.h gnutls/gnutls.h curl/curl.h 
 done
 
 cd "$root"
-failed=0
-count=0
-for file in $(find src -name '*.c' | grep -vE '(/|_)linux\.c$|^src/(engine/(llama|quantize)|train/|trainer_main|image/draw_sd)' | sort); do
-    count=$((count + 1))
-    PYTHONPATH=$zig python3 -m ziglang cc -target aarch64-macos.13.0 -std=gnu17 -D_GNU_SOURCE \
-        -D_DARWIN_C_SOURCE -DTANDEM_VERSION='"check"' -Isrc -isystem "$headers" -Wall -Wextra \
-        -Wshadow -Wconversion -Werror -c "$file" \
-        -o "$build/$(echo "$file" | tr / _).o" || failed=$((failed + 1))
-done
-[ "$failed" -eq 0 ] || die "$failed of $count files do not compile for macOS"
-say "macos-check: $count files compile for macOS on ARM"
+files=$(find src -name '*.c' | grep -vE '(/|_)linux\.c$|^src/(engine/(llama|quantize)|train/|trainer_main|image/draw_sd)' | sort)
+# shellcheck disable=SC2016  # expanded by the shell that compiles one file
+printf '%s\n' "$files" | xargs -n 1 -P "${JOBS:-2}" sh -c '"$0/ziglang/zig" cc -target aarch64-macos.13.0 -std=gnu17 \
+    -D_GNU_SOURCE -D_DARWIN_C_SOURCE -DTANDEM_VERSION="\"check\"" -Isrc -isystem "$1/include" -Wall -Wextra -Wshadow \
+    -Wconversion -Werror -c "$2" -o "$1/$(echo "$2" | tr / _).o"' "$zig" "$build" || die "not all files compile for macOS"
+say "macos-check: $(printf '%s\n' "$files" | wc -l) files compile for macOS on ARM"

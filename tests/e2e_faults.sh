@@ -21,9 +21,13 @@ N = 1000
 GEN = 16
 
 
-def pair(model, *node_args, port="0"):
-    p = Program("node", "-m", model, "--listen", "127.0.0.1:" + port, "--name", "P", *node_args)
-    d = Program("serve", "-m", model, "--listen", "127.0.0.1:0", "--name", "D", "--stall", "1",
+def node(model, port=0):
+    return Program("node", "-m", model, "--listen", "127.0.0.1:%d" % port, "--name", "P", "--threads", "1")
+
+
+def pair(model):
+    p = node(model)
+    d = Program("serve", "-m", model, "--listen", "127.0.0.1:0", "--name", "D", "--stall", "1", "--threads", "1",
                 "--prefill", "127.0.0.1:%d" % p.port)
     wait_for("the prefill node", node_is(d.port))
     return p, d
@@ -44,11 +48,11 @@ def ask_while(port, prompt, plan, delay, act):
 def kill_points(model, points, prompts, prefill_s):
     """Kills the node (or only its worker, or stops it) at points spread over a prefill."""
     p, d = pair(model)
-    port = str(p.port)
+    port = p.port
+    references = [complete(d.port, prompt, "local", GEN)[1] for prompt in prompts]
     lost = 0
     for i in range(points):
-        prompt = prompts[i % len(prompts)]
-        _, reference = complete(d.port, prompt, "local", GEN)
+        prompt, reference = prompts[i % len(prompts)], references[i % len(prompts)]
         delay = prefill_s * (i + 0.5) / points
         how = i % 3
         worker = p.worker()
@@ -67,7 +71,7 @@ def kill_points(model, points, prompts, prefill_s):
             p.kill()
             p.p.wait()
             wait_for("the worker to be gone", lambda: not os.path.exists("/proc/%d" % worker))
-            p = Program("node", "-m", model, "--listen", "127.0.0.1:" + port, "--name", "P")
+            p = node(model, port)
         wait_for("the node again", node_is(d.port), 60)
     check(lost >= points * 2 // 3, "only", lost, "of", points, "faults were felt")
     _, answer = complete(d.port, prompts[0], "hybrid", GEN)

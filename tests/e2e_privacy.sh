@@ -94,8 +94,9 @@ def run(*args):
 
 
 def pair_answers(model, prompt):
-    p = Traced("node", "-m", model, "--listen", "127.0.0.1:0", "--name", "P")
-    d = Traced("serve", "-m", model, "--listen", "127.0.0.1:0", "--name", "D", "--prefill", "127.0.0.1:%d" % p.port)
+    p = Traced("node", "-m", model, "--listen", "127.0.0.1:0", "--name", "P", "--threads", "1")
+    d = Traced("serve", "-m", model, "--listen", "127.0.0.1:0", "--name", "D", "--threads", "1", "--prefill",
+               "127.0.0.1:%d" % p.port)
     wait_for("the prefill node", node_is(d.port), 60)
     for plan in ("local", "remote", "hybrid"):
         status, a = complete(d.port, prompt, plan)

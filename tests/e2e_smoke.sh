@@ -80,7 +80,7 @@ for args in (("--no-tiles",), ("--handoff", "whole")):
     d.stop()
 if MODEL:
     for args in ((), ("--no-tiles",)):
-        p, d, text = four_plans(MODEL, tokens(700, 3, 1000, 20000), *args)
+        p, d, text = four_plans(MODEL, tokens(700, 3, 1000, 20000), "--threads", "1", *args)
         p.stop()
         d.stop()
 print("e2e_smoke: all passed")
