@@ -114,6 +114,9 @@ def bad_input(port):
     check(curl(port, "/v1/completions", *code, "-d", "{") == "400", "malformed JSON")
     check(curl(port, "/v1/completions", *code) == "405", "GET of a POST route")
     check(curl(port, "/v2", *code) == "404", "unknown route")
+    for nameless in ("--xx\r\nContent-Disposition: form-data\r\n\r\nx\r\n--xx--\r\n", "--xx\r\n\r\nx\r\n--xx--\r\n"):
+        check(curl(port, "/v1/files", *code, "-H", "Content-Type: multipart/form-data; boundary=xx", "--data-binary",
+                   nameless) == "400", "a part without a name")
     big = os.path.join(DIR, "big")
     with open(big, "wb") as f:
         f.truncate(100 << 20)

@@ -98,6 +98,8 @@ static enum MHD_Result form_part(void *ctx, enum MHD_ValueKind kind, const char 
     (void)kind;
     (void)type;
     (void)encoding;
+    if (!key) // a part without a name is nobody's
+        return MHD_YES;
     if (strcmp(key, "file") == 0)
         return file_take(form, filename, data, at, n) == 0 ? MHD_YES : MHD_NO;
     if (strcmp(key, "purpose") == 0 && at + n < sizeof(form->purpose))
