@@ -2,8 +2,11 @@
 # that take longest consist of many small files which all read the same large headers: those of one folder are
 # compiled together, as llama.cpp does with its models. Which code comes out is the same.
 
-# unity_join(TARGET REGEX): the sources of TARGET that match, in as few units as there are cores for.
+# unity_join(TARGET REGEX): the sources of TARGET that match, twelve to a unit.
 function(unity_join target regex)
+    if(NOT TARGET ${target})
+        return()
+    endif()
     get_target_property(sources ${target} SOURCES)
     get_target_property(dir ${target} SOURCE_DIR)
     foreach(file ${sources})

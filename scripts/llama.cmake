@@ -160,8 +160,11 @@ cmake_host_system_information(RESULT jobs QUERY NUMBER_OF_LOGICAL_CORES)
 # ---- the build ---------------------------------------------------------------------------------
 if(NOT EXISTS ${DIR}/COMPLETE)
     message(STATUS "building llama.cpp ${LLAMA_TAG} (${BACKEND}); 5 to 15 minutes, once per machine")
+    # A copy, since the build may be configured again by a clone that is not this one.
+    file(COPY ${HERE}/llama-unity.cmake DESTINATION ${DIR})
     run("configure" ${CMAKE_COMMAND} -S ${SRC} -B ${DIR}/build -DCMAKE_C_COMPILER=${CC}
-        -DCMAKE_CXX_COMPILER=${CXX} ${FLAGS} --log-level=WARNING)
+        -DCMAKE_CXX_COMPILER=${CXX} -DCMAKE_PROJECT_llama.cpp_INCLUDE=${DIR}/llama-unity.cmake ${FLAGS}
+        --log-level=WARNING)
     run("build" ${CMAKE_COMMAND} --build ${DIR}/build -j ${jobs} --target llama llama-common mtmd)
     file(GLOB_RECURSE libs ${DIR}/build/*.a)
     file(INSTALL ${libs} DESTINATION ${DIR}/lib)
