@@ -170,7 +170,7 @@ def client_leaves(port):
 def commands(port):
     server = "http://127.0.0.1:%d" % port
     table = run(TANDEM, "ps", "--server", server, code=0)
-    check(re.search(r"spark +prefill .* up ", table), table)
+    check(re.search(r"spark +both .* up ", table), table)
     check(json.loads(run(TANDEM, "ps", "--json", "--server", server, code=0))["status"] == "ok", "ps")
     one = json.loads(run(TANDEM, "chat", "--server", server, "--json", "--temperature", "0",
                          "--max-tokens", "5", "good", "day", code=0))
