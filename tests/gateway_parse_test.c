@@ -251,6 +251,48 @@ static void test_parts(void **state)
     parse_request_fini(&r);
 }
 
+// A member that is null is one that was left out; what may be left out of tools and calls is put in.
+static void test_nulls(void **state)
+{
+    static const struct {
+        const char *body, *member, *becomes;
+    } rows[] = {
+        {"{\"messages\":[{\"role\":\"user\",\"content\":\"x\",\"name\":null,\"tool_calls\":null}]}",
+         "messages", "[{\"role\":\"user\",\"content\":\"x\"}]"},
+        {"{\"messages\":[{\"role\":\"assistant\",\"content\":null,\"reasoning_content\":null,"
+         "\"tool_calls\":[{\"id\":null,\"type\":null,\"function\":{\"name\":\"f\","
+         "\"arguments\":null,\"x\":null}}]},"
+         "{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"y\"}],\"name\":null}]}",
+         "messages",
+         "[{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{\"type\":\"function\","
+         "\"function\":{\"name\":\"f\",\"arguments\":\"{}\"}}]},"
+         "{\"role\":\"user\",\"content\":\"y\"}]"},
+        {"{" MSG ",\"tools\":[{\"type\":null,\"function\":{\"name\":\"f\",\"description\":null,"
+         "\"strict\":null,\"parameters\":null}}]}",
+         "tools", "[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}]"},
+        // A schema's own nulls say something.
+        {"{" MSG ",\"tools\":[{\"function\":{\"name\":\"f\",\"parameters\":{\"default\":null}}}]}",
+         "tools",
+         "[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"parameters\":{\"default\":null}}}"
+         "]"},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        struct parse_request r = parse_ok(CHAT, rows[i].body);
+        const json_t *chat = json_object_get(r.render, "chat");
+        json_t *becomes = json_loads(rows[i].becomes, 0, NULL);
+
+        if (!json_equal(json_object_get(chat, rows[i].member), becomes)) {
+            char *text = json_text(json_object_get(chat, rows[i].member));
+
+            fail_msg("%s: %s", rows[i].body, text);
+        }
+        json_decref(becomes);
+        parse_request_fini(&r);
+    }
+}
+
 static void test_continuation(void **state)
 {
     static const struct {
@@ -339,10 +381,10 @@ static void test_inputs(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_refusals),     cmocka_unit_test(test_taken),
-        cmocka_unit_test(test_sampling),     cmocka_unit_test(test_parts),
-        cmocka_unit_test(test_continuation), cmocka_unit_test(test_prompts),
-        cmocka_unit_test(test_inputs),
+        cmocka_unit_test(test_refusals), cmocka_unit_test(test_taken),
+        cmocka_unit_test(test_sampling), cmocka_unit_test(test_parts),
+        cmocka_unit_test(test_nulls),    cmocka_unit_test(test_continuation),
+        cmocka_unit_test(test_prompts),  cmocka_unit_test(test_inputs),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

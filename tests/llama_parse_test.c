@@ -176,6 +176,36 @@ static void other_tools_are_passed_over(void **state)
     json_decref(r);
 }
 
+// What an earlier answer left in the conversation is no reason to refuse what follows.
+static void arguments_of_earlier_calls_become_objects(void **state)
+{
+    static const struct {
+        const char *arguments, *prompt;
+    } rows[] = {
+        {"\"{\\\"a\\\":1}\"", "\"arguments\": {\"a\": 1}"},
+        {"\"\"", "\"arguments\": {}"},
+        {"\" \\n\"", "\"arguments\": {}"},
+        {"\"{\\\"a\\\": \\\"b\"", "{\"arguments\": \"{\\\"a\\\": \\\"b\"}"},
+        {"\"7\"", "{\"arguments\": \"7\"}"},
+        {"{\"a\":1}", "\"arguments\": {\"a\": 1}"},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct buf b;
+        buf_init(&b, 1 << 16);
+        buf_printf(&b,
+                   "{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"},{\"role\":"
+                   "\"assistant\",\"content\":null,\"tool_calls\":[{\"type\":\"function\","
+                   "\"function\":{\"name\":\"get\",\"arguments\":%s}}]}]," TOOLS "}",
+                   rows[i].arguments);
+        json_t *r = render((char *)b.data);
+        if (!strstr(prompt_of(r), rows[i].prompt))
+            fail_msg("%s: %s", rows[i].arguments, prompt_of(r));
+        json_decref(r);
+        buf_fini(&b);
+    }
+}
+
 static void thinking_can_be_turned_off(void **state)
 {
     static const char *const off[] = {
@@ -503,6 +533,7 @@ int main(void)
         cmocka_unit_test(what_cannot_be_kept_is_refused),
         cmocka_unit_test(a_template_without_tools_keeps_no_choice_of_one),
         cmocka_unit_test(other_tools_are_passed_over),
+        cmocka_unit_test(arguments_of_earlier_calls_become_objects),
         cmocka_unit_test(thinking_can_be_turned_off),
         cmocka_unit_test(a_prompt_is_not_templated),
         cmocka_unit_test(answers_mean_the_same_whole_and_in_pieces),

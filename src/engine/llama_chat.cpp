@@ -69,15 +69,23 @@ std::string grammar_of(const common_json &request)
     return text;
 }
 
-// A call's arguments are JSON in a text, which the request's own reader did not look into.
-void calls_check(const std::vector<common_chat_msg> &messages)
+// A call's arguments are JSON in a text, which the request's own reader did not look into. Templates want an
+// object of them. A call without any may come with an empty text, and one that was cut short with half an
+// object, for as long as the conversation goes on: that text becomes the one member of an object.
+void call_settle(common_chat_tool_call &call)
 {
-    for (const common_chat_msg &message : messages)
-        for (const common_chat_tool_call &call : message.tool_calls)
-            if (llama_chat_nesting(call.arguments.data(), call.arguments.size()) >
-                LLAMA_NESTING_MAX)
-                throw std::invalid_argument("the arguments of a tool call are nested deeper than " +
-                                            std::to_string(LLAMA_NESTING_MAX));
+    std::string &text = call.arguments;
+    if (llama_chat_nesting(text.data(), text.size()) > LLAMA_NESTING_MAX)
+        throw std::invalid_argument("the arguments of a tool call are nested deeper than " +
+                                    std::to_string(LLAMA_NESTING_MAX));
+    if (text.find_first_not_of(" \n\r\t") == std::string::npos)
+        text = "{}";
+    common_json parsed = common_json::parse_no_throw(text);
+    if (!parsed.is_discarded() && parsed.is_object())
+        return;
+    common_json object = common_json::object();
+    object["arguments"] = text;
+    text = object.dump_safe();
 }
 
 // Tools of other types than functions are not for us and are passed over.
@@ -147,7 +155,9 @@ common_chat_templates_inputs inputs_of(const common_json &request, bool parallel
     in.messages = common_chat_msgs_parse_oaicompat(request.at("messages"));
     if (in.messages.empty())
         throw std::invalid_argument("messages is empty");
-    calls_check(in.messages);
+    for (common_chat_msg &message : in.messages)
+        for (common_chat_tool_call &call : message.tool_calls)
+            call_settle(call);
     if (const common_json *tools = member(request, "tools"))
         in.tools = common_chat_tools_parse_oaicompat(functions_of(*tools));
     if (const common_json *choice = member(request, "tool_choice"))

@@ -6,6 +6,31 @@
 
 #define TOOLS_MAX 1024
 
+// ---- what is left out ---------------------------------------------------------------------------------
+
+json_t *parser_plain(json_t *object)
+{
+    json_t *plain = json_object(), *v;
+    const char *key;
+
+    json_object_foreach(object, key, v)
+    {
+        if (!json_is_null(v))
+            json_put(plain, key, json_incref(v));
+    }
+    return plain;
+}
+
+json_t *parser_plain_function(json_t *tool)
+{
+    json_t *plain = parser_plain(tool), *function = json_object_get(plain, "function");
+
+    if (!json_object_get(plain, "type"))
+        json_put(plain, "type", json_string("function"));
+    json_put(plain, "function", parser_plain(function));
+    return plain;
+}
+
 // ---- tools --------------------------------------------------------------------------------------------
 
 static int check_tool(struct parser *p, const json_t *tool, size_t i)
@@ -17,7 +42,8 @@ static int check_tool(struct parser *p, const json_t *tool, size_t i)
 
     if (!json_is_object(tool))
         return FAULT(p, "tools", "'tools[%zu]' must be an object", i);
-    if (type && (!json_is_string(type) || strcmp(json_string_value(type), "function") != 0))
+    if (type && !json_is_null(type) &&
+        (!json_is_string(type) || strcmp(json_string_value(type), "function") != 0))
         return FAULT(p, "tools", "'tools[%zu].type' must be \"function\", the one kind served", i);
     if (!json_is_string(json_object_get(function, "name")) ||
         json_string_length(json_object_get(function, "name")) == 0)

@@ -38,5 +38,10 @@ int parser_source(struct parser *p);
 // ---- parse_format.c: tools and the forms of an answer; only checked, the worker's template acts on them ----
 int parser_tools(struct parser *p);
 int parser_format(struct parser *p);
+// An object without its members that are null, for a member that is null is one that was left out, and the
+// library that reads messages and tools refuses it. New references.
+json_t *parser_plain(json_t *object);
+// The same of a tool or a call of one, and of its function; the type may be left out as well.
+json_t *parser_plain_function(json_t *tool);
 
 #endif

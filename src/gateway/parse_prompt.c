@@ -71,8 +71,8 @@ static json_t *parts_text(const json_t *parts)
     return joined;
 }
 
-// The message with its parts joined, or with images among them. A new reference in *out.
-static int parts_join(struct parser *p, json_t *m, size_t i, json_t **out)
+// Joins the parts of the message, or leaves images among them.
+static int parts_join(struct parser *p, json_t *m, size_t i)
 {
     const json_t *content = json_object_get(m, "content");
     size_t images = p->out->n_images;
@@ -81,11 +81,8 @@ static int parts_join(struct parser *p, json_t *m, size_t i, json_t **out)
 
     for (size_t k = 0; rc == 0 && k < json_array_size(content); k++)
         rc = part_add(p, json_array_get(content, k), i, parts);
-    if (rc == 0) {
-        *out = json_copy(m);
-        json_put(*out, "content",
-                 p->out->n_images > images ? json_incref(parts) : parts_text(parts));
-    }
+    if (rc == 0)
+        json_put(m, "content", p->out->n_images > images ? json_incref(parts) : parts_text(parts));
     json_decref(parts);
     return rc;
 }
@@ -101,7 +98,8 @@ static int check_call(struct parser *p, const json_t *call, size_t i)
         return FAULT(p, "messages",
                      "'messages[%zu].tool_calls' must hold objects with a string 'function.name'",
                      i);
-    if (arguments && !json_is_string(arguments) && !json_is_object(arguments))
+    if (arguments && !json_is_null(arguments) && !json_is_string(arguments) &&
+        !json_is_object(arguments))
         return FAULT(p, "messages",
                      "'messages[%zu].tool_calls' has 'function.arguments' that are no string", i);
     return 0;
@@ -143,24 +141,47 @@ static int check_message(struct parser *p, const json_t *m, size_t i)
     return check_calls(p, m, i);
 }
 
-// A new reference in *out: the messages as they are, or with their parts joined.
+// The message without what is null, and its calls as the template's reader wants them.
+static json_t *message_plain(json_t *m)
+{
+    json_t *plain = parser_plain(m), *given = json_object_get(plain, "tool_calls"), *calls, *call;
+    size_t i;
+
+    if (json_is_null(json_object_get(m, "content")))
+        json_put(plain, "content", NULL);
+    if (!given)
+        return plain;
+    calls = json_array();
+    json_array_foreach(given, i, call)
+    {
+        json_t *settled = parser_plain_function(call), *f = json_object_get(settled, "function");
+
+        if (!json_object_get(f, "arguments"))
+            json_put(f, "arguments", json_string("{}"));
+        json_array_append_new(calls, settled);
+    }
+    json_put(plain, "tool_calls", calls);
+    return plain;
+}
+
+// A new reference in *out: the messages, their parts joined.
 static int messages_take(struct parser *p, json_t *messages, json_t **out)
 {
-    json_t *list = json_array(), *m, *joined;
+    json_t *list = json_array(), *m, *plain;
     size_t i;
 
     json_array_foreach(messages, i, m)
     {
         int rc = check_message(p, m, i);
 
-        joined = NULL;
+        plain = rc == 0 ? message_plain(m) : NULL;
         if (rc == 0 && json_is_array(json_object_get(m, "content")))
-            rc = parts_join(p, m, i, &joined);
+            rc = parts_join(p, plain, i);
+        json_array_append_new(list, plain);
         if (rc != 0) {
             json_decref(list);
             return rc;
         }
-        json_array_append_new(list, joined ? joined : json_incref(m));
     }
     *out = list;
     return 0;
@@ -205,6 +226,21 @@ static void images_list(struct parser *p)
     json_decref(list);
 }
 
+static void tools_put(json_t *chat)
+{
+    json_t *given = json_object_get(chat, "tools"), *tools, *tool;
+    size_t i;
+
+    if (!json_is_array(given))
+        return;
+    tools = json_array();
+    json_array_foreach(given, i, tool)
+    {
+        json_array_append_new(tools, parser_plain_function(tool));
+    }
+    json_put(chat, "tools", tools);
+}
+
 // The worker's template sees the request as the client sent it, less what is not its business.
 static int messages_put(struct parser *p)
 {
@@ -223,6 +259,7 @@ static int messages_put(struct parser *p)
     for (size_t i = 0; i < sizeof(ours) / sizeof(ours[0]); i++)
         json_object_del(chat, ours[i]);
     json_put(chat, "messages", taken);
+    tools_put(chat);
     json_put(p->out->render, "chat", chat);
     images_list(p);
     return continuation_put(p, messages, chat);
