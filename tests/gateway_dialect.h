@@ -191,7 +191,8 @@ static inline void rig_absurd(const struct dialect *d, const char *body)
         buf_put(&b, body, before);
         buf_puts(&b, numbers[i]);
         buf_puts(&b, body + before + 1);
-        rig_refused(d, &(struct refusal_row){(char *)b.data, "", "not valid JSON"});
+        rig_refused(
+            d, &(struct refusal_row){(char *)b.data, "", i < 3 ? "too large" : "not valid JSON"});
     }
     buf_fini(&b);
 }

@@ -21,6 +21,8 @@ static const struct refusal refusals[] = {
     {"POST", CHAT, "{\"a\":1,\"a\":2}", 400, "duplicate", NULL},
     {"POST", TEXT, "{\"prompt\":\"\xff\xfe\"}", 400, "not valid JSON", NULL},
     {"POST", TEXT, "{\"prompt\":\"a\\u0000b\"}", 400, "not valid JSON", NULL},
+    {"POST", TEXT, "{\"prompt\":\"x\",\"seed\":18446744073709551615}", 400,
+     "a number that is too large", NULL},
     // types and values
     {"POST", CHAT, "{" MSG ",\"temperature\":\"hot\"}", 400, "(got \"hot\")", "temperature"},
     {"POST", CHAT, "{" MSG ",\"temperature\":-1}", 400, "-1", "temperature"},

@@ -37,11 +37,12 @@ static void test_chat(void **state)
          "{\"role\":\"tool\",\"content\":\"three\",\"tool_call_id\":\"x\"}]}",
          "messages",
          "[" USER ",{\"role\":\"assistant\",\"content\":\"\",\"reasoning_content\":\"hm\","
-         "\"tool_calls\":[{\"id\":\"call_0\",\"type\":\"function\",\"function\":{\"name\":\"read\","
-         "\"arguments\":\"{\\\"p\\\":1}\"}},{\"id\":\"call_1\",\"type\":\"function\","
+         "\"tool_calls\":[{\"id\":\"call00000\",\"type\":\"function\",\"function\":{\"name\":"
+         "\"read\","
+         "\"arguments\":\"{\\\"p\\\":1}\"}},{\"id\":\"call00001\",\"type\":\"function\","
          "\"function\":{\"name\":\"read\",\"arguments\":\"{}\"}}]},"
-         "{\"role\":\"tool\",\"content\":\"one\",\"tool_call_id\":\"call_0\",\"name\":\"read\"},"
-         "{\"role\":\"tool\",\"content\":\"two\",\"tool_call_id\":\"call_1\"},"
+         "{\"role\":\"tool\",\"content\":\"one\",\"tool_call_id\":\"call00000\",\"name\":\"read\"},"
+         "{\"role\":\"tool\",\"content\":\"two\",\"tool_call_id\":\"call00001\"},"
          "{\"role\":\"assistant\",\"content\":\"\",\"tool_calls\":[{\"id\":\"x\","
          "\"type\":\"function\",\"function\":{\"name\":\"read\",\"arguments\":\"{}\"}}]},"
          "{\"role\":\"tool\",\"content\":\"three\",\"tool_call_id\":\"x\"}]"},

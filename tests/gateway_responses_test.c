@@ -310,6 +310,23 @@ static void test_logprobs(void **state)
     }
 }
 
+// What is left to tell of a call's tokens is no message.
+static void test_logprobs_of_a_call(void **state)
+{
+    struct rig r;
+
+    (void)state;
+    rig_open(&r, &dialect_responses,
+             HI "\"stream\":true,\"include\":[\"message.output_text.logprobs\"]}");
+    r.dialect->begin(&r.a, &r.out);
+    rig_say(&r, "{\"tool\":0,\"id\":\"c\",\"name\":\"f\",\"arguments\":\"{}\"}", LOGPROB("{"));
+    rig_say(&r, "{\"content\":\"\"}", LOGPROB(""));
+    rig_end(&r, "tool_calls", NULL);
+    assert_non_null(strstr((char *)r.out.data, "\"type\":\"function_call\""));
+    assert_null(strstr((char *)r.out.data, "\"type\":\"message\""));
+    rig_close(&r);
+}
+
 // A comment before the first event, an event of its own after it, and an error that ends it all.
 static void test_beats_and_errors(void **state)
 {
@@ -354,10 +371,10 @@ static void test_error_first(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_messages),    cmocka_unit_test(test_members),
-        cmocka_unit_test(test_refusals),    cmocka_unit_test(test_answers),
-        cmocka_unit_test(test_logprobs),    cmocka_unit_test(test_beats_and_errors),
-        cmocka_unit_test(test_error_first),
+        cmocka_unit_test(test_messages),         cmocka_unit_test(test_members),
+        cmocka_unit_test(test_refusals),         cmocka_unit_test(test_answers),
+        cmocka_unit_test(test_logprobs),         cmocka_unit_test(test_logprobs_of_a_call),
+        cmocka_unit_test(test_beats_and_errors), cmocka_unit_test(test_error_first),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -48,6 +48,10 @@ static void test_defaults(void **state)
     parse_ok(&dialect_text, "{\"prompt\":\"x\",\"seed\":-1}", &other);
     assert_int_not_equal(r.generate.sampling.seed, other.generate.sampling.seed);
     parse_request_fini(&other);
+    // Other negative ones are seeds like any.
+    parse_ok(&dialect_text, "{\"prompt\":\"x\",\"seed\":-7}", &other);
+    assert_int_equal(other.generate.sampling.seed, 6);
+    parse_request_fini(&other);
     parse_request_fini(&r);
 }
 

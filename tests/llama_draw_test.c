@@ -327,6 +327,34 @@ static void a_repetition_that_cannot_be_is_refused(void **state)
     json_decref(syntax);
 }
 
+// The library prints what it cannot do or read. The log must not hold a client's schema.
+static void a_schema_stays_out_of_the_log(void **state)
+{
+    char path[] = "/tmp/tandem-stderr-XXXXXX";
+    int file = mkstemp(path), stderr_was = dup(STDERR_FILENO);
+    json_t *request = json_pack("{s:s,s:{s:s,s:s}}", "prompt", "a", "json_schema", "type", "string",
+                                "pattern", "(?=secret)");
+    json_t *rendered = NULL, *syntax = json_pack("{s:s}", "grammar", "root ::= secret");
+    struct engine_sampling s;
+    struct err e = {0};
+    (void)state;
+    unlink(path);
+    assert_true(file >= 0 && dup2(file, STDERR_FILENO) == STDERR_FILENO);
+    int rc = g->ops->render(g, request, &rendered, &e);
+    assert_true(dup2(file, STDERR_FILENO) == STDERR_FILENO);
+    engine_sampling_default(&s);
+    s.syntax = syntax;
+    refused(&s);
+    dup2(stderr_was, STDERR_FILENO);
+    close(stderr_was);
+    assert_int_equal(rc, 0);
+    assert_int_equal(lseek(file, 0, SEEK_END), 0);
+    close(file);
+    json_decref(rendered);
+    json_decref(request);
+    json_decref(syntax);
+}
+
 static void an_answer_without_a_parser_is_content(void **state)
 {
     struct engine_parser *p = NULL;
@@ -459,6 +487,7 @@ int main(void)
         cmocka_unit_test(foreign_syntaxes_are_refused),
         cmocka_unit_test(a_grammar_of_too_many_groups_is_refused),
         cmocka_unit_test(a_repetition_that_cannot_be_is_refused),
+        cmocka_unit_test(a_schema_stays_out_of_the_log),
         cmocka_unit_test(an_answer_without_a_parser_is_content),
         cmocka_unit_test(embeddings_are_normalised_and_repeat),
         cmocka_unit_test(an_embedding_touches_no_sequence),

@@ -137,9 +137,11 @@ json_t *json_parse(const void *text, size_t n, struct err *e)
     if (!v) {
         enum json_error_code code = json_error_code(&at);
         bool nul = code == json_error_null_character || code == json_error_null_byte_in_key;
-        // The library's words for this one name a flag of its own.
-        err_set(e, ERR_INVALID, "not valid JSON at line %d, column %d: %s", at.line, at.column,
-                nul ? "a NUL character (\\u0000) cannot be taken" : at.text);
+        bool large = code == json_error_numeric_overflow;
+        // The library's words for a NUL name a flag of its own; a large number is valid JSON.
+        err_set(e, ERR_INVALID, "%s at line %d, column %d: %s",
+                large ? "a number that is too large to be taken" : "not valid JSON", at.line,
+                at.column, nul ? "a NUL character (\\u0000) cannot be taken" : at.text);
     }
     return v;
 }

@@ -21,6 +21,7 @@ static const char *const level_names[] = {"error", "warn", "info", "debug"};
 // Relaxed throughout: the level guards no other data, a late reader only logs a line more or less.
 static atomic_int level_now = LOG_LEVEL_INFO;
 static atomic_bool json_now;
+static atomic_int fd_now = STDERR_FILENO;
 static pthread_once_t environment_once = PTHREAD_ONCE_INIT;
 static char process_name[32];
 
@@ -66,6 +67,11 @@ int log_level_parse(const char *name, enum log_level *level)
 void log_process_set(const char *name)
 {
     snprintf(process_name, sizeof process_name, "%s", name);
+}
+
+void log_fd_set(int fd)
+{
+    atomic_store_explicit(&fd_now, fd, memory_order_relaxed);
 }
 
 // Writes "2026-01-31T12:00:00.123Z".
@@ -153,6 +159,6 @@ void log_write(enum log_level level, const char *module, const char *format, ...
         n = log_line_text(line, sizeof line, name, module, message);
     line[n++] = '\n';
     // One call for the line: processes that share a stderr do not cut into each other's lines.
-    ssize_t written = write(STDERR_FILENO, line, n);
+    ssize_t written = write(atomic_load_explicit(&fd_now, memory_order_relaxed), line, n);
     (void)written;
 }

@@ -15,6 +15,8 @@ int log_level_parse(const char *name, enum log_level *level); // ERR_INVALID whe
 void log_json_set(bool json);
 // A short name of this process in every line ("gateway", "worker 2"); copied, set before threads start.
 void log_process_set(const char *name);
+// Where the lines go instead of stderr; the caller keeps the descriptor open for good.
+void log_fd_set(int fd);
 
 void log_write(enum log_level level, const char *module, const char *format, ...)
     __attribute__((format(printf, 3, 4)));

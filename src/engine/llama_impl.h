@@ -112,6 +112,10 @@ static inline struct llama_engine *llama_of(struct engine *g)
 void llama_log_init(void);
 void llama_log_begin(void);
 const char *llama_log_end(void); // "" when there was none; valid until the next begin
+// Around what may print a client's schema or grammar, for that is none of the log's business. In pairs, on any
+// thread.
+void llama_log_hush(void);
+void llama_log_speak(void);
 
 // ---- llama_file.c: the GGUF file itself ------------------------------------------------------
 // Tells an absent, foreign, cut short file apart before llama.cpp sees it. *out is to be freed with

@@ -5,10 +5,13 @@
 
 #include "base/log.h"
 
+#include <fcntl.h>
 #include <ggml.h>
 #include <mtmd.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #define LINE_BYTES 400
 
@@ -58,4 +61,38 @@ const char *llama_log_end(void)
 {
     capture.on = false;
     return capture.line;
+}
+
+// What does not go through the callback is printed to stderr. The log's own lines then have a descriptor of
+// their own; the other one leads nowhere for as long as somebody is hushed.
+static struct {
+    pthread_mutex_t lock; // guards all of it
+    unsigned hushed;
+    int own, nowhere;
+} outlet = {PTHREAD_MUTEX_INITIALIZER, 0, -1, -1};
+
+static void outlet_open(void)
+{
+    outlet.own = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3);
+    outlet.nowhere = open("/dev/null", O_WRONLY | O_CLOEXEC);
+    if (outlet.own >= 0)
+        log_fd_set(outlet.own);
+}
+
+void llama_log_hush(void)
+{
+    pthread_mutex_lock(&outlet.lock);
+    if (outlet.own < 0)
+        outlet_open();
+    if (outlet.hushed++ == 0 && outlet.own >= 0 && outlet.nowhere >= 0)
+        dup2(outlet.nowhere, STDERR_FILENO);
+    pthread_mutex_unlock(&outlet.lock);
+}
+
+void llama_log_speak(void)
+{
+    pthread_mutex_lock(&outlet.lock);
+    if (--outlet.hushed == 0 && outlet.own >= 0 && outlet.nowhere >= 0)
+        dup2(outlet.own, STDERR_FILENO);
+    pthread_mutex_unlock(&outlet.lock);
 }

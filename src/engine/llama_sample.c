@@ -89,7 +89,11 @@ static int draw_make(struct llama_engine *g, const struct engine_sampling *s,
                                    .n_ctx = g->base.limits.n_ctx,
                                    .grammar = json_string_value(grammar),
                                    .rules = text};
+    if (o.grammar)
+        llama_log_hush();
     *out = llama_draw_new(&o, e);
+    if (o.grammar)
+        llama_log_speak();
     free(text);
     return *out != NULL ? 0 : ERR_INVALID;
 }

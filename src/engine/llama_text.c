@@ -105,7 +105,9 @@ int llama_text_render(struct engine *base, const json_t *request, json_t **rende
     json_t *marked = marker ? images_mark(request, marker) : NULL;
     char *text = json_text(marked ? marked : request);
     json_decref(marked);
+    llama_log_hush();
     char *answer = llama_chat_render(g->chat, text, e);
+    llama_log_speak();
     free(text);
     if (!answer)
         return ERR_INVALID;

@@ -193,14 +193,21 @@ const struct access_key *access_find(const struct access *a, const char *given, 
 
 // ---- who asks -----------------------------------------------------------------------------------------
 
-// "Authorization: Bearer KEY", as OpenAI's clients send it, or Anthropic's "x-api-key: KEY".
-static const char *key_given(const struct exchange *x)
+// "Authorization: Bearer KEY", as OpenAI's clients send it, or Anthropic's "x-api-key: KEY"; a client may send
+// both, and one of them for a proxy. False: neither.
+static bool key_take(const struct access *a, struct exchange *x)
 {
     const char *bearer = http_header(x, MHD_HTTP_HEADER_AUTHORIZATION);
+    const char *other = http_header(x, "x-api-key");
 
-    if (bearer && strncasecmp(bearer, "Bearer ", 7) == 0)
-        return bearer + 7 + strspn(bearer + 7, " ");
-    return http_header(x, "x-api-key");
+    bearer = bearer && strncasecmp(bearer, "Bearer ", 7) == 0 ? bearer + 7 : NULL;
+    if (bearer && a->n_keys > 0) {
+        bearer += strspn(bearer, " ");
+        x->key = access_find(a, bearer, strlen(bearer));
+    }
+    if (other && a->n_keys > 0 && !x->key)
+        x->key = access_find(a, other, strlen(other));
+    return bearer || other;
 }
 
 static void refuse_scope(struct exchange *x)
@@ -215,11 +222,10 @@ static void refuse_scope(struct exchange *x)
 
 static void key_check(const struct access *a, struct exchange *x)
 {
-    const char *given = key_given(x);
+    bool given = key_take(a, x);
     bool wanted = a->n_keys > 0 && (!x->route || x->route->scopes != ACCESS_FREE);
 
     x->admin = a->n_keys == 0;
-    x->key = given && a->n_keys > 0 ? access_find(a, given, strlen(given)) : NULL;
     if (x->key) {
         x->admin = (x->key->scopes & ACCESS_ADMIN) != 0;
         if (!x->options->share_prefixes)

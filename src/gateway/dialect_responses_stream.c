@@ -283,7 +283,9 @@ static void words_put(struct answer *a, struct answer_choice *c, const json_t *w
     enum block kind = json_object_get(words, "reasoning") ? BLOCK_REASONING : BLOCK_TEXT;
     const json_t *v = json_object_get(words, kind == BLOCK_TEXT ? "content" : "reasoning");
 
-    if (!json_is_string(v) || (json_string_length(v) == 0 && json_array_size(logprobs) == 0))
+    // Log probabilities without a text go with the text before them; behind a call there is none.
+    if (!json_is_string(v) ||
+        (json_string_length(v) == 0 && (json_array_size(logprobs) == 0 || c->block == BLOCK_CALL)))
         return;
     if (c->block != kind) {
         block_close(a, c, "completed", out);

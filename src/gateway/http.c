@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <unistd.h>
 
 #define COUNTS_MAX 512
@@ -203,6 +204,19 @@ static bool announced_too_large(struct exchange *x)
     return length && !(x->route && x->route->take) && strtoull(length, NULL, 10) > GATEWAY_BODY_MAX;
 }
 
+// Nothing is unpacked here: a small body could become a very large one.
+static void encoding_check(struct exchange *x)
+{
+    const char *encoding = http_header(x, MHD_HTTP_HEADER_CONTENT_ENCODING);
+    char message[160];
+
+    if (!encoding || strcasecmp(encoding, "identity") == 0)
+        return;
+    snprintf(message, sizeof(message),
+             "a body with Content-Encoding %.40s is not taken; send it uncompressed", encoding);
+    http_refuse(x, 415, "encoding_unsupported", message);
+}
+
 // False: the connection is to be cut.
 static bool body_take(struct exchange *x, const char *data, size_t n)
 {
@@ -282,6 +296,7 @@ static enum MHD_Result exchange_begin(struct exchange *x, const char *method)
         if (!x->route)
             route_refuse(x, method);
     }
+    encoding_check(x);
     if (announced_too_large(x))
         refuse_size(x);
     if (http_header(x, MHD_HTTP_HEADER_EXPECT) && x->status != 0)

@@ -83,9 +83,9 @@ static int parse_seed(struct parser *p, const char *member)
     int64_t seed = -1;
     uint32_t folded;
 
-    if (parser_integer(p, member, -1, INT64_MAX, &seed) != 0)
+    if (parser_integer(p, member, INT64_MIN, INT64_MAX, &seed) != 0)
         return p->fault->e.code;
-    if (seed < 0)
+    if (seed == -1)
         os_random(&folded, sizeof(folded));
     else
         folded = (uint32_t)((uint64_t)seed ^ (uint64_t)seed >> 32);

@@ -392,8 +392,9 @@ void request_fail_as(struct core *c, struct request *r, struct request_fault f, 
         return;
     c->totals.failed++;
     metrics_ended(&c->metrics, plan_of(r), refused ? METRICS_REFUSED : METRICS_FAILED);
+    // What is wrong with a request may be told in its own words, which are the client's alone.
     log_warn("gateway", "failed: id=%s request_id=%s status=%u why=\"%s\"", r->answer.id,
-             r->request_id, told.status, e->message);
+             r->request_id, told.status, told.status == 400 ? told.code : e->message);
     fault_put(c, r, &told);
     if (!r->over)
         over_set(c, r);
