@@ -263,6 +263,33 @@ static void a_killed_worker_says_so_and_comes_back(void **state)
     image_worker_free(w);
 }
 
+// A pause is no silence; what was drawn when it fell silent fails, and what waits gets the next worker.
+static void a_worker_that_hangs_is_ended_and_comes_back(void **state)
+{
+    const struct image_worker_options o = {.model = "fake:1", .hang_ns = NS_PER_S};
+    struct image_worker *w = NULL;
+    struct image_event ev;
+    struct err e = {0};
+    uint64_t bad, good;
+    (void)state;
+    assert_int_equal(image_worker_start(&o, &w, &e), 0);
+    image_worker_pause(w, true);
+    good = submit(w, "a cat", 1, 1);
+    wait_for(w, IMAGE_READY);
+    while (image_worker_poll(w, clock_now_ns() + 3 * NS_PER_S / 2, &ev) == 1) {
+        assert_true(ev.kind != IMAGE_FAILED && ev.kind != IMAGE_DONE);
+        image_event_fini(&ev);
+    }
+    image_worker_pause(w, false);
+    assert_int_equal(outcome(w, good, &e), 0);
+    bad = submit(w, "hang", 1, 1);
+    good = submit(w, "a cat", 1, 1);
+    assert_int_equal(outcome(w, bad, &e), ERR_TIMEOUT);
+    assert_non_null(strstr(e.message, "said nothing for 1 s"));
+    assert_int_equal(outcome(w, good, &e), 0);
+    image_worker_free(w);
+}
+
 static void a_model_that_cannot_be_loaded_is_not_tried_again(void **state)
 {
     struct image_worker *w = start("fake:0:cannot");
@@ -299,7 +326,7 @@ static void programs_that_are_no_workers_are_given_up(void **state)
         {"printf 'this is no frame at all' >&3; exec sleep 60", "3 times"},
         {"printf '\\002\\000\\000\\000\\000\\000\\000\\000[]' >&3; exec sleep 60", "3 times"},
         {"printf '\\033\\000\\000\\000\\000\\000\\000\\000{\"op\":\"ready\",\"protocol\":9}' >&3; "
-         "sleep 60",
+         "exec sleep 60",
          "version 9"},
         {"exit 2", "refused its options"},
     };
@@ -425,6 +452,7 @@ int main(void)
         cmocka_unit_test(a_pause_holds_before_the_next_step),
         cmocka_unit_test(a_worker_that_aborts_takes_one_request_and_comes_back),
         cmocka_unit_test(a_killed_worker_says_so_and_comes_back),
+        cmocka_unit_test(a_worker_that_hangs_is_ended_and_comes_back),
         cmocka_unit_test(a_model_that_cannot_be_loaded_is_not_tried_again),
         cmocka_unit_test(programs_that_are_no_workers_are_given_up),
         cmocka_unit_test(a_program_that_is_not_there_is_named),

@@ -3,6 +3,7 @@
 
 #include "base/clock.h"
 #include "base/json.h"
+#include "base/log.h"
 #include "os/os.h"
 
 #include <errno.h>
@@ -84,6 +85,7 @@ int image_worker_start(const struct image_worker_options *o, struct image_worker
     int rc = 0;
     w->pid = -1;
     w->fd = -1;
+    w->hang_ns = o->hang_ns > 0 ? o->hang_ns : IMAGE_HANG_NS;
     image_buf_init(&w->in);
     image_buf_init(&w->out);
     if (is_fake(o->model))
@@ -289,6 +291,7 @@ void image_worker_pause(struct image_worker *w, bool pause)
     if (w->paused == pause)
         return;
     w->paused = pause;
+    w->heard_ns = clock_now_ns();
     if (w->ready)
         order_put(w, pause ? "pause" : "resume", 0);
 }
@@ -313,6 +316,12 @@ int image_worker_fd(const struct image_worker *w)
     return w->fd;
 }
 
+// Then it says something with each step.
+static bool is_drawing_freely(const struct image_worker *w)
+{
+    return w->fd >= 0 && w->drawing != NULL && !w->drawing->cancelled && !w->paused;
+}
+
 int64_t image_worker_wait_ns(const struct image_worker *w)
 {
     int64_t now = clock_now_ns(), until = INT64_MAX;
@@ -321,6 +330,8 @@ int64_t image_worker_wait_ns(const struct image_worker *w)
         return 0;
     if (w->fd < 0 && w->dead.code == 0)
         until = w->restart_ns;
+    if (is_drawing_freely(w))
+        until = w->heard_ns + w->hang_ns;
     if (w->drawing != NULL && w->drawing->cancelled)
         until = w->can_cancel ? w->drawing->cancelled_ns + CANCEL_PATIENCE_NS : 0;
     if (until == INT64_MAX)
@@ -344,6 +355,28 @@ static void job_send(struct image_worker *w)
     free(j->data);
     j->data = NULL;
     w->drawing = j;
+    w->heard_ns = clock_now_ns();
+}
+
+static void drawing_give_up(struct image_worker *w, int code, const char *message)
+{
+    worker_fail(w, w->drawing, code, message);
+    w->drawing = NULL;
+    worker_kill(w);
+    w->restart_ns = clock_now_ns();
+}
+
+static void hang_tend(struct image_worker *w, int64_t now)
+{
+    char message[160];
+    if (!is_drawing_freely(w) || now - w->heard_ns < w->hang_ns)
+        return;
+    snprintf(message, sizeof message,
+             "the image worker said nothing for %.0f s while it drew this; it was ended and is "
+             "started again",
+             ns_to_s(w->hang_ns));
+    log_error("image", "%s: pid=%d", message, (int)w->pid);
+    drawing_give_up(w, ERR_TIMEOUT, message);
 }
 
 // What is due without anything having come.
@@ -355,12 +388,9 @@ static void worker_tend(struct image_worker *w)
     if (w->fd < 0 && w->dead.code == 0 && now >= w->restart_ns && worker_spawn(w, &e) != 0)
         worker_unstarted(w, &e);
     if (j != NULL && j->cancelled && w->fd >= 0 &&
-        (!w->can_cancel || now - j->cancelled_ns > CANCEL_PATIENCE_NS)) {
-        worker_fail(w, j, ERR_CANCELLED, "cancelled");
-        w->drawing = NULL;
-        worker_kill(w);
-        w->restart_ns = now;
-    }
+        (!w->can_cancel || now - j->cancelled_ns > CANCEL_PATIENCE_NS))
+        drawing_give_up(w, ERR_CANCELLED, "cancelled");
+    hang_tend(w, now);
     if (w->ready && w->drawing == NULL && w->waiting != NULL)
         job_send(w);
 }
@@ -390,6 +420,7 @@ static void frames_take(struct image_worker *w)
     struct err e = {0};
     int rc = 0;
     while (w->fd >= 0 && w->n_events == 0 && (rc = image_frame_take(&w->in, &f, &e)) > 0) {
+        w->heard_ns = clock_now_ns();
         worker_frame(w, &f);
         image_frame_fini(&f);
     }

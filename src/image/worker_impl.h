@@ -29,6 +29,7 @@ struct image_worker {
     struct err told; // what the worker said before it ended; its cause
     struct err dead; // code 0: it lives, or comes back
     int64_t restart_ns, backoff_ns, started_ns;
+    int64_t hang_ns, heard_ns; // heard_ns: its last word, or since when it has had one to say
     uint32_t restarts, load_deaths;
     uint64_t last_id;
     struct image_job *drawing, *waiting; // first in, first out
