@@ -1,7 +1,10 @@
 // Frames of the image worker's protocol, of any bytes in any pieces: each is taken, waited for or refused with
 // words, and what was taken is put again as the same bytes. Prompts of any bytes: LoRAs are taken out or refused. Bodies
-// of requests over HTTP: what is accepted is within the limits.
+// of requests over HTTP: what is accepted is within the limits. Markup for other servers that draw: none is left. What such
+// servers answer, and workflows: taken or refused with words.
 #include "base/json.h"
+#include "gateway/image_markup.h"
+#include "gateway/image_upstream_impl.h"
 #include "gateway/images.h"
 #include "image/frame.h"
 #include "image/image.h"
@@ -95,6 +98,69 @@ static void body(const uint8_t *data, size_t n, bool edit)
     images_ask_fini(&ask);
 }
 
+// Another way to say what a server would execute: as its own patterns have it.
+static bool executes(const char *text)
+{
+    for (; *text; text++) {
+        size_t word = *text == '<' ? strspn(text + 1, "abcdefghijklmnopqrstuvwxyz_") : 0;
+        if (word > 0 && text[1 + word] == ':' && strchr(text, '>') != NULL)
+            return true;
+        if (strncmp(text, "<sd_cpp_extra_args>", 19) == 0 || strncmp(text, "embedding:", 10) == 0)
+            return true;
+    }
+    return false;
+}
+
+static void markup(const uint8_t *data, size_t n)
+{
+    char *text = mem_alloc(n + 1), *out, *again;
+    memcpy(text, data, n);
+    out = image_markup_strip(text);
+    again = image_markup_strip(out);
+    need(strlen(out) <= strlen(text), "a prompt grew");
+    need(!executes(out), "markup is left");
+    need(strcmp(out, again) == 0, "not all was taken at once");
+    free(again);
+    free(out);
+    free(text);
+}
+
+static int picture(void *ctx, const uint8_t *data, size_t n, struct err *e)
+{
+    (void)data;
+    (void)e;
+    need(n <= IMAGE_UPSTREAM_PICTURE_MAX && ++*(uint32_t *)ctx <= 3, "too much of a picture");
+    return 0;
+}
+
+static void upstream(const uint8_t *data, size_t n)
+{
+    uint32_t seen = 0;
+    const struct image_upstream_taker taker = {picture, &seen, 3};
+    struct image_request r;
+    const struct images_part none = {0};
+    const struct image_upstream_order o = {.request = &r, .image = &none, .mask = &none};
+    struct err e = {0};
+    unsigned takes = 0;
+    json_t *v;
+    need(image_upstream_pictures(data, n, &taker, &e) == 0 || e.message[0],
+         "refused without words");
+    for (int kind = GATEWAY_UPSTREAM_OPENAI; kind <= GATEWAY_UPSTREAM_COMFY; kind++) {
+        v = image_upstream_list((enum gateway_upstream_kind)kind, data, n, &e);
+        need(v == NULL || json_array_size(v) <= IMAGE_UPSTREAM_MODELS_MAX, "too many models");
+        json_decref(v);
+    }
+    image_request_default(&r);
+    r.prompt = "\"}%seed%";
+    v = image_workflow_parse(data, n, &takes, &e);
+    if (v != NULL) {
+        json_t *full = image_workflow_fill(v, &o);
+        need(json_object_size(full) == json_object_size(v), "a workflow of another shape");
+        json_decref(full);
+    }
+    json_decref(v);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 {
@@ -102,5 +168,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
     prompt(data, n);
     body(data, n, false);
     body(data, n, true);
+    markup(data, n);
+    upstream(data, n);
     return 0;
 }
