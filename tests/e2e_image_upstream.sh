@@ -327,15 +327,19 @@ def another_server():
 
 def full():
     s = Server("sd-server", ["m"])
-    s.slow = 0.3
-    p = serve("one=%s kind=sd-server" % s.url, args=("--image-queue", "0"))
+    s.go.clear()
+    p = serve("one=%s kind=sd-server" % s.url, args=("--image-queue", "1"))
     answers = []
-    threads = [threading.Thread(target=lambda: answers.append(draw(p, model="m")[0])) for _ in range(4)]
+    threads = [threading.Thread(target=lambda: answers.append(draw(p, model="m"))) for _ in range(2)]
     for t in threads:
         t.start()
+    wait_for("one that is drawn and one that waits", lambda: (image_nodes(p)[0]["drawing"], image_nodes(p)[0]["waiting"])
+             == (1, 1))
+    refused(p, 429, "--image-queue 1", model="m")
+    s.go.set()
     for t in threads:
         t.join()
-    check(sorted(answers)[0] == 200 and sorted(answers)[-1] == 429, answers)
+    check([a[0] for a in answers] == [200, 200], answers)
     s.stop()
     p.stop()
 

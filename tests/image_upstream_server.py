@@ -138,7 +138,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return
         if self.fails(model, n):
             return
-        time.sleep(s.slow)
+        s.go.wait(20)
         width, height = map(int, body.get("size", "64x48").split("x"))
         pictures = [self.BAD[model]() if model in self.BAD else b64(png(width, height, i)) for i in range(n)]
         entries = [{"b64_json": p} for p in pictures]
@@ -165,7 +165,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return
         if self.fails(s.play, body["batch_size"]):
             return
-        time.sleep(s.slow)
+        s.go.wait(20)
         size = body.get("width", 512), body.get("height", 512)
         self.answer(200, {"images": [b64(png(*size, body["seed"] + i)) for i in range(body["batch_size"])],
                           "parameters": body, "info": ""})
@@ -256,10 +256,12 @@ class Server(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), Handler)
         self.kind, self.models, self.key, self.play = kind, list(models), key, play
         self.plays = {}  # what a model of another name does
-        self.trap, self.slow, self.takes_id = "", 0, True
+        self.trap, self.takes_id = "", True
         self.seen, self.connections, self.queue = [], [], []
         self.history, self.pictures, self.running = {}, {}, None
         self.left, self.over, self.interrupted = threading.Event(), threading.Event(), threading.Event()
+        self.go = threading.Event()  # it draws
+        self.go.set()
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     @property

@@ -148,15 +148,13 @@ int image_upstream_ask_check(const struct image_upstream_pick *p, const struct i
         {"steps", IMAGE_TAKES_STEPS},
         {"cfg", IMAGE_TAKES_CFG},
         {"cfg_scale", IMAGE_TAKES_CFG},
-        {"size", IMAGE_TAKES_SIZE},
         {"sampler", IMAGE_TAKES_SAMPLER},
         {"scheduler", IMAGE_TAKES_SAMPLER},
         {"seed", IMAGE_TAKES_SEED},
     };
 
     for (size_t i = 0; i < sizeof(members) / sizeof(members[0]); i++)
-        if (is_given(a, members[i].member) && !(p->takes & members[i].bit) &&
-            strcmp(members[i].member, "size") != 0)
+        if (is_given(a, members[i].member) && !(p->takes & members[i].bit))
             return parse_fault_set(
                 fault, ERR_UNSUPPORTED, members[i].member,
                 "'%s' is not possible: server %.60s, which draws \"%.100s\", takes "

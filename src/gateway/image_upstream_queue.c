@@ -57,7 +57,7 @@ static int room_check(const struct image_upstreams *u, const struct images_task 
         return err_set(e, ERR_BUSY,
                        "this API key has %u requests for pictures running, the most at one time",
                        o->max_per_key);
-    if (waiting_on(u, s) >= o->images.queue + s->kind->at_once)
+    if (waiting_on(u, s) + drawing_on(u, s) >= o->images.queue + s->kind->at_once)
         return err_set(e, ERR_BUSY,
                        "%u requests for pictures are waiting for %.60s already (--image-queue %u); "
                        "try again later",
