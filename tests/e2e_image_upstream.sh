@@ -190,12 +190,12 @@ def failures(p, s, trap):
             ("s413", 413, "because of s413"), ("s422", 400, "because of s422"), ("s429", 429, "too many requests"),
             ("s500", 502, "failed"), ("s503", 503, "not ready"), ("redirect", 502, "redirect"), ("cut", 502, "lost"),
             ("teapot", 502, ""), ("junk", 502, "no picture"), ("no-base64", 502, "base64"), ("huge", 502, "20000x1"),
-            ("damaged", 502, "damaged"), ("url", 502, "address"), ("none", 502, "without a picture"),
-            ("silent", 504, "silent")):
+            ("damaged", 502, "damaged"), ("url", 502, "address"), ("none", 502, "without a picture")):
         e = refused(p, status, words, model=model)
         check(KEY not in json.dumps(e) and "sky" in e["message"], e)
         wait_for("a server that is back", lambda: image_nodes(p)[0]["state"] == "up")
     check(not trap.connections, "nobody else was spoken to")
+    refused(p, 504, "stall=SECONDS", model="hasty")
     before = len(s.asked())
     for more, words in (({"n": 11}, "11"), ({"size": "9999x9999"}, "9999x9999"), ({"size": "4096x4096"}, "pixels"),
                         ({"steps": 151}, "151"), ({"prompt": "x" * 20000}, "20000 bytes"), ({"prompt": "\x01"}, "0x01"),
@@ -265,9 +265,10 @@ def three_kinds():
     sky, small, flow = Server("openai", names, KEY), Server("sd-server", ["tiny"]), Server("comfyui")
     sky.trap = trap.url
     workflow, key = write("flow.json", WORKFLOW), write("key", KEY + "\n")
-    p = serve("sky=%s key-file=%s stall=1" % (sky.url, key), "small=%s/v1/ kind=sd-server" % small.url,
+    p = serve("sky=%s key-file=%s" % (sky.url, key), "small=%s/v1/ kind=sd-server" % small.url,
               "flow=%s kind=comfyui workflow=%s" % (flow.url, workflow),
-              "slow=%s kind=comfyui workflow=%s stall=1 model=slowflow" % (flow.url, workflow))
+              "slow=%s kind=comfyui workflow=%s stall=1 model=slowflow" % (flow.url, workflow),
+              "hasty=%s key-file=%s stall=1 model=silent as=hasty" % (sky.url, key))
     openai(p, sky)
     sd(p, small)
     comfy(p, flow)
@@ -300,6 +301,7 @@ def beside_local():
     check(node(model="pencil") == "far", "one of unknown speed is tried")
     check(node(model="pencil") == "far", "the quicker one")
     check(s.asked()[-1]["steps"] == 4, "with the steps of the model here", s.asked()[-1])
+    check(draw(p, model="pencil")[1]["size"] == "64x64", "and with its size")
     s.play = "s500"
     check(node(model="pencil") is None, "what fails there is drawn here")
     check(node(model="pencil") is None, "and it is left alone for a while")

@@ -185,11 +185,14 @@ static void job_run(struct image_upstream_job *j, int64_t now_ns)
 static double left_s(const struct image_upstream_job *j, int64_t now_ns)
 {
     const struct image_upstream_server *s = j->server;
-    const struct image_request *r = &j->r.task->ask.request;
     const struct image_upstream_model *m = image_upstream_model_of(s, j->r.task->pick->theirs);
-    double all = m ? images_speeds_step_s(&m->speeds, r) * image_upstream_units(s, r) : 0;
+    struct image_request r = j->r.task->ask.request;
+    double all;
 
-    all *= r->count - j->r.drawn;
+    if (r.width == 0)
+        r.width = r.height = IMAGE_UPSTREAM_SIDE;
+    all = m ? images_speeds_step_s(&m->speeds, &r) * image_upstream_units(s, &r) : 0;
+    all *= r.count - j->r.drawn;
     if (j->drawing)
         all -= ns_to_s(now_ns - j->sent_ns);
     return all > 0 ? all : 0;

@@ -87,16 +87,24 @@ static int nobody(struct exchange *x, const char *name, struct parse_fault *faul
     return fault->e.code;
 }
 
-static bool is_sooner_there(struct exchange *x, const struct images_ask *ask,
+// What the request leaves open is what the model here likes best, also there.
+static bool is_sooner_there(struct exchange *x, struct images_ask *ask,
                             const struct image_upstream_pick *pick)
 {
+    struct image_request r = ask->request;
     struct parse_fault fault = {0};
+    bool sooner;
 
-    if (ask->request.n_loras > 0 || (ask->edit && !pick->model.edits) ||
+    if (r.n_loras > 0 || (ask->edit && !pick->model.edits) ||
         image_upstream_ask_check(pick, ask, &fault) != 0)
         return false;
-    return image_upstreams_is_sooner(x->image_upstreams, pick, &ask->request,
-                                     images_estimate_s(x->images, &ask->request));
+    if (r.width == 0)
+        r.width = r.height = images_known(x->images)->model->side;
+    sooner =
+        image_upstreams_is_sooner(x->image_upstreams, pick, &r, images_estimate_s(x->images, &r));
+    if (sooner && !ask->edit && pick->takes & IMAGE_TAKES_SIZE)
+        ask->request = r;
+    return sooner;
 }
 
 // Takes the body. *pick: the server that draws, NULL: this machine. A model that both have is held against what this
