@@ -256,6 +256,11 @@ def told(p):
     check('tandem_image_node_up{node="sky"} 1' in text and 'tandem_image_node_total{node="sky",end="done"}' in text, text)
     ps = subprocess.run([TANDEM, "ps", "--server", "http://127.0.0.1:%d" % p.port], capture_output=True, text=True).stdout
     check("IMAGE NODE" in ps and "sky" in ps and "comfyui" in ps, ps)
+    command = [TANDEM, "image", "a cat", "--server", "http://127.0.0.1:%d" % p.port, "--server-model", "tiny", "--seed", "3",
+               "--size", "24x16", "--show", "none", "-o", os.path.join(DIR, "cat.png")]
+    r = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    with open(os.path.join(DIR, "cat.png"), "rb") as f:
+        check(r.returncode == 0 and size_of(f.read()) == (24, 16), r.stderr)
 
 
 def three_kinds():

@@ -391,6 +391,11 @@ static size_t server_options(struct image_command *m, struct cli_option *out)
          .arg = "URL",
          .help = "have the server that runs there draw, with its image model, in place of "
                  "--image-model"},
+        {.name = "--server-model",
+         .kind = CLI_STRING,
+         .value = (void *)&m->server_model,
+         .arg = "NAME",
+         .help = "which of the server's models draws, as its /v1/models calls it"},
         {.name = "--api-key",
          .kind = CLI_STRING,
          .value = (void *)&m->client.api_key,

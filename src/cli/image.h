@@ -29,6 +29,7 @@ struct image_command {
     struct image_worker_options worker;
     struct image_request request;
     const char *prompt, *out, *size, *format, *show, *initial, *mask;
+    const char *server_model; // NULL: the server chooses
     int64_t seed;
     uint32_t quality;
     bool watch, json;

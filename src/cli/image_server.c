@@ -23,6 +23,7 @@ static json_t *body_make(const struct image_command *m)
     const struct image_request *r = &m->request;
     json_t *o = json_object();
     text_put(o, "prompt", m->prompt);
+    text_put(o, "model", m->server_model);
     text_put(o, "negative_prompt", r->negative);
     text_put(o, "size", m->size);
     text_put(o, "sampler", r->sampler);
