@@ -188,6 +188,7 @@ static void hello_and_welcome_round_trip(void **state)
                   .n_nics = 1},
         .power = {40.5, 0, 180},
         .paced = true,
+        .max_stall_s = 0.25,
         .advertise = "[fd00::7]:7000",
         .pid = 4711,
         .role = PLACE_READER,
@@ -214,12 +215,14 @@ static void hello_and_welcome_round_trip(void **state)
     assert_true(w2.power.idle_w == 40.5 && w2.power.prefill_w == 0 && w2.power.decode_w == 180);
     assert_true(w2.limits.n_embed_tokens == 2048 && w2.limits.ranks && w2.limits.cuts);
     assert_true(w2.role == PLACE_READER && w2.priced && w2.dollars_per_hour == 2.5);
+    assert_true(w2.max_stall_s == 0.25);
     json_decref(again);
     // An older node says neither, and a newer one may say what is not known here.
     json_object_del(o, "role");
     json_object_del(o, "dollars_per_hour");
+    json_object_del(o, "max_stall_s");
     assert_int_equal(message_welcome_parse(o, &w2, NULL), 0);
-    assert_true(w2.role == 0 && !w2.priced);
+    assert_true(w2.role == 0 && !w2.priced && w2.max_stall_s < 0);
     json_put(o, "role", json_string("dream, and a great deal more of it"));
     json_put(o, "dollars_per_hour", json_integer(0));
     assert_int_equal(message_welcome_parse(o, &w2, NULL), 0);

@@ -420,6 +420,12 @@ static void test_policies(void **state)
     f.r.policy = PLACE_ENERGY;
     assert_int_equal(choose(&f)->decode, 2);
     near(f.table.plans[0].joules, 10 * (4095 / 500.0 + 6.4), 1e-6); // what it draws more than idle
+    f.profiles[2].watts_prefill = f.profiles[2].watts_decode = 9; // a meter may see less than idle
+    choose(&f);
+    near(f.table.plans[0].joules, 1 * (4095 / 500.0 + 6.4), 1e-6);
+    f.profiles[2].watts_idle = 0; // without it nobody knows what is more
+    assert_int_not_equal(choose(&f)->decode, 2);
+    assert_true(f.table.plans[f.table.n - 1].joules < 0);
     f.r.policy = PLACE_COST;
     assert_int_equal(choose(&f)->decode, 0);
     near(f.table.plans[0].dollars, 1e-4 * (4.095 + 3.2), 1e-6);

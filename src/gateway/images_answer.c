@@ -155,7 +155,7 @@ static json_t *timings_json(const struct images_request *r, double draw_s)
         json_put(o, "steps", json_integer(q->steps));
     if (q->cfg >= 0)
         json_put(o, "cfg", json_real(q->cfg));
-    json_put(o, "queue_s", json_real(ns_to_s(r->begun_ns - r->received_ns)));
+    json_put(o, "queue_s", json_real(r->begun_ns > 0 ? ns_to_s(r->begun_ns - r->received_ns) : 0));
     json_put(o, "draw_s", json_real(draw_s));
     if (steps > 0)
         json_put(o, "step_s", json_real(draw_s / steps));

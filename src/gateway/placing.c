@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <xxhash.h>
 
 #define CONVERSATION_TOKENS 64 // that tell one conversation from another
 #define EXPLAIN_ROWS 24
@@ -51,12 +52,10 @@ static struct peer *reader_of(const struct request *r)
     return r->first_token_ns == 0 && r->phase == REQUEST_GENERATE ? r->decode : NULL;
 }
 
-static double read_left_s(const struct request *r, const struct peer *reader)
+// Of tokens [from, to) of a prompt.
+static double read_s(const struct peer *reader, double from, double to)
 {
-    double last = r->inputs[0].n_tokens - 1.0;
-    double done = fmin(fmax(r->read_tokens, r->choice.held), last);
-
-    return reader->book ? profile_read_s(&reader->book->p, last - done, done) : 0;
+    return reader->book && from < to ? profile_read_s(&reader->book->p, to - from, from) : 0;
 }
 
 static void load_answers(const struct request *r, struct placing_load *l)
@@ -89,12 +88,17 @@ static void loads_add(struct placing *pl, const struct request *r)
 {
     const struct peer *reader = reader_of(r);
     struct placing_load *loads = pl->loads;
+    double last = r->inputs[0].n_tokens - 1.0;
+    double upto = r->prefill_open ? fmin(r->choice.upto, last) : last;
+    double done = fmax(r->read_tokens, r->choice.held);
 
     if (reader)
-        load_reading(pl, &loads[reader->index], read_left_s(r, reader));
+        load_reading(pl, &loads[reader->index], read_s(reader, done, upto));
     load_answers(r, &loads[r->choice.decode->index]);
     if (!r->prefill_open)
         return;
+    if (upto < last) // D reads the rest
+        load_reading(pl, &loads[r->choice.decode->index], read_s(r->choice.decode, upto, last));
     loads[r->prefill->index].reading++;
     loads[r->prefill->index].cells += r->inputs[0].n_tokens;
     if (!is_sending(r))
@@ -108,9 +112,9 @@ static void loads_fill(struct placing *pl, const struct request *except)
     const struct core *c = pl->core;
 
     memset(pl->loads, 0, c->n_peers * sizeof(pl->loads[0]));
-    // Each request has one reader at most. Nothing points to what was here before.
-    if (pl->readings_max < c->n_requests) {
-        pl->readings_max = 2 * (size_t)c->n_requests;
+    // Each request has two readers at most. Nothing points to what was here before.
+    if (pl->readings_max < 2 * (size_t)c->n_requests) {
+        pl->readings_max = 4 * (size_t)c->n_requests;
         free(pl->readings);
         pl->readings = mem_alloc(pl->readings_max * sizeof(pl->readings[0]));
     }
@@ -161,6 +165,16 @@ static const char *why_not(const struct peer *p, const struct model *m,
     return a && !ship_ready(p, a) ? "it does not have the adapter yet" : NULL;
 }
 
+// How far its answers' steps may stretch while it reads (place.h): a bound in seconds is so many of its steps.
+static double pace_of(const struct peer *p)
+{
+    double most_s = p->welcome.max_stall_s;
+
+    if (most_s == 0)
+        return INFINITY;
+    return most_s > 0 && p->book ? most_s / profile_step_s(&p->book->p, 1, 0) : 0;
+}
+
 static void node_fill(struct placing *pl, struct peer *p, const char *why)
 {
     size_t at = pl->n++;
@@ -168,7 +182,7 @@ static void node_fill(struct placing *pl, struct peer *p, const char *why)
     pl->peers[at] = p;
     pl->nodes[at] = (struct place_node){
         .name = p->local ? "local" : peer_name(p),
-        .id = p->index,
+        .id = placing_id(p),
         .profile = p->book ? &p->book->p : NULL,
         .up = !why,
         .why = why,
@@ -176,6 +190,7 @@ static void node_fill(struct placing *pl, struct peer *p, const char *why)
         .priced = p->welcome.priced,
         .group = group_of(p),
         .streams = p->welcome.limits.handoff != ENGINE_HANDOFF_WHOLE,
+        .pace = pace_of(p),
     };
 }
 
@@ -233,17 +248,15 @@ static struct place_nodes nodes_of(struct placing *pl)
 
 // ---- one request -------------------------------------------------------------------------------------------
 
-// FNV-1a over who asks and how the prompt begins.
+// Who asks, and how the prompt begins.
 static uint64_t conversation_of(const struct request *r)
 {
     const struct request_input *in = &r->inputs[0];
-    uint64_t h = 0xcbf29ce484222325u;
+    size_t n = in->n_tokens < CONVERSATION_TOKENS ? in->n_tokens : CONVERSATION_TOKENS;
+    const char *owner = r->in.generate.owner;
 
-    for (const char *s = r->in.generate.owner; *s; s++)
-        h = (h ^ (unsigned char)*s) * 0x100000001b3u;
-    for (uint32_t i = 0; i < in->n_tokens && i < CONVERSATION_TOKENS; i++)
-        h = (h ^ (uint32_t)in->tokens[i]) * 0x100000001b3u;
-    return h;
+    return XXH3_64bits_withSeed(in->tokens, n * sizeof(in->tokens[0]),
+                                XXH3_64bits(owner, strlen(owner)));
 }
 
 static size_t position_of(const struct placing *pl, const struct peer *p)

@@ -53,6 +53,8 @@ struct placing {
     size_t n_readings, readings_max;
 };
 
+// The same over restarts of this server and of the node.
+uint64_t placing_id(const struct peer *p);
 // What is known of the way from one to the other; never NULL.
 const struct profile_link_book *placing_link(struct placing *p, const struct peer *from,
                                              const struct peer *to);

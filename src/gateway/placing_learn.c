@@ -11,13 +11,15 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <xxhash.h>
 
 #define MEASURE_SETTLE_NS (NS_PER_S / 2)  // idle for so long before it is asked
 #define MEASURE_AGAIN_NS (600 * NS_PER_S) // and again, lightly
 #define MEASURE_RETRY_NS (10 * NS_PER_S)  // when a request came in between
 #define MEASURE_LIGHT_S 2.0
-#define UNMEASURED_READS 4.0 // as fast as the machine that has it already
-#define UNMEASURED_STEP 2.0  // as long as there
+#define MEASURE_GONE_NS (120 * NS_PER_S) // without an answer: it will not come
+#define UNMEASURED_READS 4.0             // as fast as the machine that has it already
+#define UNMEASURED_STEP 2.0              // as long as there
 
 static const struct profile_link unknown_link;
 
@@ -34,6 +36,14 @@ static void node_key(const struct peer *p, char out[KEY_BYTES])
         snprintf(out, KEY_BYTES, "%.64s %.16s", id, port ? port : "");
     else
         snprintf(out, KEY_BYTES, "%.120s", p->local ? "local" : p->address);
+}
+
+uint64_t placing_id(const struct peer *p)
+{
+    char key[KEY_BYTES];
+
+    node_key(p, key);
+    return XXH3_64bits(key, strlen(key));
 }
 
 struct profile_link_book *placing_link_book(struct placing *pl, const struct peer *from,
@@ -228,10 +238,11 @@ static int64_t measure_tick(struct placing *pl, struct peer *node, int64_t now_n
 {
     double budget_s = node->measured ? MEASURE_LIGHT_S : PROFILE_MEASURE_S;
 
-    if (node->state != PEER_UP || !node->welcome.measures || !node->book || node->measure_id != 0)
+    if (node->state != PEER_UP || !node->welcome.measures || !node->book)
         return INT64_MAX;
     if (now_ns < node->measure_ns)
         return node->measure_ns;
+    node->measure_id = 0;
     if (placing_links_busy(pl, node))
         return now_ns + MEASURE_SETTLE_NS;
     if (placing_is_here(node) ? pl->core->n_requests > 0 : request_count(pl->core, node) > 0) {
@@ -239,9 +250,10 @@ static int64_t measure_tick(struct placing *pl, struct peer *node, int64_t now_n
         return node->measure_ns;
     }
     node->measure_id = pl->core->next_id++;
+    node->measure_ns = now_ns + MEASURE_GONE_NS;
     peer_send(node,
               wire_frame_json(WIRE_MEASURE, node->measure_id, message_measure_json(budget_s)));
-    return INT64_MAX;
+    return node->measure_ns;
 }
 
 int64_t placing_tick(struct placing *pl, int64_t now_ns)
@@ -251,7 +263,9 @@ int64_t placing_tick(struct placing *pl, int64_t now_ns)
 
     profiles_tick(pl->profiles, now_ns);
     // One machine alone has nothing to choose.
-    for (size_t i = 0; c->n_peers > c->n_models && i < c->n_peers; i++) {
+    if (c->n_peers == c->n_models && c->options.n_upstreams == 0)
+        return next_ns;
+    for (size_t i = 0; i < c->n_peers; i++) {
         int64_t t = measure_tick(pl, &c->peers[i], now_ns);
 
         next_ns = t < next_ns ? t : next_ns;

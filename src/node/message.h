@@ -13,7 +13,8 @@
 //            "state_bytes":0, "rates":{"prefill_tokens_per_s":300,"decode_tokens_per_s":60},
 //            "facts":{"system":"..","cpu":"..","cores":2,"memory_bytes":.., ..} (of the machine: os/facts.h),
 //            "power":{"idle_w":..,"prefill_w":..,"decode_w":..} (as in STATUS_IS; absent: not known),
-//            "paced":bool,
+//            "paced":bool, "max_stall_s":x (bound between two tokens while a prompt is read; 0: none;
+//            absent: as its pace allows),
 //            "model":"smollm2-135m", "has_chat_template":true, "media":bool (images may be in a RENDER),
 //            "spread":"12 of 30 layers here, 18 on studio (10.0.0.7:7077)" (absent: all are here),
 //            "advertise":"HOST:PORT" (where other workers dial it; absent: where the gateway does),
@@ -218,11 +219,12 @@ struct message_welcome {
     struct os_facts facts;
     struct message_power power; // when it greeted
     bool paced;
-    bool adapters; // ADAPTER frames are understood
-    bool measures; // MEASURE frames are
-    bool links;    // MEASURE_LINK and PROBE frames are
-    uint32_t role; // what it is there for: PLACE_READER, PLACE_WRITER (sched/place.h), 0: both
-    bool priced;   // the following is told
+    double max_stall_s; // between two tokens while a prompt is read; 0: no bound; < 0: by its pace
+    bool adapters;      // ADAPTER frames are understood
+    bool measures;      // MEASURE frames are
+    bool links;         // MEASURE_LINK and PROBE frames are
+    uint32_t role;      // what it is there for: PLACE_READER, PLACE_WRITER (sched/place.h), 0: both
+    bool priced;        // the following is told
     double dollars_per_hour; // of its whole machine
     char spread[512];        // which machines hold how many layers, in words; "": all are here
     char advertise[256]; // where other workers dial it: "HOST[:PORT]"; "": where the gateway does

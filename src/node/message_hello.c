@@ -169,6 +169,8 @@ int message_welcome_parse(const json_t *head, struct message_welcome *m, struct 
     facts_read(&r, m);
     power_read(&r, &m->power);
     message_read_bool(&r, "paced", &m->paced);
+    m->max_stall_s = -1;
+    message_read_f64(&r, "max_stall_s", -1, 1e6, &m->max_stall_s);
     message_read_bool(&r, "adapters", &m->adapters);
     message_read_text(&r, "spread", m->spread, sizeof m->spread);
     message_read_bool(&r, "measures", &m->measures);
@@ -241,6 +243,8 @@ json_t *message_welcome_json(const struct message_welcome *m)
     if (power_known(&m->power))
         json_put(o, "power", message_power_json(&m->power));
     json_put(o, "paced", json_boolean(m->paced));
+    if (m->max_stall_s >= 0)
+        json_put(o, "max_stall_s", json_real(m->max_stall_s));
     json_put(o, "adapters", json_boolean(m->adapters));
     if (m->spread[0] != '\0')
         json_put(o, "spread", json_string(m->spread));

@@ -24,6 +24,7 @@ static void welcome_fill(struct worker *w)
                                   .prefill_tokens_per_s = w->prefill_rate,
                                   .decode_tokens_per_s = w->decode_rate,
                                   .paced = w->options.pace_prefill > 0,
+                                  .max_stall_s = w->options.stall_ms / 1e3,
                                   .adapters = w->engine->ops->adapter_load != NULL,
                                   .measures = true,
                                   .links = true,

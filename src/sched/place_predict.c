@@ -4,6 +4,7 @@
 
 #define PIECE_TOKENS 64.0 // that no chunk is shorter than
 #define CUTS_MOST 4
+#define WATTS_LEAST 1.0 // that work draws more, whatever a meter saw: none is free
 #define PACE_LEAST 1.01 // a tighter bound would leave reading no time at all
 #define PASSES 2.0 // that a prompt waits for each one that is read beside it (node/worker_step.c)
 #define JOULES_PER_KWH 3.6e6
@@ -266,7 +267,7 @@ static void answer(const struct place_case *c, double ready_s, struct bill *b,
 // What a machine draws more while it works than while it waits; below 0: not known.
 static double watts_more(const struct profile *p, double watts)
 {
-    return watts > 0 ? fmax(watts - p->watts_idle, 0) : -1;
+    return watts > 0 && p->watts_idle > 0 ? fmax(watts - p->watts_idle, WATTS_LEAST) : -1;
 }
 
 // Below 0 when one of the two is not known and needed.
