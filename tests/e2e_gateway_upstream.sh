@@ -381,8 +381,16 @@ def beside_a_local_model(s):
 
 def both_have_it(s):
     """A model that is local, and slow, as well: placement chooses, and what fails there is answered here."""
-    p = serve("one=%s model=m as=fake" % s.url, args=["-m", "fake:seed=9,prefill_us=2000,decode_us=20000"])
+    p = serve("one=%s model=m as=fake price-in=1 price-out=2" % s.url,
+              args=["-m", "fake:seed=9,prefill_us=2000,decode_us=20000", "--price", "36"])
     wait_for("the model", lambda: get(p.port, "/health")[0] == 200)
+
+    def dollars():
+        status, told = post(p.port, "/v1/tandem/explain", {"prompt_tokens": 200, "answer_tokens": 100, "policy": "cost"})
+        return {row["decode_node"]: row["dollars"] for row in told["plans"]} if status == 200 else {}
+    # Its tokens have a price, its hours have none, also while its speed is guessed from this machine's.
+    wait_for("both to be compared", lambda: len(dollars()) == 2)
+    check(dollars()["local"] > 0 and abs(dollars()["one"] - 4e-4) < 1e-12, dollars())
     wait_for("its name to be known", lambda: chat(p, "fake", max_tokens=3, tandem={"plan": "remote"})[0] == 200, 20)
     check([m["id"] for m in get(p.port, "/v1/models")[1]["data"]] == ["fake"], "listed twice")
     for _ in range(3):

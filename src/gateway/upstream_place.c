@@ -48,6 +48,9 @@ static void guess_set(struct upstream *u, const struct profile *home)
     u->guess.step_s /= UNSEEN_WRITES;
     u->guess.row_s /= UNSEEN_WRITES;
     u->guess.row_depth_s /= UNSEEN_WRITES;
+    // What this machine draws and costs tells nothing of that one.
+    u->guess.watts_idle = u->guess.watts_prefill = u->guess.watts_decode = 0;
+    u->guess.dollars_per_hour = 0;
     u->guess.n_ctx = UPSTREAM_CONTEXT;
     u->guess.n_seq = UPSTREAM_SLOTS;
 }
