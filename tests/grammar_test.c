@@ -88,6 +88,7 @@ static void test_size(void **state)
         {"root ::= [", "a", "]{0,2000}", 500000, false},
         {"root ::= ", "a{0,2000} ", "", 100, true},
         {"root ::= ", "a{0,2000} ", "", 10000, false},
+        {"root ::= ", "a{0,1000000} ", "", 10000, true}, // no more than "a*"
         // The names of the rules that are made are as long as that of the rule they stand in.
         {"root ::= a? b*\n", "a", " ::= \"x\"", 500000, true},
         {"", "a", " ::= a{0,2000}", 500000, false},

@@ -6,8 +6,10 @@
 #include <string.h>
 
 #define ELEMENT_BYTES 8
-#define SYMBOL_BYTES 128      // of a rule that is made, besides its name
-#define TIMES_MAX (1u << 20)  // more is as good as this: the library's own limit is far below
+#define SYMBOL_BYTES 128     // of a rule that is made, besides its name
+#define TIMES_MAX (1u << 20) // more is as good as this
+#define WRITTEN_MAX                                                                                \
+    2000 // the library takes a repetition of up to more times than this for one without an end
 #define ITEM_MAX (1ull << 40) // elements; keeps the products in range
 
 struct weight {
@@ -77,6 +79,8 @@ static int times_read(struct weight *w, uint64_t *least, uint64_t *most, struct 
                        "a repetition of at least %" PRIu64 " and at most %" PRIu64
                        " times cannot be: {%.40s",
                        *least, *most, from);
+    if (*most > WRITTEN_MAX)
+        *most = *least + 1;
     w->at += *w->at != '\0';
     return 0;
 }
