@@ -37,6 +37,8 @@ struct fake {
     uint32_t gen_tokens; // of an answer it makes by itself, at most
     uint32_t n_embd;     // of an embedding: each number is a count of tokens or 0
     bool ranks;
+    double kv_token_bytes;
+    bool probes;   // its links can be measured: MEASURE_LINK is noted, the test answers
     bool adapters; // takes them: ADAPTER frames are noted, the test answers
     uint32_t role; // PLACE_READER, PLACE_WRITER
     bool priced;
@@ -92,6 +94,7 @@ static json_t *fake_welcome(const struct fake *f)
                                 .decode_tokens_per_s = f->ops ? 2000 : 1000,
                                 .facts = {.cores = 2},
                                 .measures = true,
+                                .links = f->probes,
                                 .adapters = f->adapters,
                                 .role = f->role,
                                 .priced = f->priced,
@@ -117,6 +120,7 @@ static json_t *fake_welcome(const struct fake *f)
     w.limits.n_seq = 4;
     w.limits.n_batch = 512;
     w.limits.handoff = f->handoff;
+    w.limits.kv_bytes_per_token = f->kv_token_bytes;
     return message_welcome_json(&w);
 }
 

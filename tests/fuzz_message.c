@@ -81,6 +81,28 @@ static void measured_try(const json_t *o)
     same_or_abort(once, ok ? message_measured_json(&again) : NULL);
 }
 
+static void link_try(const json_t *o)
+{
+    struct message_measure_link ask, ask_again;
+    struct message_measured_link told, told_again;
+    struct message_probe probe, probe_again;
+    if (message_measure_link_parse(o, &ask, NULL) == 0) {
+        json_t *once = message_measure_link_json(&ask);
+        bool ok = message_measure_link_parse(once, &ask_again, NULL) == 0;
+        same_or_abort(once, ok ? message_measure_link_json(&ask_again) : NULL);
+    }
+    if (message_measured_link_parse(o, &told, NULL) == 0) {
+        json_t *once = message_measured_link_json(&told);
+        bool ok = message_measured_link_parse(once, &told_again, NULL) == 0;
+        same_or_abort(once, ok ? message_measured_link_json(&told_again) : NULL);
+    }
+    if (message_probe_parse(o, &probe, NULL) == 0) {
+        json_t *once = message_probe_json(&probe);
+        bool ok = message_probe_parse(once, &probe_again, NULL) == 0;
+        same_or_abort(once, ok ? message_probe_json(&probe_again) : NULL);
+    }
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 {
     json_t *o = json_parse(data, n, NULL);
@@ -92,6 +114,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
     welcome_try(o);
     cost_try(o);
     measured_try(o);
+    link_try(o);
     json_decref(o);
     return 0;
 }

@@ -625,6 +625,8 @@ void worker_imports_run(struct worker *w); // as many as may run between two dec
 void worker_handoff_link_closed(struct worker *w, struct worker_link *l, const struct err *why);
 void worker_handoff_lost(struct worker *w, struct worker_job *j, const char *why);
 void worker_handoff_end(struct worker *w, struct worker_job *j);
+// What the transfer tells of the link; bytes 0: nothing.
+struct message_moved worker_handoff_crossed(const struct worker_job *j);
 // Gives up transfers that stalled; returns the next time to look.
 int64_t worker_handoff_timers(struct worker *w, int64_t now_ns);
 

@@ -160,6 +160,7 @@ static void tokens_put(const struct worker_job *j, json_t *head)
 static void times_put(struct worker *w, const struct worker_job *j, json_t *head)
 {
     struct engine_pace_counts pace = engine_pace_get(w->engine);
+    struct message_moved crossed = worker_handoff_crossed(j);
     int64_t end = j->handoff_end_ns;
 
     json_put(head, "queue_s", seconds(j->admitted_ns - j->received_ns));
@@ -167,7 +168,7 @@ static void times_put(struct worker *w, const struct worker_job *j, json_t *head
     json_put(head, "decode_s", seconds(j->last_token_ns - j->decode_start_ns));
     json_put(head, "handoff_end_s", end != 0 ? seconds(end - j->received_ns) : json_null());
     json_put(head, "kv_bytes", json_integer((json_int_t)j->received_bytes));
-    json_put(head, "link", message_moved_json(&j->crossed));
+    json_put(head, "link", message_moved_json(&crossed));
     json_put(head, "fallback", text_or_null(j->fallback));
     if (j->unreached)
         json_put(head, "unreached", json_true());

@@ -8,8 +8,9 @@
 
 // From a link's socket to the engine thread, for a small segment whose sender waits for a block of ours.
 #define IMPORT_WAIT_NS (NS_PER_MS / 2)
-#define CROSSING_LEAST_NS (2 * NS_PER_MS)
-#define CROSSING_LEAST_BYTES (1u << 20)
+#define CROSSED_LEAST_BYTES (64u << 10)
+#define CROSSED_LEAST_S 0.01
+#define CROSSED_PLENTY_BYTES (1u << 20)
 
 static bool handoff_partial(const struct worker *w)
 {
@@ -188,15 +189,25 @@ static void ack_send(struct worker_link *l, const struct worker_job *j)
 }
 
 // How long a segment took to cross, from the arrival of its first bytes to that of its last, as the link's reader
-// saw it. Too little that came at once tells of buffers, not of the link.
+// saw it. All of them count, those that were quick too, or a hiccup would be all that is left of small ones.
 static void crossing_count(struct worker_job *j, const struct worker_event *ev)
 {
     const struct wire_frame *f = &ev->frame;
     size_t bytes = f->body.len - f->body_first;
     int64_t ns = ev->t0 - f->body_ns;
 
-    if (f->body_ns > 0 && ns > 0 && (ns >= CROSSING_LEAST_NS || bytes >= CROSSING_LEAST_BYTES))
+    if (f->body_ns > 0 && bytes > 0 && ns > 0)
         worker_cost_moved(&j->crossed, bytes, ns);
+}
+
+// Too little in too short a time tells of buffers, not of the link.
+struct message_moved worker_handoff_crossed(const struct worker_job *j)
+{
+    const struct message_moved *m = &j->crossed;
+    bool tells = m->bytes >= CROSSED_PLENTY_BYTES ||
+                 (m->bytes >= CROSSED_LEAST_BYTES && m->seconds >= CROSSED_LEAST_S);
+
+    return tells ? *m : (struct message_moved){0};
 }
 
 static void segment_take(struct worker *w, struct worker_job *j, const struct worker_event *ev)
