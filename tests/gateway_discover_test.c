@@ -61,6 +61,28 @@ static void test_suggested(void **state)
     stage_stop(&s);
 }
 
+// A machine has one id and a port for each model: another address of a node that is used is no news, another port is.
+static void test_one_machine(void **state)
+{
+    static const char id[] = "\x23id=00112233445566778899aabbccddeeff";
+    struct stage s;
+    json_t *v;
+
+    (void)state;
+    stage_init(&s);
+    s.options.discover = GATEWAY_DISCOVER_SUGGEST;
+    s.node.node_id = id + strlen("#id=");
+    stage_ready(&s, true);
+    net_put("again", "127.0.0.2", NULL, s.node.port, id, sizeof(id) - 1);
+    net_put("second", "127.0.0.1", NULL, (uint16_t)(s.node.port ^ 1), id, sizeof(id) - 1);
+    v = status_await(&s, 1, 2);
+    assert_string_equal(text_at(v, "seen.0.name"), "second");
+    json_decref(v);
+    net_remove("again");
+    net_remove("second");
+    stage_stop(&s);
+}
+
 static json_t *node_delete(struct stage *s)
 {
     char path[80];
@@ -157,9 +179,8 @@ static int set_up(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_suggested),
-        cmocka_unit_test(test_used_until_removed),
-        cmocka_unit_test(test_without_a_key),
+        cmocka_unit_test(test_suggested),          cmocka_unit_test(test_one_machine),
+        cmocka_unit_test(test_used_until_removed), cmocka_unit_test(test_without_a_key),
         cmocka_unit_test(test_nobody_answers),
     };
     return cmocka_run_group_tests(tests, set_up, NULL);

@@ -112,6 +112,27 @@ static void test_join_and_leave(void **state)
     stage_stop(&s);
 }
 
+// A name that two have names neither.
+static void test_namesakes(void **state)
+{
+    struct stage s;
+    struct fake other = fake_make("spark");
+
+    (void)state;
+    stage_init(&s);
+    stage_ready(&s, true);
+    fake_listen(&other);
+    add(&s, &other);
+    stage_await(&s, 2, "up");
+    json_decref(ask_path(&s, "DELETE", NODES "/spark", NULL, 404));
+    json_decref(ask_node(&s, "DELETE", &other, "", 200));
+    await_count(&s, 2);
+    json_decref(ask_path(&s, "DELETE", NODES "/spark", NULL, 200));
+    await_count(&s, 1);
+    stage_stop(&s);
+    fake_stop(&other);
+}
+
 static void test_refusals(void **state)
 {
     struct stage s;
@@ -566,13 +587,14 @@ static void test_flaps(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_join_and_leave), cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_full),           cmocka_unit_test(test_remove_waits),
-        cmocka_unit_test(test_remove_forced),  cmocka_unit_test(test_remove_dead),
-        cmocka_unit_test(test_drain),          cmocka_unit_test(test_promised),
-        cmocka_unit_test(test_stops_itself),   cmocka_unit_test(test_twins),
-        cmocka_unit_test(test_kept),           cmocka_unit_test(test_pairs),
-        cmocka_unit_test(test_pairs_many),     cmocka_unit_test(test_flaps),
+        cmocka_unit_test(test_join_and_leave), cmocka_unit_test(test_namesakes),
+        cmocka_unit_test(test_refusals),       cmocka_unit_test(test_full),
+        cmocka_unit_test(test_remove_waits),   cmocka_unit_test(test_remove_forced),
+        cmocka_unit_test(test_remove_dead),    cmocka_unit_test(test_drain),
+        cmocka_unit_test(test_promised),       cmocka_unit_test(test_stops_itself),
+        cmocka_unit_test(test_twins),          cmocka_unit_test(test_kept),
+        cmocka_unit_test(test_pairs),          cmocka_unit_test(test_pairs_many),
+        cmocka_unit_test(test_flaps),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

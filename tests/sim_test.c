@@ -116,6 +116,35 @@ static void queue_forms(void **state)
     }
 }
 
+// ---- whose chunk is read ---------------------------------------------------------------------------------
+
+// Prompts of 24 and 48 chunks that come together, a second each. Returns the mean time until they are read.
+static double two_prompts(bool in_turns)
+{
+    struct trace_row rows[] = {{0, 24 * 512, 1, TRACE_NO_SESSION},
+                               {0, 48 * 512, 1, TRACE_NO_SESSION}};
+    struct sim_fleet f;
+    sim_fleet_init(&f, NULL, NULL);
+    fleet_add(&f, (struct sim_member){
+                      .read_tokens_per_s = 512, .write_tokens_per_s = 1e9, .slots = 2, .count = 1});
+    f.kinds[0].chunk_tokens = 512;
+    f.kinds[0].in_turns = in_turns;
+    struct sim_result r = run_rows(&f, rows, 2);
+    double mean = r.total.mean;
+    sim_result_fini(&r);
+    sim_fleet_fini(&f);
+    return mean;
+}
+
+// The one with the least left goes first, but the other one has a chunk after every four: the short one takes 29 s. In
+// turns it takes 48.
+static void least_left_first(void **state)
+{
+    (void)state;
+    NEAR(two_prompts(false), (29 + 72) / 2.0, 0.015);
+    NEAR(two_prompts(true), (48 + 72) / 2.0, 0.015);
+}
+
 // ---- batches -----------------------------------------------------------------------------------------------
 
 static struct sim_fleet writer_of(double tokens_per_s, uint32_t slots)
@@ -561,7 +590,8 @@ static void loads_bad(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(queue_forms),        cmocka_unit_test(batch_waves),
+        cmocka_unit_test(queue_forms),
+        cmocka_unit_test(least_left_first),        cmocka_unit_test(batch_waves),
         cmocka_unit_test(batch_steps),        cmocka_unit_test(handoff_form),
         cmocka_unit_test(handoff_contention), cmocka_unit_test(prefixes),
         cmocka_unit_test(invariants),         cmocka_unit_test(same_seed_same_result),

@@ -30,9 +30,14 @@ static void hear(void *ctx, enum wire_type type, json_t *head)
     if (type == WIRE_TOKEN) {
         buf_printf(&t->text, "%s%s\n", json_object_get(head, "logprob") ? "p" : "", line);
     } else {
-        buf_printf(&t->text, "%s %lld+%lld\n", json_string_value(json_object_get(head, "finish")),
+        long long cached = json_integer_value(json_object_get(head, "tokens_cached"));
+
+        buf_printf(&t->text, "%s %lld+%lld", json_string_value(json_object_get(head, "finish")),
                    (long long)json_integer_value(json_object_get(head, "prompt_tokens")),
                    (long long)json_integer_value(json_object_get(head, "gen_tokens")));
+        if (cached != 0)
+            buf_printf(&t->text, " cached %lld", cached);
+        buf_puts(&t->text, "\n");
     }
     free(line);
     json_decref(head);
@@ -98,6 +103,9 @@ static const struct {
      "stop 0+0\n"},
     {"data: {\"choices\":[],\"usage\":{\"prompt_tokens\":99999999999}}\n\n" DONE,
      "stop 2147483647+0\n"},
+    {"data: {\"choices\":[],\"usage\":{\"prompt_tokens\":5,\"prompt_tokens_details\":{"
+     "\"cached_tokens\":9}}}\n\n" DONE,
+     "stop 5+0 cached 5\n"},
     // Failures.
     {"", "closed: its answer ended in the middle, after 0 pieces"},
     {CHUNK("{\"content\":\"a\"}"),
