@@ -187,8 +187,10 @@ static void build_and_write(void **state)
     json_put(doc, "a", json_integer(1));
     json_put(doc, "a", json_string("again"));
     json_put(doc, "not utf-8", json_string("\xc3\x28"));
+    json_put_text(doc, "text", "x");
+    json_put_text(doc, "none", NULL);
     char *text = json_text(doc);
-    assert_string_equal(text, "{\"a\":\"again\",\"not utf-8\":null}");
+    assert_string_equal(text, "{\"a\":\"again\",\"not utf-8\":null,\"text\":\"x\"}");
     free(text);
     json_decref(doc);
 }

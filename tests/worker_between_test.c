@@ -9,13 +9,10 @@ static int32_t long_prompt[N_LONG], short_prompt[40];
 
 static int defaults(void **state)
 {
-    (void)state;
-    rig_options.n_ctx = 8192;
-    rig_options.n_seq = 4;
-    rig_options.n_batch = 256;
-    rig_options.stall_ms = NODE_STALL_AUTO;
     rig_tokens(long_prompt, N_LONG, 1);
     rig_tokens(short_prompt, 40, 2);
+    rig_defaults(state);
+    rig_options.n_batch = 256;
     return 0;
 }
 

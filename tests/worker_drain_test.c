@@ -3,43 +3,14 @@
 
 // ---- a gateway of its own ---------------------------------------------------------------------------
 
-static struct net_conn *greet(const struct rig_node *n, const char *role, unsigned *answer)
+static void refused(const struct rig_node *n, const char *role, unsigned wanted)
 {
-    struct err e = {0};
-    struct net_addr a = {.host = "127.0.0.1", .port = n->port};
-    struct message_hello h = {.version = WIRE_VERSION,
-                              .has_identity = true,
-                              .same_weights = true,
-                              .identity = n->w.welcome.identity};
-    struct net_conn *c = NULL;
-    struct wire_frame f, in = {0};
-
-    snprintf(h.role, sizeof h.role, "%s", role);
-    f = wire_frame_json(WIRE_HELLO, 0, message_hello_json(&h));
-    assert_int_equal(net_conn_dial(&a, &rig_key, RIG_DEADLINE, &c, &e), 0);
-    assert_int_equal(wire_frame_write(c, &f, RIG_DEADLINE, &e), 0);
-    wire_frame_fini(&f);
-    assert_int_equal(wire_frame_read(c, &in, RIG_DEADLINE, &e), 0);
-    *answer = in.type;
+    struct wire_frame in = {0};
+    net_conn_free(rig_greet(n, role, &in));
+    assert_int_equal(in.type, wanted);
     if (in.type == WIRE_REFUSED)
         assert_non_null(strstr(in.head, "this node is stopping"));
     wire_frame_fini(&in);
-    return c;
-}
-
-static struct net_conn *linked(const struct rig_node *n)
-{
-    unsigned answer = 0;
-    struct net_conn *c = greet(n, "gateway", &answer);
-    assert_int_equal(answer, WIRE_WELCOME);
-    return c;
-}
-
-static void refused(const struct rig_node *n, const char *role, unsigned wanted)
-{
-    unsigned answer = 0;
-    net_conn_free(greet(n, role, &answer));
-    assert_int_equal(answer, wanted);
 }
 
 static void generate(struct net_conn *c, uint32_t max_tokens)
@@ -100,7 +71,7 @@ static void work_ends_first(void **state)
 {
     (void)state;
     struct rig_node *n = rig_start("fake:decode_us=5000", ENGINE_HANDOFF_RANGES, true, true);
-    struct net_conn *c = linked(n), *other = linked(n);
+    struct net_conn *c = rig_link(n, "gateway"), *other = rig_link(n, "gateway");
 
     generate(c, 40);
     json_decref(expect(c, WIRE_TOKEN));
@@ -134,7 +105,7 @@ static void nobody_holds_it(void **state)
 {
     (void)state;
     struct rig_node *n = rig_start("fake", ENGINE_HANDOFF_RANGES, true, true);
-    struct net_conn *c = linked(n);
+    struct net_conn *c = rig_link(n, "gateway");
 
     // A link of which the worker has not heard yet is told nothing: it sees the worker end.
     generate(c, 1);
@@ -151,14 +122,14 @@ static void only_the_supervisor_drains(void **state)
     (void)state;
     struct err e = {0};
     struct rig_node *n = rig_start("fake", ENGINE_HANDOFF_RANGES, true, true);
-    struct net_conn *c = linked(n);
+    struct net_conn *c = rig_link(n, "gateway");
     struct wire_frame f = wire_frame_json(WIRE_DRAIN, 0, NULL), in = {0};
 
     assert_int_equal(wire_frame_write(c, &f, RIG_DEADLINE, &e), 0);
     wire_frame_fini(&f);
     assert_int_not_equal(wire_frame_read(c, &in, RIG_DEADLINE, &e), 0);
     net_conn_free(c);
-    c = linked(n);
+    c = rig_link(n, "gateway");
     generate(c, 2);
     json_decref(expect(c, WIRE_DONE));
     net_conn_free(c);

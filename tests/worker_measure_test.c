@@ -10,15 +10,8 @@ static int32_t prompt[N_LONG];
 
 static int defaults(void **state)
 {
-    (void)state;
-    rig_options.n_ctx = 8192;
-    rig_options.n_seq = 4;
-    rig_options.n_batch = 128;
-    rig_options.stall_ms = NODE_STALL_AUTO;
-    rig_options.change = NULL;
-    rig_options.open = NULL;
     rig_tokens(prompt, N_LONG, 3);
-    return 0;
+    return rig_defaults(state);
 }
 
 static struct rig_node *start(const char *model, enum engine_handoff mode)
@@ -334,6 +327,33 @@ static void test_what_is_refused(void **state)
     rig_stop(n);
 }
 
+// Another gateway's CANCEL ends nothing, even where it is of the same number.
+static void test_whose_cancel(void **state)
+{
+    struct err e = {0};
+    unsigned type = 0;
+    (void)state;
+    struct rig_node *n = rig_start("fake:prefill_us=500", ENGINE_HANDOFF_RANGES, true, false);
+    struct net_conn *other = rig_link(n, "gateway");
+    struct wire_frame cancel = wire_frame_json(WIRE_CANCEL, 7, NULL), in = {0};
+    struct wire_frame status = wire_frame_json(WIRE_STATUS, 8, NULL);
+    measure_send(n, 7, 15);
+    assert_int_equal(wire_frame_write(other, &cancel, RIG_DEADLINE, &e), 0);
+    assert_int_equal(wire_frame_write(other, &status, RIG_DEADLINE, &e), 0);
+    assert_int_equal(wire_frame_read(other, &in, RIG_DEADLINE, &e), 0); // it was seen by then
+    rig_send(n, wire_frame_json(WIRE_STATUS, 9, NULL));
+    json_decref(rig_recv(n, &type));
+    assert_int_equal(type, WIRE_STATUS_IS);
+    rig_send(n, wire_frame_json(WIRE_CANCEL, 7, NULL));
+    json_decref(rig_recv(n, &type));
+    assert_int_equal(type, WIRE_MEASURED);
+    wire_frame_fini(&cancel);
+    wire_frame_fini(&status);
+    wire_frame_fini(&in);
+    net_conn_free(other);
+    rig_stop(n);
+}
+
 // ---- what requests cost --------------------------------------------------------------------------
 
 static void done_cost(struct rig_node *n, unsigned wanted, struct message_cost *c, json_t **done)
@@ -444,6 +464,7 @@ int main(void)
         cmocka_unit_test_setup(test_a_request_ends_it, defaults),
         cmocka_unit_test_setup(test_while_requests_run, defaults),
         cmocka_unit_test_setup(test_what_is_refused, defaults),
+        cmocka_unit_test_setup(test_whose_cancel, defaults),
         cmocka_unit_test_setup(test_cost_of_one, defaults),
         cmocka_unit_test_setup(test_cost_of_two, defaults),
         cmocka_unit_test_setup(test_cost_of_a_handoff, defaults),

@@ -5,16 +5,6 @@
 #define N_LONG 3000
 #define N_SHORT 200
 
-static int defaults(void **state)
-{
-    (void)state;
-    rig_options.n_ctx = 8192;
-    rig_options.n_seq = 4;
-    rig_options.n_batch = 128;
-    rig_options.stall_ms = NODE_STALL_AUTO;
-    return 0;
-}
-
 static struct rig_node *start(const char *model)
 {
     return rig_start(model, ENGINE_HANDOFF_RANGES, false, false);
@@ -477,16 +467,16 @@ static void test_imports_before_prompts(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup(test_rows_go_along, defaults),
-        cmocka_unit_test_setup(test_same_answers, defaults),
-        cmocka_unit_test_setup(test_more_answers_than_rows, defaults),
-        cmocka_unit_test_setup(test_prompts_take_turns, defaults),
-        cmocka_unit_test_setup(test_the_shorter_first, defaults),
-        cmocka_unit_test_setup(test_long_ones_are_read, defaults),
-        cmocka_unit_test_setup(test_owners_are_fair, defaults),
-        cmocka_unit_test_setup(test_large_ones_are_served, defaults),
-        cmocka_unit_test_setup(test_imports_beside_answers, defaults),
-        cmocka_unit_test_setup(test_imports_before_prompts, defaults),
+        cmocka_unit_test_setup(test_rows_go_along, rig_defaults),
+        cmocka_unit_test_setup(test_same_answers, rig_defaults),
+        cmocka_unit_test_setup(test_more_answers_than_rows, rig_defaults),
+        cmocka_unit_test_setup(test_prompts_take_turns, rig_defaults),
+        cmocka_unit_test_setup(test_the_shorter_first, rig_defaults),
+        cmocka_unit_test_setup(test_long_ones_are_read, rig_defaults),
+        cmocka_unit_test_setup(test_owners_are_fair, rig_defaults),
+        cmocka_unit_test_setup(test_large_ones_are_served, rig_defaults),
+        cmocka_unit_test_setup(test_imports_beside_answers, rig_defaults),
+        cmocka_unit_test_setup(test_imports_before_prompts, rig_defaults),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

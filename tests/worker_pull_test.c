@@ -12,26 +12,6 @@ static int setup(void **state)
     return 0;
 }
 
-static struct net_conn *bulk_dial(const struct rig_node *p)
-{
-    struct err e = {0};
-    struct net_addr a = {.host = "127.0.0.1", .port = p->port};
-    struct net_conn *c = NULL;
-    struct wire_frame f = {0};
-    struct message_hello h = {
-        .version = WIRE_VERSION, .role = "bulk", .has_identity = true, .same_weights = true};
-
-    h.identity = p->w.welcome.identity; // immutable since it was loaded
-    assert_int_equal(net_conn_dial(&a, &rig_key, RIG_DEADLINE, &c, &e), 0);
-    f = wire_frame_json(WIRE_HELLO, 0, message_hello_json(&h));
-    assert_int_equal(wire_frame_write(c, &f, RIG_DEADLINE, &e), 0);
-    wire_frame_fini(&f);
-    assert_int_equal(wire_frame_read(c, &f, RIG_DEADLINE, &e), 0);
-    assert_int_equal(f.type, WIRE_WELCOME);
-    wire_frame_fini(&f);
-    return c;
-}
-
 // Sends a PULL and reads what comes of it, but for BEATs: the type, and the text of an ABORT.
 static struct wire_frame pull_try(struct net_conn *c, const char *head)
 {
@@ -64,7 +44,7 @@ static void test_pull_from(void **state)
 
     rig_prefill(p, &r);
     json_decref(rig_recv(p, &type));
-    struct net_conn *c = bulk_dial(p);
+    struct net_conn *c = rig_link(p, "bulk");
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         struct wire_frame f = pull_try(c, bad[i].head);
         if (f.type != WIRE_ABORT || strstr(f.head, bad[i].says) == NULL)
@@ -98,7 +78,7 @@ static void test_pull_from_whole(void **state)
         unsigned type = 0;
         rig_prefill(p, &r);
         json_decref(rig_recv(p, &type));
-        struct net_conn *c = bulk_dial(p);
+        struct net_conn *c = rig_link(p, "bulk");
         struct wire_frame f = pull_try(c, PULL_FROM("16"));
         assert_int_equal(f.type, WIRE_ABORT);
         assert_non_null(strstr(f.head, engine_handoff_name(modes[i])));

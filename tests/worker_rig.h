@@ -28,14 +28,27 @@ struct rig_node {
 static const struct net_key rig_key = {.bytes = {1, 2, 3, 4, 5, 6, 7, 8}};
 
 // What workers are made with that a test may change before it makes one.
-static struct {
+struct rig_workers {
     uint32_t n_ctx, n_seq, n_batch;
     int32_t stall_ms;
     void (*change)(struct engine *g); // what a test does to its engines; NULL: nothing
     // What opens them; NULL: the fake one. A real one takes the model's path from the options.
     int (*open)(const struct engine_options *o, struct engine **out, struct err *e);
     double link_rate; // of what they send in bulk; 0: as fast as it goes
-} rig_options = {8192, 4, 128, NODE_STALL_AUTO, NULL, NULL, 0};
+};
+#define RIG_USUAL                                                                                  \
+    {                                                                                              \
+        8192, 4, 128, NODE_STALL_AUTO, NULL, NULL, 0                                               \
+    }
+static struct rig_workers rig_options = RIG_USUAL;
+
+// A test's setup: whatever the one before it has changed is as usual again.
+static inline int rig_defaults(void **state)
+{
+    (void)state;
+    rig_options = (struct rig_workers)RIG_USUAL;
+    return 0;
+}
 
 static inline void *rig_thread(void *arg)
 {
@@ -111,6 +124,36 @@ static inline void rig_stop(struct rig_node *n)
     net_conn_free(n->gateway);
     worker_close(&n->w);
     free(n);
+}
+
+// Dials a worker that listens, in a role; returns the connection and *answer, the first frame that came.
+static inline struct net_conn *rig_greet(const struct rig_node *n, const char *role,
+                                         struct wire_frame *answer)
+{
+    struct err e = {0};
+    struct net_addr a = {.host = "127.0.0.1", .port = n->port};
+    struct message_hello h = {.version = WIRE_VERSION,
+                              .has_identity = true,
+                              .same_weights = true,
+                              .identity = n->w.welcome.identity}; // immutable since it was loaded
+    struct net_conn *c = NULL;
+    snprintf(h.role, sizeof h.role, "%s", role);
+    struct wire_frame f = wire_frame_json(WIRE_HELLO, 0, message_hello_json(&h));
+    assert_int_equal(net_conn_dial(&a, &rig_key, RIG_DEADLINE, &c, &e), 0);
+    assert_int_equal(wire_frame_write(c, &f, RIG_DEADLINE, &e), 0);
+    wire_frame_fini(&f);
+    assert_int_equal(wire_frame_read(c, answer, RIG_DEADLINE, &e), 0);
+    return c;
+}
+
+// The same, and it is welcome.
+static inline struct net_conn *rig_link(const struct rig_node *n, const char *role)
+{
+    struct wire_frame in = {0};
+    struct net_conn *c = rig_greet(n, role, &in);
+    assert_int_equal(in.type, WIRE_WELCOME);
+    wire_frame_fini(&in);
+    return c;
 }
 
 static inline void rig_send(struct rig_node *n, struct wire_frame f)

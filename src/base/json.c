@@ -175,3 +175,9 @@ void json_put(json_t *object, const char *member, json_t *value)
         abort();
     }
 }
+
+void json_put_text(json_t *object, const char *member, const char *text)
+{
+    if (text)
+        json_put(object, member, json_string(text));
+}

@@ -38,5 +38,7 @@ char *json_line(const json_t *value);
 // Steals `value`, so that building reads well; aborts if out of memory. A NULL value, which is what
 // json_string gives for text that is not UTF-8, is put as null: foreign text must not end the process.
 void json_put(json_t *object, const char *member, json_t *value);
+// A text; NULL is left out.
+void json_put_text(json_t *object, const char *member, const char *text);
 
 #endif

@@ -130,8 +130,7 @@ static json_t *body_make(const struct chat *c)
 
     json_put(o, "messages", json_incref(c->messages));
     json_put(o, "stream", json_true());
-    if (c->model)
-        json_put(o, "model", json_string(c->model));
+    json_put_text(o, "model", c->model);
     if (c->max_tokens > 0)
         json_put(o, "max_tokens", json_integer(c->max_tokens));
     if (c->temperature >= 0)

@@ -139,10 +139,8 @@ static json_t *question(const struct explain *x)
     json_put(o, "prompt_tokens", json_integer(x->prompt_tokens));
     if (x->answer_tokens > 0)
         json_put(o, "answer_tokens", json_integer(x->answer_tokens));
-    if (x->model)
-        json_put(o, "model", json_string(x->model));
-    if (x->policy)
-        json_put(o, "policy", json_string(x->policy));
+    json_put_text(o, "model", x->model);
+    json_put_text(o, "policy", x->policy);
     if (x->ttft_s > 0)
         json_put(o, "ttft_s", json_real(x->ttft_s));
     if (x->token_s > 0)

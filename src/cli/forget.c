@@ -44,8 +44,7 @@ static int forget(const struct forget *f)
     struct err e = {0};
     int rc;
 
-    if (f->key)
-        json_put(body, "key", json_string(f->key));
+    json_put_text(body, "key", f->key);
     rc = client_post(&f->client, "/v1/tandem/forget", body, &told, &e);
     json_decref(body);
     if (rc != 0)

@@ -12,23 +12,17 @@
 
 // ---- what is asked -------------------------------------------------------------------------------
 
-static void text_put(json_t *o, const char *member, const char *text)
-{
-    if (text != NULL)
-        json_put(o, member, json_string(text));
-}
-
 static json_t *body_make(const struct image_command *m)
 {
     const struct image_request *r = &m->request;
     json_t *o = json_object();
-    text_put(o, "prompt", m->prompt);
-    text_put(o, "model", m->server_model);
-    text_put(o, "negative_prompt", r->negative);
-    text_put(o, "size", m->size);
-    text_put(o, "sampler", r->sampler);
-    text_put(o, "scheduler", r->scheduler);
-    text_put(o, "output_format", image_format_name(m->as));
+    json_put_text(o, "prompt", m->prompt);
+    json_put_text(o, "model", m->server_model);
+    json_put_text(o, "negative_prompt", r->negative);
+    json_put_text(o, "size", m->size);
+    json_put_text(o, "sampler", r->sampler);
+    json_put_text(o, "scheduler", r->scheduler);
+    json_put_text(o, "output_format", image_format_name(m->as));
     json_put(o, "n", json_integer(r->count));
     if (r->steps > 0)
         json_put(o, "steps", json_integer(r->steps));

@@ -251,12 +251,9 @@ static json_t *tuning_json(const struct tuning *t)
     fraction_put(o, "eval_share", t->eval_share);
     fraction_put(o, "weight_decay", t->weight_decay);
     fraction_put(o, "clip", t->clip);
-    if (t->targets)
-        json_put(o, "targets", json_string(t->targets));
-    if (t->weights)
-        json_put(o, "weights", json_string(t->weights));
-    if (t->merge)
-        json_put(o, "merge", json_string(t->merge));
+    json_put_text(o, "targets", t->targets);
+    json_put_text(o, "weights", t->weights);
+    json_put_text(o, "merge", t->merge);
     if (t->gpu)
         json_put(o, "gpu", json_true());
     return o;
@@ -267,8 +264,7 @@ int cli_executor_json(const char *kind, const struct cli_list *given, const char
 {
     json_t *o = json_object();
     int rc = 0;
-    if (kind)
-        json_put(o, "kind", json_string(kind));
+    json_put_text(o, "kind", kind);
     for (size_t i = 0; rc == 0 && i < given->n; i++) {
         const char *text = given->items[i], *equals = strchr(text, '=');
         if (!equals || equals == text) {

@@ -99,8 +99,7 @@ static int step_think(const struct spot *body, json_t *chat)
     if (!effort && !json_is_boolean(s.value))
         return spot_fault(&s, "must be true, false, \"low\", \"medium\" or \"high\"");
     chat_kwarg_put(chat, "enable_thinking", json_boolean(!json_is_false(s.value)));
-    if (effort)
-        json_put(chat, "reasoning_effort", json_string(effort));
+    json_put_text(chat, "reasoning_effort", effort);
     return 0;
 }
 

@@ -129,8 +129,7 @@ json_t *responses_call(const struct answer *a, const char *id, const char *statu
 
     json_put(o, "call_id", answer_string(t->id ? t->id : ""));
     json_put(o, "name", answer_string(name));
-    if (space)
-        json_put(o, "namespace", json_string(space));
+    json_put_text(o, "namespace", space);
     json_put(o, "arguments", answer_string(arguments));
     return o;
 }

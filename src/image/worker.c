@@ -46,23 +46,17 @@ uint64_t image_worker_need(const struct image_worker_options *o)
     return bytes + bytes / WORK_SHARE;
 }
 
-static void text_put(json_t *v, const char *key, const char *s)
-{
-    if (s != NULL)
-        json_put(v, key, json_string(s));
-}
-
 static char *options_text(const struct image_worker_options *o)
 {
     json_t *v = json_object();
-    text_put(v, o->split ? "diffusion_model" : "model", o->model);
-    text_put(v, "vae", o->vae);
-    text_put(v, "taesd", o->taesd);
-    text_put(v, "t5xxl", o->t5xxl);
-    text_put(v, "clip_l", o->clip_l);
-    text_put(v, "clip_g", o->clip_g);
-    text_put(v, "llm", o->llm);
-    text_put(v, "type", o->type);
+    json_put_text(v, o->split ? "diffusion_model" : "model", o->model);
+    json_put_text(v, "vae", o->vae);
+    json_put_text(v, "taesd", o->taesd);
+    json_put_text(v, "t5xxl", o->t5xxl);
+    json_put_text(v, "clip_l", o->clip_l);
+    json_put_text(v, "clip_g", o->clip_g);
+    json_put_text(v, "llm", o->llm);
+    json_put_text(v, "type", o->type);
     json_put(v, "threads", json_integer(o->threads));
     json_put(v, "tiling", json_boolean(o->tiling));
     json_put(v, "offload", json_boolean(o->offload));
@@ -191,15 +185,15 @@ static json_t *request_head(const struct image_request *r, uint64_t id)
     json_put(v, "op", json_string("generate"));
     json_put(v, "id", json_integer((json_int_t)id));
     json_put(v, "prompt", json_string(r->prompt));
-    text_put(v, "negative", r->negative);
+    json_put_text(v, "negative", r->negative);
     json_put(v, "width", json_integer(r->width));
     json_put(v, "height", json_integer(r->height));
     json_put(v, "count", json_integer(r->count));
     json_put(v, "steps", json_integer(r->steps));
     json_put(v, "cfg", json_real(r->cfg));
     json_put(v, "seed", json_integer(r->seed));
-    text_put(v, "sampler", r->sampler);
-    text_put(v, "scheduler", r->scheduler);
+    json_put_text(v, "sampler", r->sampler);
+    json_put_text(v, "scheduler", r->scheduler);
     json_put(v, "previews", json_integer(r->previews));
     json_put(v, "strength", json_real(r->strength));
     json_put(v, "initial", json_boolean(r->initial != NULL));

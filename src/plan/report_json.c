@@ -47,8 +47,7 @@ static json_t *solo_json(const struct plan_solo *s)
     json_put(o, "decode_s", s->fits ? json_real(s->decode_s) : json_null());
     json_put(o, "total_s", s->fits ? json_real(s->total_s) : json_null());
     json_put(o, "total_range_s", s->fits ? range_json(s->total) : json_null());
-    if (s->source != NULL)
-        json_put(o, "source", json_string(s->source));
+    json_put_text(o, "source", s->source);
     return o;
 }
 
