@@ -214,11 +214,12 @@ static bool reads_before(const struct sim_request *a, const struct sim_request *
 static void turn_pick(struct sim_world *w, struct sim_node *n)
 {
     uint32_t next = n->reads.first, at = next, bound = PASSES * n->reads.n;
-    for (uint32_t i = 0; i < n->reads.n; i++, at = w->requests[at].next) {
+    for (uint32_t i = 0; i < n->reads.n; i++, at = w->requests[at].next)
         if (!n->kind->in_turns && reads_before(&w->requests[at], &w->requests[next], bound))
             next = at;
+    at = n->reads.first;
+    for (uint32_t i = 0; i < n->reads.n; i++, at = w->requests[at].next)
         w->requests[at].passed_over++;
-    }
     w->requests[next].passed_over = 0;
     if (next == n->reads.first)
         return;
