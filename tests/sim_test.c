@@ -591,13 +591,20 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(queue_forms),
-        cmocka_unit_test(least_left_first),        cmocka_unit_test(batch_waves),
-        cmocka_unit_test(batch_steps),        cmocka_unit_test(handoff_form),
-        cmocka_unit_test(handoff_contention), cmocka_unit_test(prefixes),
-        cmocka_unit_test(invariants),         cmocka_unit_test(same_seed_same_result),
-        cmocka_unit_test(more_is_not_worse),  cmocka_unit_test(same_people),
-        cmocka_unit_test(failures),           cmocka_unit_test(all_gone),
-        cmocka_unit_test(capacity_form),      cmocka_unit_test(team),
+        cmocka_unit_test(least_left_first),
+        cmocka_unit_test(batch_waves),
+        cmocka_unit_test(batch_steps),
+        cmocka_unit_test(handoff_form),
+        cmocka_unit_test(handoff_contention),
+        cmocka_unit_test(prefixes),
+        cmocka_unit_test(invariants),
+        cmocka_unit_test(same_seed_same_result),
+        cmocka_unit_test(more_is_not_worse),
+        cmocka_unit_test(same_people),
+        cmocka_unit_test(failures),
+        cmocka_unit_test(all_gone),
+        cmocka_unit_test(capacity_form),
+        cmocka_unit_test(team),
         cmocka_unit_test(loads_bad),
     };
     return cmocka_run_group_tests(tests, catalogue_setup, catalogue_teardown);
