@@ -286,6 +286,33 @@ static void test_waits_cold(void **state)
     stage_stop(&s);
 }
 
+// What refused it is not asked again while it waits at home.
+static void test_stays_where_it_fell_back(void **state)
+{
+    struct stage s;
+    struct web w;
+    uint64_t id;
+    json_t *v;
+
+    (void)state;
+    stage_init(&s);
+    s.node.hold_prefill = s.local.hold_generate = true;
+    s.options.stall_s = 60;
+    stage_ready(&s, true);
+    w = ask_long(&s, "");
+    fake_say(&s.node, WIRE_FAILED, fake_expect(&s.node, WIRE_PREFILL, 1)->id,
+             "{\"code\":\"busy\",\"message\":\"no room\"}");
+    id = fake_expect(&s.local, WIRE_GENERATE, 1)->id;
+    clock_sleep_until(clock_now_ns() + 2 * REQUEST_REPLAN_NS);
+    assert_int_equal(fake_count(&s.node, WIRE_PREFILL), 1);
+    fake_token(&s.local, id, 0, "a");
+    fake_done(&s.local, id, 400, 1, false);
+    v = finish_json(&w, 200);
+    assert_has(text_at(v, "timings.fallback"), "no room");
+    json_decref(v);
+    stage_stop(&s);
+}
+
 // ---- links -------------------------------------------------------------------------------------------------
 
 #define MEASURED_ALL                                                                               \
@@ -625,7 +652,7 @@ int main(void)
         cmocka_unit_test(test_no_price),     cmocka_unit_test(test_waits_cold),
         cmocka_unit_test(test_metrics),      cmocka_unit_test(test_links),
         cmocka_unit_test(test_links_yield),  cmocka_unit_test(test_links_older),
-        cmocka_unit_test(test_links_shared),
+        cmocka_unit_test(test_links_shared), cmocka_unit_test(test_stays_where_it_fell_back),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

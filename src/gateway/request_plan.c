@@ -361,6 +361,8 @@ int64_t request_replan(struct core *c, struct request *r, int64_t now_ns)
 void request_plan_local(struct core *c, struct request *r, const char *why)
 {
     request_prefill_cancel(r);
+    r->replans = REQUEST_REPLANS; // what has just failed it would choose again
+    r->read_tokens = 0;           // nobody has what was read elsewhere
     r->prefill = NULL;
     r->choice.kind = PLACE_LOCAL;
     r->choice.decode = request_home(r);
