@@ -118,6 +118,11 @@ def ollama(server):
     ask(server, "/api/show", {"model": "fake"})
     ask(server, "/api/show", {"model": "gone"}, 404)
     ask(server, "/api/chat", {"messages": []}, 400)
+    for body in ({"model": "fake", "messages": []}, {"model": "fake:latest", "messages": [], "keep_alive": "5m", "stream": False}):
+        d = json.loads(ask(server, "/api/chat", body))
+        check(d["done_reason"] == "load" and d["done"] and d["message"]["content"] == "", d)
+    check(json.loads(ask(server, "/api/generate", {"model": "fake"}))["done_reason"] == "load", "not loaded")
+    ask(server, "/api/generate", {"model": "gone"}, 404)
 
 
 def cached(server, header):

@@ -81,6 +81,14 @@ static void test_generate(void **state)
 
     (void)state;
     rig_chat_all(&dialect_ollama_generate, rows, COUNT(rows));
+    // A request without words has its model loaded.
+    rig_open(&r, &dialect_ollama_generate, "{\"model\":\"m:latest\",\"prompt\":\"\"}");
+    assert_int_equal(r.in.kind, PARSE_RENDER);
+    assert_string_equal(r.in.model, "m");
+    r.dialect->whole(&r.a, &r.out);
+    assert_non_null(strstr((char *)r.out.data, "\"response\":\"\""));
+    assert_non_null(strstr((char *)r.out.data, "\"done_reason\":\"load\",\"done\":true"));
+    rig_close(&r);
     rig_open(&r, &dialect_ollama_generate, ASKS ",\"raw\":true,\"options\":{\"top_p\":0.5}}");
     assert_int_equal(r.in.kind, PARSE_TEXT);
     assert_string_equal(json_string_value(json_object_get(r.in.render, "prompt")), "hi");

@@ -63,12 +63,17 @@ static json_t *nanoseconds(const struct answer *a, const char *member)
     return json_integer((json_int_t)(timing_number(a->timings, member, 0) * S_TO_NS));
 }
 
-// Borrows the finish reason: a call ends an answer like any other word.
+// A call ends an answer like any other word; a request that said nothing has no answer.
+static const char *reason(const struct answer *a)
+{
+    if (a->n_choices == 0)
+        return "load";
+    return strcmp(a->choices[0].finish, "length") == 0 ? "length" : "stop";
+}
+
 static void done_put(const struct answer *a, json_t *line)
 {
-    const char *finish = a->choices[0].finish;
-
-    json_put(line, "done_reason", json_string(strcmp(finish, "length") == 0 ? "length" : "stop"));
+    json_put(line, "done_reason", json_string(reason(a)));
     json_put(line, "done", json_true());
     json_put(line, "total_duration", nanoseconds(a, "total_s"));
     json_put(line, "load_duration", json_integer(0));
@@ -181,7 +186,8 @@ static void error(struct answer *a, const struct answer_fault *f, struct buf *ou
 
 static void whole(struct answer *a, struct buf *out)
 {
-    const struct answer_choice *c = &a->choices[0];
+    static const struct answer_choice nothing;
+    const struct answer_choice *c = a->n_choices > 0 ? &a->choices[0] : &nothing;
     json_t *o = line_new(a);
 
     words_put(a, o, text_of(&c->text), c->reasoning.len > 0 ? text_of(&c->reasoning) : NULL,

@@ -231,7 +231,7 @@ static int step_messages(const struct spot *body, json_t *chat)
     if (spot_check(&list, SPOT_ARRAY) != 0)
         return ERR_INVALID;
     if (json_array_size(list.value) == 0)
-        return spot_fault(&list, "must hold a message; models are loaded already");
+        return spot_fault(&list, "must hold a message; with none, 'model' says which one to load");
     for (size_t i = 0; i < json_array_size(list.value); i++) {
         struct spot message = spot_element(&list, i);
 
@@ -300,7 +300,7 @@ static int step_prompt(const struct spot *body, json_t *chat)
         spot_get(body, "raw", SPOT_FLAG, &raw) != 0)
         return ERR_INVALID;
     if (json_string_length(prompt) == 0)
-        return spot_fault(&s, "must not be empty; models are loaded already");
+        return spot_fault(&s, "must not be empty; with none, 'model' says which one to load");
     if (json_is_true(raw) && json_array_size(images.value) > 0)
         return spot_fault(&images,
                           "cannot be taken with \"raw\": the model's template places them");
@@ -320,6 +320,24 @@ static int step_prompt(const struct spot *body, json_t *chat)
 }
 
 // ---- all of it ----------------------------------------------------------------------------------
+
+// A request that says nothing has its model loaded: clients send it before the first words come.
+static bool says_nothing(const json_t *body, const char *member)
+{
+    const json_t *v = json_object_get(body, member);
+    bool none = !v || json_is_null(v) || (json_is_array(v) && json_array_size(v) == 0) ||
+                (json_is_string(v) && json_string_length(v) == 0);
+
+    return none && json_is_string(json_object_get(body, "model"));
+}
+
+// Rendering nothing takes a model that is loaded; the answer says that it is.
+static int parse_load(const json_t *body, struct parse_request *out, struct parse_fault *fault)
+{
+    out->kind = PARSE_RENDER;
+    out->render = json_pack("{s:s,s:b,s:b}", "text", "", "special", 0, "bos", 0);
+    return ollama_show_parse(body, out->model, fault);
+}
 
 static int parse(const json_t *body, translate_step *const *steps, struct parse_request *out,
                  struct parse_fault *fault)
@@ -363,7 +381,8 @@ int ollama_parse_chat(const json_t *body, struct parse_request *out, struct pars
     static translate_step *const steps[] = {step_plain, step_options,  step_format, step_think,
                                             step_tools, step_messages, NULL};
 
-    return parse(body, steps, out, fault);
+    return says_nothing(body, "messages") ? parse_load(body, out, fault)
+                                          : parse(body, steps, out, fault);
 }
 
 int ollama_parse_generate(const json_t *body, struct parse_request *out, struct parse_fault *fault)
@@ -371,5 +390,6 @@ int ollama_parse_generate(const json_t *body, struct parse_request *out, struct 
     static translate_step *const steps[] = {step_plain,   step_options, step_format, step_think,
                                             step_refused, step_prompt,  NULL};
 
-    return parse(body, steps, out, fault);
+    return says_nothing(body, "prompt") ? parse_load(body, out, fault)
+                                        : parse(body, steps, out, fault);
 }
