@@ -88,7 +88,7 @@ def text_of(data):
 
 def openai(p, s):
     status, a = draw(p, MARKUP, model="paint", size="40x24", n=2, quality="high")
-    check(status == 200 and len(a["data"]) == 2 and a["size"] == "40x24", status, a)
+    check(status == 200 and len(a["data"]) == 2 and a["size"] == "40x24" and a["timings"]["queue_s"] >= 0, status, a)
     check(a["timings"]["node"] == "sky" and "steps" not in a["timings"] and "seed" not in a["data"][0], a["timings"])
     check(size_of(file_of(a)) == (40, 24) and file_of(a) != file_of(a, 1), "pictures")
     texts = text_of(file_of(a))

@@ -176,7 +176,7 @@ static void job_run(struct image_upstream_job *j, int64_t now_ns)
             k->on_tick(j, now_ns);
     } else if (drawing_on(j->server->all, j->server) < k->at_once) {
         j->drawing = true;
-        j->r.begun_ns = now_ns;
+        j->r.begun_ns = clock_now_ns();
         if (k->begin(j, &e) != 0)
             image_upstream_fail(j, NULL, &e);
     }
