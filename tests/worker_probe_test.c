@@ -13,10 +13,8 @@ static int32_t prompt[N_PROMPT];
 
 static int defaults(void **state)
 {
-    (void)state;
-    rig_options.link_rate = 0;
     rig_tokens(prompt, N_PROMPT, 1);
-    return 0;
+    return rig_defaults(state);
 }
 
 // ---- messages ------------------------------------------------------------------------------------

@@ -21,7 +21,8 @@
 //   ship, room               adapters on their way to workers, memory for training jobs
 //   upstream*                other servers as nodes; upstream_thread talks to them
 //   images*                  pictures, on a thread of their own
-//   tuning*, files           fine-tuning jobs and what was uploaded for them, on another
+//   image_*                  pictures by other servers, on another
+//   tuning*, files           fine-tuning jobs and what was uploaded for them, on a third
 //   status*, metrics, ollama what operators and lists of models show
 #ifndef GATEWAY_GATEWAY_H
 #define GATEWAY_GATEWAY_H
