@@ -367,6 +367,8 @@ void request_plan_local(struct core *c, struct request *r, const char *why)
     r->choice.kind = PLACE_LOCAL;
     r->choice.decode = request_home(r);
     r->choice.prefill = NULL;
+    r->choice.held = request_held(r, request_home(r));
+    r->choice.upto = r->inputs[0].n_tokens - 1;
     snprintf(r->fallback, sizeof(r->fallback), "%s", why);
     if (request_home(r)->state == PEER_UP)
         send_generate(c, r, request_home(r), false);
