@@ -24,7 +24,10 @@ static int parse_any(const char *what, const json_t *o, struct err *e)
     struct message_measure_link ask;
     struct message_measured_link told;
     struct message_probe probe;
+    struct message_probed probed;
 
+    if (strcmp(what, "probed") == 0)
+        return message_probed_parse(o, &probed, e);
     if (strcmp(what, "ask") == 0)
         return message_measure_link_parse(o, &ask, e);
     if (strcmp(what, "told") == 0)
@@ -57,6 +60,9 @@ static void test_messages_bad(void **state)
         {"told", "{\"down\":{\"bytes\":-5,\"seconds\":1}}", "down"},
         {"told", "{\"down\":[]}", "down"},
         {"told", "{\"complete\":1}", "complete"},
+        {"probed", "[]", "object"},
+        {"probed", "{\"at_s\":-1}", "at_s"},
+        {"probed", "{\"at_s\":1e13}", "at_s"},
         {"probe", "[]", "object"},
         {"probe", "{\"want\":-1}", "want"},
         {"probe", "{\"want\":262145}", "want"},

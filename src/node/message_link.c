@@ -10,6 +10,7 @@
 #define STALL_MOST_S 3600.0
 #define STALL_S 3.0
 #define RTT_MOST_S 60.0
+#define CLOCK_MOST_S 1e12
 
 static int host_get(const json_t *head, struct message_measure_link *m, struct err *e)
 {
@@ -92,4 +93,17 @@ int message_probe_parse(const json_t *head, struct message_probe *m, struct err 
 json_t *message_probe_json(const struct message_probe *m)
 {
     return json_pack("{s:i}", "want", (int)m->want);
+}
+
+int message_probed_parse(const json_t *head, struct message_probed *m, struct err *e)
+{
+    int rc = json_is_object(head) ? 0 : err_set(e, ERR_INVALID, "PROBED must be a JSON object");
+
+    m->at_s = 0;
+    return rc == 0 ? json_get_f64(head, "at_s", 0, CLOCK_MOST_S, &m->at_s, e) : rc;
+}
+
+json_t *message_probed_json(const struct message_probed *m)
+{
+    return json_pack("{s:f}", "at_s", m->at_s);
 }

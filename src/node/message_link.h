@@ -38,7 +38,14 @@ int message_measure_link_parse(const json_t *head, struct message_measure_link *
 json_t *message_measure_link_json(const struct message_measure_link *m);
 int message_measured_link_parse(const json_t *head, struct message_measured_link *m, struct err *e);
 json_t *message_measured_link_json(const struct message_measured_link *m);
+// PROBED: when the PROBE was in, on the clock of whoever answers: only differences mean something.
+struct message_probed {
+    double at_s;
+};
+
 int message_probe_parse(const json_t *head, struct message_probe *m, struct err *e);
+int message_probed_parse(const json_t *head, struct message_probed *m, struct err *e);
+json_t *message_probed_json(const struct message_probed *m);
 json_t *message_probe_json(const struct message_probe *m);
 
 #endif

@@ -85,6 +85,7 @@ struct worker_arrival {
     uint8_t *discard; // what a measurement sends goes here; NULL: nothing did yet
     int64_t ready_ns; // when the reader had dealt with the frame before
     bool receiving;   // a segment's body is coming in
+    uint32_t number;  // of all that ever came in, over whatever link
     bool telling;     // and how long that takes tells of the link
 };
 
@@ -371,8 +372,9 @@ struct worker {
 
     struct worker_power power;
 
-    uint8_t *probe_bytes;  // immutable: what measurements of links send, WIRE_PROBE_MAX
-    _Atomic int receiving; // segments whose bodies are coming in, of all links (relaxed)
+    uint8_t *probe_bytes;      // immutable: what measurements of links send, WIRE_PROBE_MAX
+    _Atomic int receiving;     // segments whose bodies are coming in, of all links (relaxed)
+    _Atomic uint32_t arrivals; // segments whose bodies ever began to (relaxed)
 
     _Atomic int64_t media_bytes; // that pieces of images take (relaxed: against a limit)
 

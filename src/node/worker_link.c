@@ -33,6 +33,8 @@ static void arrival_begin(struct worker_link *l)
     int others = atomic_fetch_add_explicit(&l->worker->receiving, 1, memory_order_relaxed);
 
     l->arrival.receiving = true;
+    l->arrival.number =
+        atomic_fetch_add_explicit(&l->worker->arrivals, 1, memory_order_relaxed) + 1;
     l->arrival.telling = others == 0 && clock_now_ns() - l->arrival.ready_ns >= ARRIVAL_WAITED_NS;
 }
 
@@ -42,8 +44,9 @@ static bool arrival_end(struct worker_link *l)
     if (!l->arrival.receiving)
         return false;
     l->arrival.receiving = false;
-    return atomic_fetch_sub_explicit(&l->worker->receiving, 1, memory_order_relaxed) == 1 &&
-           l->arrival.telling;
+    atomic_fetch_sub_explicit(&l->worker->receiving, 1, memory_order_relaxed);
+    return l->arrival.telling &&
+           atomic_load_explicit(&l->worker->arrivals, memory_order_relaxed) == l->arrival.number;
 }
 
 // Bodies of segments go into one of a few blocks that are kept; everything else into fresh memory.

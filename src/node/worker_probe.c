@@ -8,7 +8,10 @@
 //                      from the arrival of the first piece to that of the last: neither the round trip nor
 //                      what the path holds at first is in it. A round that was over too soon to tell is followed
 //                      by a larger one, up to ROUND_MOST bytes
-//     the rate there   the same with the bytes in the PROBEs, and the arrival of the small answers
+//     the rate there   the same with the bytes in the PROBEs, and what the answers say of their arrival
+//
+// The time from sending to the last arrival, less the round trip, is no shorter than what the bytes took: it stands in
+// where this machine looked late and found all pieces at once.
 //
 // All rounds of one way are less than 8 MiB, and none is begun after WAY_NS. At most one round is under way,
 // and none was begun that would take more than a fraction of a second, so that a request, which ends all this at once,
@@ -27,7 +30,7 @@
 #define ROUND_SHORT_NS (10 * NS_PER_MS) // four times as much is not too much then
 #define WAY_NS (NS_PER_S / 2)           // no further round is begun
 #define PROBE_NS (6 * NS_PER_S)         // all of it, dialling included
-#define EMPTY_HEAD 2u                   // bytes of a head without members
+#define HEAD_BYTES 16u                  // of PROBE and PROBED, about
 
 enum probe_phase { PROBE_DIALS, PROBE_TRIPS, PROBE_UP, PROBE_DOWN };
 
@@ -40,7 +43,8 @@ struct worker_probe {
     // The round: its frames have `round` as id, since answers to an earlier measurement may still come.
     uint64_t round;
     uint32_t bytes, pieces, piece, arrived;
-    int64_t sent_ns, first_ns, last_ns;
+    int64_t sent_ns, last_ns;  // of this side's clock
+    int64_t first_in, last_in; // ns, of the clock of the side that the bytes come to
     uint32_t trips;
     bool again; // this round is like the one before, which gave `best`
     struct message_moved best;
@@ -84,9 +88,9 @@ void worker_probe_body(struct worker_link *l, size_t n, struct wire_body *body)
 }
 
 static struct wire_frame frame_make(const struct worker *w, enum wire_type type, uint64_t id,
-                                    size_t bytes)
+                                    json_t *head, size_t bytes)
 {
-    struct wire_frame f = wire_frame_json(type, id, NULL);
+    struct wire_frame f = wire_frame_json(type, id, head);
 
     if (bytes > 0)
         f.body = (struct wire_body){.data = w->probe_bytes, .len = bytes, .release = keep};
@@ -97,12 +101,14 @@ static struct wire_frame frame_make(const struct worker *w, enum wire_type type,
 int worker_probe_answer(struct worker_link *l, struct wire_frame *f, struct err *e)
 {
     struct message_probe m;
+    struct message_probed in = {.at_s = ns_to_s(clock_now_ns())};
     json_t *head = wire_frame_parse(f, e);
     int rc = head == NULL ? e->code : message_probe_parse(head, &m, e);
 
     json_decref(head);
     if (rc == 0)
-        worker_link_send(l, frame_make(l->worker, WIRE_PROBED, f->id, m.want));
+        worker_link_send(
+            l, frame_make(l->worker, WIRE_PROBED, f->id, message_probed_json(&in), m.want));
     wire_frame_fini(f);
     return rc;
 }
@@ -114,8 +120,15 @@ int worker_probe_arrived(struct worker_link *l, struct wire_frame *f, struct err
                               .id = f->id,
                               .body_bytes = (uint32_t)f->body.len,
                               .t0 = clock_now_ns()};
+    struct message_probed m = {0};
+    json_t *head = wire_frame_parse(f, e);
+    int rc = head == NULL ? e->code : message_probed_parse(head, &m, e);
 
+    json_decref(head);
     wire_frame_fini(f);
+    ev.t1 = (int64_t)(m.at_s * 1e9);
+    if (rc != 0)
+        return rc;
     if (atomic_load_explicit(&l->probing, memory_order_relaxed) == 0)
         return err_set(e, ERR_INVALID, "probed came unasked");
     atomic_fetch_sub_explicit(&l->probing, 1, memory_order_relaxed);
@@ -157,13 +170,9 @@ static void probe_fail(struct worker *w, int code, const char *why)
 static void piece_send(struct worker *w, struct worker_link *l, const struct worker_probe *p)
 {
     struct message_probe m = {.want = p->phase == PROBE_UP ? p->piece : 0};
-    struct wire_frame f =
-        frame_make(w, WIRE_PROBE, p->round, p->phase == PROBE_DOWN ? p->piece : 0);
+    struct wire_frame f = frame_make(w, WIRE_PROBE, p->round, message_probe_json(&m),
+                                     p->phase == PROBE_DOWN ? p->piece : 0);
 
-    if (m.want > 0) {
-        wire_frame_fini(&f);
-        f = wire_frame_json(WIRE_PROBE, p->round, message_probe_json(&m));
-    }
     atomic_fetch_add_explicit(&l->probing, 1, memory_order_relaxed);
     worker_link_send(l, f);
 }
@@ -201,15 +210,24 @@ static void trip_end(struct worker *w, struct worker_probe *p)
     round_begin(w, ROUND_LEAST);
 }
 
-// What crossed between the first arrival and the last one, with what frames add to it.
+static bool is_slower(const struct message_moved *a, const struct message_moved *b)
+{
+    return a->bytes * b->seconds < b->bytes * a->seconds;
+}
+
+// What crossed, with what frames add to it: between the first arrival and the last one, or all in all.
 static struct message_moved round_moved(const struct worker_probe *p)
 {
-    struct message_moved m = {0};
-    double piece = p->piece + WIRE_HEADER_BYTES + EMPTY_HEAD;
+    double piece = p->piece + WIRE_HEADER_BYTES + HEAD_BYTES;
+    double all_s = ns_to_s(p->last_ns - p->sent_ns) - p->out.rtt_s;
+    struct message_moved part = {(p->pieces - 1) * piece, ns_to_s(p->last_in - p->first_in)};
+    struct message_moved all = {p->pieces * piece, all_s};
 
-    if (p->last_ns > p->first_ns)
-        worker_cost_moved(&m, (size_t)((p->pieces - 1) * piece), p->last_ns - p->first_ns);
-    return m;
+    if (!(part.seconds > 0 && part.seconds < ns_to_s(PROBE_NS)))
+        part = (struct message_moved){0};
+    if (!(all.seconds > 0))
+        return part;
+    return part.bytes <= 0 || is_slower(&all, &part) ? all : part;
 }
 
 static void way_end(struct worker *w, struct worker_probe *p, const struct message_moved *m)
@@ -230,14 +248,13 @@ static void way_end(struct worker *w, struct worker_probe *p, const struct messa
 // better one counts, and one that was over at once the second time told nothing.
 static void round_end(struct worker *w, struct worker_probe *p)
 {
-    int64_t took_ns = p->last_ns - p->first_ns;
+    int64_t took_ns = p->last_ns - p->sent_ns;
     bool late = clock_now_ns() - p->way_ns >= WAY_NS;
     bool tells = took_ns >= ROUND_TELLS_NS || p->bytes == ROUND_MOST || late;
     uint32_t next = p->bytes * (took_ns < ROUND_SHORT_NS ? 4 : 2);
     struct message_moved m = round_moved(p);
 
-    if (p->again && tells &&
-        (m.bytes <= 0 || m.bytes * p->best.seconds < p->best.bytes * m.seconds))
+    if (p->again && tells && (m.bytes <= 0 || is_slower(&m, &p->best)))
         m = p->best;
     if (tells && (p->again || late)) {
         way_end(w, p, &m);
@@ -263,9 +280,10 @@ void worker_probe_take(struct worker *w, const struct worker_event *ev)
         probe_fail(w, ERR_INVALID, "it answers with another number of bytes than was wanted");
         return;
     }
-    if (p->arrived++ == 0)
-        p->first_ns = ev->t0;
     p->last_ns = ev->t0;
+    p->last_in = p->phase == PROBE_DOWN ? ev->t1 : ev->t0;
+    if (p->arrived++ == 0)
+        p->first_in = p->last_in;
     if (p->arrived < p->pieces)
         return;
     if (p->phase == PROBE_TRIPS)

@@ -77,7 +77,7 @@ enum wire_type {
     WIRE_ABORT = 68,   // either way: JSON {code, message}
     WIRE_BEAT = 69,    // P -> D: JSON {computed}, at least every 500 ms while a transfer is open
     WIRE_PROBE = 70,   // D -> P: JSON {want} + any bytes: the link is measured
-    WIRE_PROBED = 71,  // P -> D: empty JSON + as many bytes as were wanted
+    WIRE_PROBED = 71,  // P -> D: JSON {at_s} + as many bytes as were wanted
 };
 
 const char *
