@@ -196,6 +196,10 @@ def failures(p, s, trap):
         wait_for("a server that is back", lambda: image_nodes(p)[0]["state"] == "up")
     check(not trap.connections, "nobody else was spoken to")
     refused(p, 504, "stall=SECONDS", model="hasty")
+    c = http.client.HTTPConnection("127.0.0.1", p.port, timeout=30)
+    c.request("POST", CREATE, json.dumps({"prompt": "x", "model": "s429"}))
+    r = c.getresponse()
+    check(r.status == 429 and r.headers["Retry-After"] == "7" and r.read(), r.status, r.headers)
     before = len(s.asked())
     for more, words in (({"n": 11}, "11"), ({"size": "9999x9999"}, "9999x9999"), ({"size": "4096x4096"}, "pixels"),
                         ({"steps": 151}, "151"), ({"prompt": "x" * 20000}, "20000 bytes"), ({"prompt": "\x01"}, "0x01"),
@@ -297,10 +301,12 @@ def beside_local():
     """A model of one name here and there: the unknown one is tried, the quicker one is taken, and what fails there is
     drawn here."""
     s = Server("sd-server", ["theirs"])
-    p = serve("far=%s kind=sd-server model=theirs as=pencil" % s.url, args=("--image-model", "fake:20", "--image-name",
-                                                                           "pencil"))
+    p = serve("far=%s kind=sd-server model=theirs as=pencil" % s.url, args=("-m", "fake", "--image-model", "fake:20",
+                                                                           "--image-name", "pencil"))
     wait_for("the local model", lambda: get(p.port, "/v1/tandem/status")[1]["images"]["state"] == "loaded")
-    check([m["id"] for m in get(p.port, "/v1/models")[1]["data"]] == ["pencil"], "one name, one model")
+    check([m["id"] for m in get(p.port, "/v1/models")[1]["data"]].count("pencil") == 1, "one name, one model")
+    status, a = post(p.port, "/v1/completions", {"prompt": "x", "max_tokens": 1})
+    check(status == 200, "the chats do not care", status, a)
     node = lambda **more: draw(p, size="64x64", **more)[1]["timings"].get("node")
     check(node() is None, "without a name it is this machine's")
     check(node(model="pencil") == "far", "one of unknown speed is tried")
