@@ -24,11 +24,11 @@ set(test_environment
 
 # Seconds of what takes long, on two cores. It begins first, so that no core is left alone with it at the end.
 set(long
-    e2e_train 70 e2e_image 60 e2e_privacy 40 e2e_bench 38 e2e_check 38 e2e_spread 33 e2e_ssh 33 e2e_clients_python 30
+    e2e_faults 120 e2e_train 70 e2e_image 60 e2e_privacy 40 e2e_bench 38 e2e_check 38 e2e_spread 33 e2e_ssh 33 e2e_clients_python 30
     llama_media_test 30 e2e_smoke 28 e2e_bench_grid 26 e2e_fleet 26 e2e_tuned 26 e2e_slurm 26 worker_test 24
     e2e_media 23 e2e_models 22 e2e_gateway 21 e2e_generated 21 e2e_upstream_servers 20 worker_memory_test 18
     jobs_run_test 17 worker_order_test 16 e2e_plan_simulate 16 llama_home_test 15 e2e_clients_js 14 e2e_several 14
-    llama_keep_test 13 e2e_clients_agents 13 e2e_discover 13 kv_test 12 e2e_peft 12 image_worker_test 11
+    llama_keep_test 13 e2e_clients_agents 13 e2e_discover 13 kv_test 12 e2e_peft 12 image_worker_test 65
     image_model_gradients 11 wire_test 10 sim_test 10 gateway_fleet_test 9)
 
 function(test_register name)
@@ -109,8 +109,8 @@ endforeach()
 # with the fake engine.
 #
 # Each has folders and ports of its own, and most wait more than they compute or have engines of one thread: they run side
-# by side. Alone: what strikes at a moment of its own clock, or holds measured times against predicted ones.
-set(e2e_alone e2e_faults e2e_plan_simulate)
+# by side. Alone: what holds measured times against predicted ones.
+set(e2e_alone e2e_plan_simulate)
 # These install packages for the tests, the first time.
 set(e2e_installing e2e_clients_python e2e_clients_js e2e_clients_agents e2e_generated e2e_privacy)
 function(e2e_register script)

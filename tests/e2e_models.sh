@@ -704,7 +704,7 @@ def engine_takes(model, *options, together=0):
     with open(DIR + "/log", "w") as err:
         mode = "ranges" if together else "none"  # given, so that nothing is loaded to probe for it
         p = subprocess.Popen([TANDEM, "serve", "-m", model, *options, "--log-level", "debug", "--handoff",
-                              mode, "--listen", "127.0.0.1:0", "--json"],
+                              mode, "--threads", "1", "--listen", "127.0.0.1:0", "--json"],
                              env=dict(ENV, TANDEM_STATE=DIR), stdout=subprocess.PIPE, stderr=err, text=True)
         signal.alarm(120)
         ready = p.stdout.readline()
