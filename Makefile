@@ -11,6 +11,8 @@ WERROR ?= OFF
 IMAGE ?= $(or $(word 3,$(subst -, ,$(patsubst $(BUILD)/.configured-%,%,$(wildcard $(BUILD)/.configured-*)))),prebuilt)
 FUZZ_SECONDS ?= 20
 JOBS ?= 2
+# Tests wait more than they compute.
+TEST_JOBS ?= 3
 
 CONFIGURE = cmake -S . -G Ninja -DTANDEM_WERROR=$(WERROR)
 # One stamp per set of options: changing them configures again, repeating them does not.
@@ -35,7 +37,7 @@ deps:
 
 test: $(STAMP)
 	cmake --build $(BUILD)
-	$(CTEST) --test-dir $(BUILD) -j $(JOBS)
+	$(CTEST) --test-dir $(BUILD) -j $(TEST_JOBS)
 
 # Prints one line, the path; what else there is to say goes to stderr.
 model:
@@ -86,7 +88,7 @@ sanitize-%:
 	$(CONFIGURE) -B build-$(patsubst address,asan,$(patsubst thread,tsan,$*)) \
 		-DTANDEM_LLAMA=OFF -DTANDEM_SANITIZE=$*
 	cmake --build build-$(patsubst address,asan,$(patsubst thread,tsan,$*))
-	$(CTEST) --test-dir build-$(patsubst address,asan,$(patsubst thread,tsan,$*)) -j $(JOBS) $(SKIP)
+	$(CTEST) --test-dir build-$(patsubst address,asan,$(patsubst thread,tsan,$*)) -j $(TEST_JOBS) $(SKIP)
 
 fuzz:
 	@scripts/deps.sh build check

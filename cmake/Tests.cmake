@@ -28,7 +28,7 @@ set(long
     llama_media_test 30 e2e_smoke 28 e2e_bench_grid 26 e2e_fleet 26 e2e_tuned 26 e2e_slurm 26 worker_test 24
     e2e_media 23 e2e_models 22 e2e_gateway 21 e2e_generated 21 e2e_upstream_servers 20 worker_memory_test 18
     jobs_run_test 17 worker_order_test 16 e2e_plan_simulate 16 llama_home_test 15 e2e_clients_js 14 e2e_several 14
-    llama_keep_test 13 e2e_clients_agents 13 e2e_discover 13 kv_test 12 e2e_peft 12 image_worker_test 65
+    llama_keep_test 13 e2e_clients_agents 13 e2e_discover 13 kv_test 12 e2e_peft 12 image_worker_test 11
     image_model_gradients 11 wire_test 10 sim_test 10 gateway_fleet_test 9)
 
 function(test_register name)
