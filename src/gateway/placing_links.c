@@ -107,8 +107,11 @@ static int64_t pair_look(struct placing *pl, struct peer *decode, struct peer *p
         return now_ns + LINK_SETTLE_NS;
     if (now_ns < *due_of(pl, decode, prefill))
         return *due_of(pl, decode, prefill);
-    if (!is_idle(pl->core, decode, prefill))
+    // Not at once when it has become so: the moment between two requests is no rest.
+    if (!is_idle(pl->core, decode, prefill)) {
+        *due_of(pl, decode, prefill) = now_ns + LINK_SETTLE_NS;
         return now_ns + LINK_SETTLE_NS;
+    }
     probe_begin(pl, decode, prefill, now_ns);
     return 0;
 }
