@@ -16,7 +16,9 @@ static const char usage[] = "usage: tandem ps [--server URL] [--facts] [--discov
 static const char about[] =
     "Shows the nodes of a running server, what they can do and what they do now. KEPT are the "
     "tokens\n"
-    "of finished requests that a node remembers; \"tandem forget\" erases them.";
+    "of finished requests that a node remembers; \"tandem forget\" erases them.\n"
+    "Links are from the node that reads prompts to the one that writes: THERE is the way that the\n"
+    "KV cache goes, and SETUP what passes until it can be taken in.";
 
 static const char *text(const json_t *o, const char *member)
 {
