@@ -5,7 +5,7 @@ say so (`tandem`: chats ask for the plan local, prompts for hybrid), once becaus
 and --role write, requests ask for nothing, the gateway chooses). llama-server, of the same build, has both cores, at its default and with batches (-b and -ub) of 32, 128 and 512. One after the other:
 
   stall    three, then eight chats are running when prompts of 2,500 and 4,000 tokens come, one after the other: the longest
-           time between two tokens of a chat, against the p99 before (`quiet`), and the prompts' time to first token. Once
+           time between two tokens of a chat, against the p99 right before and after (`quiet`), and the prompts' time to first token. Once
            more against llama-server on one core: as fast at reading as tandem's reader is (`equal`)
   goodput  chats (64 to 192 tokens in, 128 out) come at random and every twentieth request is a prompt of 2,500 or 4,000
            tokens (16 out), at several rates: how many a second are answered within the limits. The best -ub is that of
@@ -112,28 +112,39 @@ def running(server):
     return {n["name"]: n["requests"] for n in e2e.get(server.port, "/v1/tandem/status")[1]["nodes"]}
 
 
+def quiet_for(loop, chats):
+    """The times between tokens of the chats while nothing else is there."""
+    begin = time.monotonic()
+    load.run_on(loop, chats, QUIET_EVENTS)
+    return load.gaps(chats, begin, time.monotonic())
+
+
 def stall_of(server, n_chats):
     loop = load.Loop()
     room = CTX_EACH - 128
     chats = [start(server, loop, "chat", load.prompt(64, "stall", n_chats, i), room) for i in range(n_chats)]
     load.run_on(loop, chats, 16)
-    begin = time.monotonic()
-    load.run_on(loop, chats, QUIET_EVENTS)
-    quiet, where, begin, ttft, plans = load.gaps(chats, begin, time.monotonic()), running(server), time.monotonic(), {}, {}
+    quiet, prompts, where = quiet_for(loop, chats), {}, running(server)
     for n in LONGS:
+        begin = time.monotonic()
         read = start(server, loop, str(n), load.prompt(n, "long", n_chats, n), LONG_OUT)
         loop.finish(read)
-        ttft[str(n)], plans[str(n)] = read.ttft(), plan_of(read)
-    load.run_on(loop, chats, 1)  # the next token ends the stall that a chat may be in
-    busy, early = load.gaps(chats, begin, time.monotonic()), not all(s.open for s in chats)
+        load.run_on(loop, chats, 1)  # the next token ends the stall that a chat may be in
+        busy, before = load.gaps(chats, begin, time.monotonic()), quiet
+        quiet = quiet_for(loop, chats)
+        # A deeper chat is a slower one: what is quiet is taken right before and right after.
+        p99, worst = load.quantile(before + quiet, 0.99), max(busy)
+        prompts[str(n)] = {"ttft_s": read.ttft(), "plan": plan_of(read), "quiet_median_s": statistics.median(before + quiet),
+                           "quiet_p99_s": p99, "busy_median_s": statistics.median(busy), "busy_p99_s": load.quantile(busy, 0.99),
+                           "worst_s": worst, "worst_ratio": worst / p99}
+    early = not all(s.open for s in chats)
     for s in chats:
         s.close()
-    p99 = load.quantile(quiet, 0.99)
-    row = {"quiet_median_s": statistics.median(quiet), "quiet_p99_s": p99, "worst_s": max(busy), "busy_p99_s": load.quantile(busy, 0.99),
-           "worst_ratio": max(busy) / p99, "ttft_s": ttft, "plans": plans, "chats_at": where,
-           "ended_early": early}
-    say("stall, %d chats: %s quiet p99 %.3f s, worst %.3f s (%.2f), first tokens after %s s"
-        % (n_chats, server.name, p99, row["worst_s"], row["worst_ratio"], ", ".join("%.2f" % v for v in ttft.values())))
+    row = {"prompts": prompts, "worst_s": max(p["worst_s"] for p in prompts.values()),
+           "worst_ratio": max(p["worst_ratio"] for p in prompts.values()), "chats_at": where, "ended_early": early}
+    say("stall, %d chats: %s %s" % (n_chats, server.name, ", ".join(
+        "%s tokens: quiet p99 %.3f s, worst %.3f s (%.2f), first token after %.2f s"
+        % (n, p["quiet_p99_s"], p["worst_s"], p["worst_ratio"], p["ttft_s"]) for n, p in prompts.items())))
     return row
 
 
@@ -148,7 +159,7 @@ def stalls():
 
 
 def ttft_ratios(rows, of, against):
-    return [rows[of][k]["ttft_s"][n] / rows[against][k]["ttft_s"][n] for k in rows[of] for n in rows[of][k]["ttft_s"]]
+    return [rows[of][k]["prompts"][n]["ttft_s"] / rows[against][k]["prompts"][n]["ttft_s"] for k in rows[of] for n in rows[of][k]["prompts"]]
 
 
 def stall_summary(rows):

@@ -313,7 +313,8 @@ static void step_learn(struct worker *w, size_t n, uint32_t rows, int64_t ns)
     ns -= w->inside ? 0 : w->inside_ns;
     double seconds = ns_to_s(ns + 1), rate = 1 / seconds;
 
-    if (w->part != WORKER_SHARED) // of a deep one alone: no answer's pace
+    // Inside another step all caches are cold, and a deep answer's step alone is no measure for the others.
+    if (!w->inside && w->part != WORKER_SHARED)
         pace_learn_step(&w->pace, (uint32_t)n, rows, seconds);
     if (rows > 0)
         return;
