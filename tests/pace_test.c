@@ -171,12 +171,30 @@ static void test_looks_again(void **state)
     assert_true(r.quiet <= STEPS / PACE_LOOK_AGAIN + 2);
 }
 
+// A row is slow by what its depth takes, against the time that the others have to spare.
+static void test_slow(void **state)
+{
+    struct pace p;
+    (void)state;
+    pace_init(&p, -1);
+    assert_false(pace_is_slow(&p, 4, 100)); // nothing is known
+    pace_learn_step(&p, 1, 0, 0.020);
+    pace_learn_step(&p, 4, 0, 0.040); // 30 ms to spare
+    assert_false(pace_is_slow(&p, 4, 0.020));
+    assert_false(pace_is_slow(&p, 4, 0.049));
+    assert_true(pace_is_slow(&p, 4, 0.051));
+    pace_init(&p, 0); // no bound: nothing is
+    pace_learn_step(&p, 1, 0, 0.020);
+    assert_false(pace_is_slow(&p, 1, 100));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_auto),         cmocka_unit_test(test_starts_small),
         cmocka_unit_test(test_bounds),       cmocka_unit_test(test_no_bound),
         cmocka_unit_test(test_many_answers), cmocka_unit_test(test_looks_again),
+        cmocka_unit_test(test_slow),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -31,17 +31,19 @@ static double quiet_get(const struct pace *p, uint32_t n)
     return 0;
 }
 
-double pace_bound_s(const struct pace *p, uint32_t n)
-{
-    if (p->bound_s == 0)
-        return NO_BOUND_S;
-    return p->bound_s < 0 ? PACE_AUTO * quiet_get(p, n) : p->bound_s;
-}
-
 double pace_spare_s(const struct pace *p, uint32_t n)
 {
-    double spare = pace_bound_s(p, n) - quiet_get(p, n);
-    return spare > 0 ? spare : 0;
+    double quiet = quiet_get(p, n);
+    double bound = p->bound_s < 0 ? PACE_AUTO * quiet : p->bound_s;
+    if (p->bound_s == 0)
+        return NO_BOUND_S;
+    return bound > quiet ? bound - quiet : 0;
+}
+
+bool pace_is_slow(const struct pace *p, uint32_t n, double step_s)
+{
+    double quiet = quiet_get(p, 1);
+    return quiet > 0 && step_s - quiet > pace_spare_s(p, n);
 }
 
 static uint32_t rows_that_fit(double spare_s, double row_s, uint32_t most)

@@ -52,10 +52,11 @@ void pace_init(struct pace *p, double bound_s);
 struct pace_share pace_share_get(const struct pace *p, uint32_t n, double row_s);
 // Rows of a chunk that is computed in so many parts, with n answers running in between.
 uint32_t pace_chunk_rows(const struct pace *p, uint32_t n, uint32_t parts, double row_s);
-// From one token to the next with n answers running, in seconds; a large number without a bound.
-double pace_bound_s(const struct pace *p, uint32_t n);
-// What of it other work may take between two decode steps.
+// Seconds that other work may take between two decode steps of n rows; a large number without a bound.
 double pace_spare_s(const struct pace *p, uint32_t n);
+// Would the row of one more answer, whose step takes so long by itself, make the step of n late? What it takes
+// beyond one quiet row is its depth's, which no batch shares.
+bool pace_is_slow(const struct pace *p, uint32_t n, double step_s);
 // What was seen: a decode step of n rows with `rows` prompt rows (0: quiet), and a chunk apart.
 void pace_learn_step(struct pace *p, uint32_t n, uint32_t rows, double seconds);
 void pace_learn_chunk(struct pace *p, uint32_t rows, double seconds);

@@ -58,12 +58,10 @@ bool worker_decode_is_apart(const struct worker *w, const struct worker_job *j)
     return ops->settled != NULL && ops->settled(w->engine, j->seq);
 }
 
-// So deep that its step alone takes longer than the others may wait for a token: it stays where they can go on
-// inside it.
+// So deep that the others' tokens would come late in one step with it: it stays where they can go on inside its own.
 static bool is_slow(const struct worker *w, const struct worker_job *j, uint32_t n)
 {
-    double bound_s = pace_bound_s(&w->pace, n);
-    return bound_s > 0 && j->step_s > bound_s; // 0: no step was seen yet
+    return pace_is_slow(&w->pace, n, j->step_s);
 }
 
 // An answer that is nearly over is done before a move has paid. The first step tells what it takes.
