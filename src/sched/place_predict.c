@@ -4,6 +4,7 @@
 
 #define PIECE_TOKENS 64.0 // that no chunk is shorter than
 #define CUTS_MOST 4
+#define ALIKE 2.0       // readings that differ by less may come in any order
 #define WATTS_LEAST 1.0 // that work draws more, whatever a meter saw: none is free
 #define PACE_LEAST 1.01 // a tighter bound would leave reading no time at all
 #define PASSES 2.0 // that a prompt waits for each one that is read beside it (node/worker_step.c)
@@ -18,7 +19,9 @@ static double quiet_step_s(const struct place_node *n)
 }
 
 // Shortest remaining first (node/worker_step.c): until a prompt that takes own_s is read, those with less left
-// are read whole. Of the others it waits for half a chunk, which is being computed when it comes, and, when it
+// are read whole. So are those with not much more, as far as anybody can tell: whoever comes next, a little shorter,
+// goes before this one as this one before them, and to count on that would make every request ask for a little
+// less, to be first. Of the others it waits for half a chunk, which is being computed when it comes, and, when it
 // takes long itself, for the turns of those that were passed over often enough.
 static double queue_s(const struct place_node *n, double own_s)
 {
@@ -31,7 +34,7 @@ static double queue_s(const struct place_node *n, double own_s)
     for (const struct place_reading *r = n->reads; r; r = r->next) {
         double left_s = fmax(r->left_s, 0);
 
-        if (left_s <= own_s) {
+        if (left_s <= ALIKE * own_s) {
             before_s += left_s;
             continue;
         }
@@ -49,7 +52,7 @@ static double passed_s(const struct place_node *n, double own_s)
     double sum_s = 0;
 
     for (const struct place_reading *r = n->reads; r; r = r->next)
-        sum_s += r->left_s > own_s ? own_s : 0;
+        sum_s += r->left_s > ALIKE * own_s ? own_s : 0;
     return sum_s;
 }
 
