@@ -96,7 +96,7 @@ assert goodput.sustained([{"rate": 1, "share": 1, "offered_per_s": 1}, {"rate": 
 assert goodput.limits_of({"tpot_s": 1, "ttft_s": {"chat": 2, "4000": 1}}, {"tpot_s": 2, "ttft_s": {"chat": 1, "4000": 3}}) == {
     "tpot_s": 3, "ttft_s": {"chat": 10, "4000": 9}}
 def stall(worst, ttft):
-    return {"3": {"worst_ratio": worst, "worst_s": worst, "ttft_s": {"2500": ttft, "4000": 2 * ttft}}}
+    return {"3": {"worst_ratio": worst, "worst_s": worst, "prompts": {"2500": {"ttft_s": ttft}, "4000": {"ttft_s": 2 * ttft}}}}
 s = goodput.stall_summary({"tandem": stall(1.2, 4), "tandem-auto": stall(2, 6), "llama-default": stall(9, 2),
                            "llama-ub32": stall(3, 8), "llama-one-core": stall(9, 5)})
 assert (s["worst_ratio"], s["worst_ratio_auto"], s["llama_best_stall"]) == (1.2, 2, "llama-ub32"), s

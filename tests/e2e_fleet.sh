@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Nodes that join, leave, drain, hang, die and are cut off while the server runs, as real processes.
 set -euo pipefail
+# A model in the environment would be one that was asked for.
+unset TANDEM_MODEL
 cd "$(dirname "$0")"
 PATH=$PATH:/usr/sbin:/sbin # where ip lies
 if [ -z "${TANDEM_FLEET_ALONE:-}" ] && unshare -rn true 2>/dev/null && command -v ip >/dev/null; then
