@@ -175,6 +175,40 @@ static void child_gets_descriptors_in_order(void **state)
         close(fd);
 }
 
+// What a child prints of its environment.
+static void tunables_of(bool huge_pages, char *text, size_t bytes)
+{
+    int out[2];
+    assert_int_equal(pipe(out), 0);
+    const char *const argv[] = {"/bin/sh", "-c", "echo \"$GLIBC_TUNABLES\"", NULL};
+    struct os_spawn s = spawn_of(argv);
+    s.stdout_fd = out[1];
+    s.huge_pages = huge_pages;
+    pid_t pid = -1;
+    struct err e = {0};
+    assert_int_equal(os_spawn(&s, &pid, &e), 0);
+    close(out[1]);
+    read_all(out[0], text, bytes);
+    assert_int_equal(waitpid(pid, NULL, 0), pid);
+    close(out[0]);
+}
+
+static void huge_pages_are_asked_for(void **state)
+{
+    char text[128];
+    (void)state;
+    need_children();
+    unsetenv("GLIBC_TUNABLES");
+    tunables_of(false, text, sizeof text);
+    assert_string_equal(text, "\n");
+    tunables_of(true, text, sizeof text);
+    assert_string_equal(text, "glibc.malloc.hugetlb=1\n");
+    setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=0", 1); // somebody knows better
+    tunables_of(true, text, sizeof text);
+    assert_string_equal(text, "glibc.malloc.hugetlb=0\n");
+    unsetenv("GLIBC_TUNABLES");
+}
+
 static void output_is_redirected(void **state)
 {
     (void)state;
@@ -534,6 +568,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(child_sees_a_clean_process),
         cmocka_unit_test(child_gets_descriptors_in_order),
         cmocka_unit_test(output_is_redirected),
+        cmocka_unit_test(huge_pages_are_asked_for),
         cmocka_unit_test(ends_in_words),
         cmocka_unit_test(spawn_errors),
         cmocka_unit_test(group_is_reachable),

@@ -69,7 +69,8 @@ static int child_spawn(struct node_supervisor *s, int control, int ready, struct
                           .n_fds = s->listen_fd >= 0 ? 3 : 2,
                           .stderr_fd = -1,
                           .stdout_fd = -1,
-                          .die_with_parent = true};
+                          .die_with_parent = true,
+                          .huge_pages = true};
     rc = os_spawn(&sp, &pid, e);
     free(text);
     if (rc == 0)

@@ -34,6 +34,7 @@ struct os_spawn {
         die_with_parent; // Linux: PR_SET_PDEATHSIG(SIGKILL); elsewhere the child must watch fd 3 for EOF
     bool new_group;      // own process group, so that kill(-pid, ...) reaches grandchildren
     bool new_session; // own session and group: neither Ctrl-C nor a closed terminal ends it
+    bool huge_pages;  // what it allocates comes in huge pages, where the system has any
 };
 
 // Starts a child with stdin on /dev/null, every other descriptor closed and default signals. The

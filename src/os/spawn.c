@@ -1,6 +1,7 @@
 // Starting children. fork and exec rather than posix_spawn: the parent-death signal, the exact
 // descriptor table and the error of exec all need code that runs in the child. That code calls
 // only async-signal-safe functions, because other threads of this process exist.
+#include "base/buf.h"
 #include "os/os.h"
 
 #include "os/system.h"
@@ -9,11 +10,16 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+extern char **environ;
+
 #define SPAWN_FDS_MAX 16
+// glibc asks for huge pages then wherever it maps memory; other C libraries ignore it. Set by hand, it stays.
+#define HUGE_PAGES "GLIBC_TUNABLES=glibc.malloc.hugetlb=1"
 #define FIRST_FD 3
 
 static void signals_default(void)
@@ -60,7 +66,23 @@ static int fds_place(const struct os_spawn *s, int *report_fd)
     return 0;
 }
 
-static void child_run(const struct os_spawn *s, pid_t parent, int report_fd)
+// The child's environment: ours, and what it is to have besides. The caller frees the list, not the texts.
+static char **environment_make(const struct os_spawn *s)
+{
+    static char huge_pages[] = HUGE_PAGES;
+    size_t n = 0, name = strcspn(huge_pages, "=") + 1;
+    bool adds = s->huge_pages;
+
+    for (; environ[n]; n++)
+        adds = adds && strncmp(environ[n], huge_pages, name) != 0;
+    char **env = mem_alloc((n + 2) * sizeof *env);
+    memcpy(env, environ, n * sizeof *env);
+    env[n] = adds ? huge_pages : NULL;
+    env[n + adds] = NULL;
+    return env;
+}
+
+static void child_run(const struct os_spawn *s, char **env, pid_t parent, int report_fd)
 {
     int rc = 0;
     if (s->new_session)
@@ -72,7 +94,7 @@ static void child_run(const struct os_spawn *s, pid_t parent, int report_fd)
     rc = fds_place(s, &report_fd);
     if (rc == 0) {
         signals_default();
-        execv(s->argv[0], (char *const *)(uintptr_t)s->argv);
+        execve(s->argv[0], (char *const *)(uintptr_t)s->argv, env);
         rc = errno;
     }
     ssize_t n = write(report_fd, &rc, sizeof rc);
@@ -103,7 +125,7 @@ int os_pipe(int fds[2], struct err *e)
 }
 
 // Signals are blocked around fork: no handler of the parent may run in the child.
-static pid_t fork_quietly(const struct os_spawn *s, const int report[2])
+static pid_t fork_quietly(const struct os_spawn *s, char **env, const int report[2])
 {
     sigset_t all, old;
     sigfillset(&all);
@@ -112,7 +134,7 @@ static pid_t fork_quietly(const struct os_spawn *s, const int report[2])
     pid_t child = fork();
     if (child == 0) {
         close(report[0]);
-        child_run(s, parent, report[1]);
+        child_run(s, env, parent, report[1]);
     }
     int saved = errno;
     pthread_sigmask(SIG_SETMASK, &old, NULL);
@@ -129,8 +151,10 @@ int os_spawn(const struct os_spawn *s, pid_t *pid, struct err *e)
     int rc = os_pipe(report, e);
     if (rc)
         return rc;
-    pid_t child = fork_quietly(s, report);
+    char **env = environment_make(s);
+    pid_t child = fork_quietly(s, env, report);
     int saved = errno;
+    free(env);
     close(report[1]);
     rc = child < 0 ? saved : report_read(report[0]);
     close(report[0]);
