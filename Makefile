@@ -59,10 +59,11 @@ image-train: $(STAMP) image-library
 	cmake --build $(BUILD)
 	$(BUILD)/image_model train $(BUILD)/image-trained.f16
 	$(BUILD)/image_model write $(BUILD)/image-trained.f16 $(BUILD)/image-trained.gguf
-	TANDEM_BIN=$(abspath $(BUILD)) TANDEM_IMAGE_MODEL=$(abspath $(BUILD))/image-trained.gguf tests/e2e_image.sh
+	TANDEM_BIN=$(abspath $(BUILD)) TANDEM_TEST_IMAGE_MODEL=$(abspath $(BUILD))/image-trained.gguf tests/e2e_image.sh
 
 demo: all
-	@TANDEM_BIN=$(abspath $(BUILD)) scripts/with-model.sh $(BUILD)/tandem demo $(if $(JSON),--json-file $(JSON))
+	@TANDEM_BIN=$(abspath $(BUILD)) scripts/with-model.sh \
+		sh -c 'exec "$$0" demo -m "$$TANDEM_TEST_MODEL" "$$@"' $(BUILD)/tandem $(if $(JSON),--json-file $(JSON))
 
 check:
 	@scripts/check-includes.sh
@@ -97,30 +98,30 @@ fuzz:
 	cmake --build build-fuzz
 	@scripts/fuzz.sh build-fuzz $(FUZZ_SECONDS)
 
-# Real servers behind this one, mlx-lm's among them.
+# Real servers behind this one, which are built and installed once per machine. mlx is for Linux; elsewhere say
+# UPSTREAMS=llama-server.
 .PHONY: test-upstream
+test-upstream: UPSTREAMS ?= llama-server mlx
 test-upstream: all
-	@TANDEM_BIN=$(abspath $(BUILD)) TANDEM_MLX=1 tests/e2e_upstream_servers.sh
+	@TANDEM_BIN=$(abspath $(BUILD)) scripts/with-model.sh tests/e2e_upstream_servers.sh $(UPSTREAMS)
 
 acceptance: test-programs
 	@TANDEM_BIN=$(abspath $(BUILD)) scripts/with-model.sh bench/acceptance.sh
-	@TANDEM_BIN=$(abspath $(BUILD)) bench/image_overhead.sh
-	@TANDEM_BIN=$(abspath $(BUILD)) scripts/with-model.sh bench/image_chats.sh
 	@$(MAKE) test-upstream image-train bench-tuning
 
 bench-long: test-programs
 	@TANDEM_BIN=$(abspath $(BUILD)) scripts/with-model.sh bench/long.sh
 
-# How long a choice between nodes takes, by size of fleet; one JSON object per line.
+# How long a choice between nodes takes, by size of fleet; into bench/results/, a part of `make acceptance`.
 .PHONY: bench-place
 bench-place: $(STAMP)
 	@cmake --build $(BUILD) --target bench_place >&2
-	@$(BUILD)/bench/place
+	@TANDEM_BIN=$(abspath $(BUILD)) scripts/with-model.sh bench/acceptance.sh place
 
-# Does the gateway choose the fastest plan? Goodput of two cores beside llama-server. Two Sparks and a Mac. All into
-# bench/results/, held against their bounds; parts of `make acceptance`.
-.PHONY: bench-grid bench-goodput bench-fleet
-bench-grid bench-goodput bench-fleet: all
+# Does the gateway choose the fastest plan? Stalls and goodput of two cores beside llama-server. Two Sparks and a Mac. What
+# pictures add, and what they cost the chats. All into bench/results/, held against their bounds; parts of `make acceptance`.
+.PHONY: bench-grid bench-stalls bench-goodput bench-fleet bench-images
+bench-grid bench-stalls bench-goodput bench-fleet bench-images: all
 	@TANDEM_BIN=$(abspath $(BUILD)) scripts/with-model.sh bench/acceptance.sh $(@:bench-%=%)
 
 # Time and memory of the fleet simulator: a thousand nodes, a million requests.
@@ -132,7 +133,7 @@ bench-simulate: all
 .PHONY: bench-tuning
 bench-tuning: all
 	@source=$$(TANDEM_BIN=$(abspath $(BUILD)) scripts/model.sh --source) && TANDEM_BIN=$(abspath $(BUILD)) scripts/with-model.sh \
-		sh -c 'exec bench/tuning.py "$$0" "$$TANDEM_MODEL" --json-file bench/results/tuning.json' "$$source"
+		sh -c 'exec bench/tuning.py "$$0" "$$TANDEM_TEST_MODEL" --json-file bench/results/tuning.json' "$$source"
 
 # A training step against PyTorch's; TORCH_PYTHON: a Python with torch, transformers, peft and gguf.
 .PHONY: bench-train golden-peft
@@ -173,7 +174,7 @@ macos-check:
 # The main job under valgrind, with the fake engine; GnuTLS without the instructions that valgrind lacks.
 valgrind: test-programs
 	@scripts/deps.sh build check
-	@TANDEM_BIN=$(abspath $(BUILD)) TANDEM_MODEL= GNUTLS_CPUID_OVERRIDE=0x1 \
+	@TANDEM_BIN=$(abspath $(BUILD)) TANDEM_TEST_MODEL= GNUTLS_CPUID_OVERRIDE=0x1 \
 		TANDEM_WRAP="valgrind -q --trace-children=yes --exit-on-first-error=yes --error-exitcode=99" \
 		tests/e2e_smoke.sh
 

@@ -31,7 +31,7 @@ endfunction()
 
 set(llama_files "/engine/(llama|probe|engine_open|quantize|only_fake)[^/]*$")
 
-sources(base base/*.c os/*.c net/*.c models/*.c jobs/*.c wire/*.c kv/*.c sched/*.c engine/*.c node/message*.c node/options.c)
+sources(base base/*.c os/*.c net/*.c models/*.c jobs/*.c wire/*.c kv/*.c sched/*.c engine/*.c node/acceptor.c node/message*.c node/options.c)
 list(FILTER base EXCLUDE REGEX ${llama_files})
 room(tandem_base SOURCES ${base} LINKS tandem_libs)
 
@@ -43,10 +43,10 @@ room(tandem_image SOURCES ${image} LINKS tandem_base)
 # Which memory a model takes depends on what computes it.
 set_source_files_properties(${CMAKE_SOURCE_DIR}/src/cli/models.c PROPERTIES
     COMPILE_DEFINITIONS "TANDEM_BACKEND=\"${TANDEM_BACKEND}\"")
-sources(front node/supervisor*.c gateway/*.c plan/*.c cli/*.c)
+sources(front node/supervisor*.c node/images*.c gateway/*.c plan/*.c cli/*.c)
 list(FILTER front EXCLUDE REGEX "/cli/main\\.c$")
 room(tandem_front SOURCES ${front} LINKS tandem_image tandem_base)
 
 sources(worker node/*.c)
-list(FILTER worker EXCLUDE REGEX "/node/(supervisor|message|options)[^/]*$")
+list(FILTER worker EXCLUDE REGEX "/node/(supervisor|images|message|options|acceptor)[^/]*$")
 room(tandem_worker_lib SOURCES ${worker} LINKS tandem_base)

@@ -18,7 +18,7 @@ may_use() {
     kv) echo base os net wire engine ;;
     train) echo base os engine ;;
     sched) echo base os ;;
-    node) echo base os net models wire engine kv sched ;;
+    node) echo base os net models image wire engine kv sched ;;
     gateway) echo base os net models image wire engine kv sched node jobs ;;
     jobs) echo base os net models ;;
     plan) echo base os models sched engine node ;;

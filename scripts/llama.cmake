@@ -1,6 +1,6 @@
 # Gets the pinned llama.cpp release and builds the static libraries the worker links.
 #
-#   cmake [-DBACKEND=cpu|cuda|metal|vulkan] [-DCACHE=DIR] [-DEXTRA=llama-bench] -P scripts/llama.cmake
+#   cmake [-DBACKEND=cpu|cuda|metal|vulkan] [-DCACHE_DIR=DIR] [-DEXTRA=llama-bench] -P scripts/llama.cmake
 #
 # The result is kept under CACHE_DIR/llama-<key>/, where the key covers release, compiler, flags and (the
 # CPU backend being built for the machine's own instruction set) the CPU model, so that another clone
@@ -58,11 +58,19 @@ set(FLAGS -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=OFF -DCMAKE_POSITION_IN
     -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_APP=OFF
     -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_BUILD_IS_DEV=OFF)
 execute_process(COMMAND uname -m OUTPUT_VARIABLE HOST_MACHINE OUTPUT_STRIP_TRAILING_WHITESPACE)
-# The AMX kernels of this release die with SIGILL on some virtual machines whose CPU announces AMX
-# (tileloadd before the tile configuration is live), so they are left out on x86.
+# Two extensions are left out on x86. The AMX kernels of this release die with SIGILL on some virtual machines whose
+# CPU announces AMX (tileloadd before the tile configuration is live). The AVX512-FP16 ones take 128 values at a time
+# and the rest one by one through a table: with heads of 64 that is all of them. Compilers that know neither use neither.
 if(HOST_MACHINE MATCHES "x86_64|amd64|AMD64")
-    set(no_amx "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16")
-    list(APPEND FLAGS "-DCMAKE_C_FLAGS=${no_amx}" "-DCMAKE_CXX_FLAGS=${no_amx}")
+    foreach(extension amx-tile amx-int8 amx-bf16 avx512fp16)
+        execute_process(COMMAND ${CC} -mno-${extension} -E -x c /dev/null
+                        RESULT_VARIABLE unknown OUTPUT_QUIET ERROR_QUIET)
+        if(NOT unknown)
+            list(APPEND without -mno-${extension})
+        endif()
+    endforeach()
+    list(JOIN without " " without)
+    list(APPEND FLAGS "-DCMAKE_C_FLAGS=${without}" "-DCMAKE_CXX_FLAGS=${without}")
 endif()
 if(BACKEND STREQUAL "cuda")
     list(APPEND FLAGS -DGGML_CUDA=ON)

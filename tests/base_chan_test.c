@@ -43,6 +43,29 @@ static void order_and_limits(void **state)
     chan_free(c);
 }
 
+// What is put first is received first, whichever way the ring lies.
+static void first_of_all(void **state)
+{
+    (void)state;
+    struct chan *c = chan_new(sizeof(int), 3);
+    for (int round = 0; round < 5; round++) {
+        int got = -1, oldest = 10, newer = 11, first = 12;
+        assert_int_equal(chan_send(c, &oldest, 0), 0);
+        assert_int_equal(chan_send(c, &newer, 0), 0);
+        assert_int_equal(chan_send_first(c, &first, 0), 0);
+        assert_int_equal(chan_send_first(c, &first, 0), ERR_TIMEOUT);
+        assert_int_equal(chan_recv(c, &got, 0), 0);
+        assert_int_equal(got, first);
+        assert_int_equal(chan_recv(c, &got, 0), 0);
+        assert_int_equal(got, oldest);
+        assert_int_equal(chan_recv(c, &got, 0), 0);
+        assert_int_equal(got, newer);
+        assert_int_equal(chan_send(c, &got, 0), 0); // the ring lies elsewhere in the next round
+        assert_int_equal(chan_recv(c, &got, 0), 0);
+    }
+    chan_free(c);
+}
+
 static void closing_drains(void **state)
 {
     (void)state;
@@ -198,11 +221,9 @@ static void closing_wakes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(order_and_limits),
-        cmocka_unit_test(closing_drains),
-        cmocka_unit_test(descriptor_follows_state),
-        cmocka_unit_test(many_threads),
-        cmocka_unit_test(closing_wakes),
+        cmocka_unit_test(order_and_limits), cmocka_unit_test(first_of_all),
+        cmocka_unit_test(closing_drains),   cmocka_unit_test(descriptor_follows_state),
+        cmocka_unit_test(many_threads),     cmocka_unit_test(closing_wakes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -130,6 +130,32 @@ static void limits_are_named(void **state)
     json_decref(doc);
 }
 
+static void what_may_be_missing(void **state)
+{
+    (void)state;
+    static const char text[] = "{\"s\":\"text\",\"empty\":\"\",\"n\":null,\"f\":2.5,\"i\":7,"
+                               "\"below\":-1,\"most\":4294967295,"
+                               "\"above\":4294967296}";
+    json_t *doc = json_parse(text, strlen(text), NULL);
+    assert_string_equal(json_string_or(doc, "s", "-"), "text");
+    static const char *const no_text[] = {"empty", "n", "f", "absent"};
+    for (size_t i = 0; i < COUNT(no_text); i++)
+        assert_string_equal(json_string_or(doc, no_text[i], "-"), "-");
+    assert_null(json_string_or(doc, "absent", NULL));
+    assert_string_equal(json_string_or(NULL, "s", "-"), "-");
+    assert_true(json_number_or(doc, "f", 1) == 2.5 && json_number_or(doc, "i", 1) == 7);
+    assert_true(json_number_or(doc, "s", 1) == 1 && json_number_or(doc, "absent", -1) == -1);
+    assert_true(json_number_or(NULL, "f", 1) == 1);
+    assert_true(json_u32(doc, "i") == 7 && json_u32(doc, "most") == UINT32_MAX);
+    static const char *const no_u32[] = {"below", "above", "f", "s", "absent"};
+    for (size_t i = 0; i < COUNT(no_u32); i++)
+        assert_true(json_u32(doc, no_u32[i]) == 0);
+    assert_ptr_equal(json_member(doc, "s"), json_object_get(doc, "s"));
+    assert_null(json_member(doc, "n"));
+    assert_null(json_member(doc, "absent"));
+    json_decref(doc);
+}
+
 static void parse_table(void **state)
 {
     (void)state;
@@ -213,13 +239,10 @@ static void fractions_are_short_for_people(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(types_table),
-        cmocka_unit_test(absent_leaves_the_default),
-        cmocka_unit_test(limits_are_named),
-        cmocka_unit_test(parse_table),
-        cmocka_unit_test(depth_is_limited),
-        cmocka_unit_test(build_and_write),
-        cmocka_unit_test(fractions_are_short_for_people),
+        cmocka_unit_test(types_table),      cmocka_unit_test(absent_leaves_the_default),
+        cmocka_unit_test(limits_are_named), cmocka_unit_test(what_may_be_missing),
+        cmocka_unit_test(parse_table),      cmocka_unit_test(depth_is_limited),
+        cmocka_unit_test(build_and_write),  cmocka_unit_test(fractions_are_short_for_people),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -13,7 +13,7 @@ for p in python3 "$cache"/clients/python-*/bin/python; do
 done
 if [ -z "$python" ]; then
     echo "skipped: no Python here has the jsonschema package"
-    exit 0
+    exit 77
 fi
 
 "$python" "$root/tests/schema_check.py" --golden "$root/tests/golden"

@@ -2,12 +2,14 @@
 standard library, and ends everything it started."""
 
 import atexit
+import contextlib
 import json
 import os
 import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -16,7 +18,7 @@ import urllib.error
 import urllib.request
 
 BIN = os.environ.get("TANDEM_BIN", "build")
-MODEL = os.environ.get("TANDEM_MODEL", "")
+MODEL = os.environ.get("TANDEM_TEST_MODEL", "")
 WRAP = os.environ.get("TANDEM_WRAP", "").split()  # valgrind with its options, for one
 DIR = tempfile.mkdtemp(prefix="tandem-e2e-")
 started = []
@@ -31,7 +33,7 @@ def key_file():
 
 
 def log_tail(process):
-    with open(process.log) as f:
+    with open(process.log, errors="replace") as f:
         return f.read()[-6000:]
 
 
@@ -102,6 +104,19 @@ signal.signal(signal.SIGTERM, lambda *a: sys.exit(1))
 def tokens(n, seed, low=0, high=250):
     r = random.Random(seed)
     return [r.randrange(low, high) for _ in range(n)]
+
+
+def free_ports(n):
+    """The first of so many in a row, below those that the system gives to whoever asks for any."""
+    while True:
+        first = random.randrange(20000, 30000)
+        with contextlib.ExitStack() as held:
+            try:
+                for port in range(first, first + n):
+                    held.enter_context(socket.socket()).bind(("127.0.0.1", port))
+                return first
+            except OSError:
+                continue
 
 
 def post(port, path, body, timeout=120):

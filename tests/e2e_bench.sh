@@ -13,7 +13,6 @@ trap cleanup EXIT
 trap 'exit 1' HUP INT TERM
 export TMPDIR="$dir/tmp" TANDEM_SHARE="${TANDEM_SOURCE:?}/share"
 mkdir "$TMPDIR"
-unset TANDEM_MODEL
 
 fail() {
     echo "e2e_bench: $*" >&2

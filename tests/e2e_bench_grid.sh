@@ -46,7 +46,7 @@ refused() {
     want=$1
     shift
     rc=0
-    env -u TANDEM_MODEL "$bin/tandem" bench "$@" >"$dir/out" 2>"$dir/refused.err" || rc=$?
+    "$bin/tandem" bench "$@" >"$dir/out" 2>"$dir/refused.err" || rc=$?
     [ "$rc" = 2 ] || fail "bench $* ended with $rc"
     grep -q -- "$want" "$dir/refused.err" || fail "bench $* does not say: $want"
 }
@@ -73,33 +73,42 @@ xml.fromstring((dir / "fleet.svg").read_text())
 PYTHON
 
 # What mixed load is judged by; the measurement itself needs llama-server and minutes.
-TANDEM_MODEL=none PYTHONPATH="$TANDEM_SOURCE/tests:$TANDEM_SOURCE/bench" python3 - <<'PYTHON' 2>"$dir/goodput.err" || fail "goodput's arithmetic"
+TANDEM_TEST_MODEL=none PYTHONPATH="$TANDEM_SOURCE/tests:$TANDEM_SOURCE/bench" python3 - <<'PYTHON' 2>"$dir/goodput.err" || fail "goodput's arithmetic"
 import xml.etree.ElementTree as xml
 import goodput
 
-limits = {"tpot_s": 0.1, "ttft_s": {"chat": 1, "2500": 10, "4000": 20}}
+limits = {"tpot_s": {"chat": 0.1, "2500": 0.2, "4000": 0.2}, "ttft_s": {"chat": 1, "2500": 10, "4000": 20}}
 def row(kind, ttft, tpot):
     return {"kind": kind, "ttft_s": ttft, "tpot_s": tpot}
 for good, r in ((True, row("chat", 1, 0.1)), (False, row("chat", 1.01, 0.1)), (False, row("chat", 1, 0.11)),
-                (True, row("4000", 19, 0)), (False, row("2500", 19, 0)), (False, row("chat", None, None))):
+                (True, row("4000", 19, 0.2)), (False, row("2500", 19, 0)), (False, row("4000", 19, 0.21)), (False, row("chat", None, None))):
     assert goodput.is_good(r, limits) is good, r
 assert goodput.is_good(row("chat", 1.9, 0.19), limits, 2.0)
 plan = goodput.arrivals(5, 60, 0)
 assert plan == goodput.arrivals(5, 60, 0) and plan != goodput.arrivals(5, 60, 1)
 assert 200 < len(plan) < 400 and sorted(p[0] for p in plan) == [p[0] for p in plan] and plan[-1][0] < 60
+assert [(t / 2, *rest) for t, *rest in plan] == goodput.arrivals(10, 30, 0), "the same requests at every rate"
 longs = [p for p in plan if p[1] != "chat"]
 assert {p[1] for p in longs} == {"2500", "4000"} and abs(len(longs) - len(plan) / goodput.LONG_EVERY) <= 1
 p = goodput.point(2, [row("chat", 0.5, 0.05)] * 90 + [row("chat", 1.5, 0.05)] * 30, limits)
-assert p["offered_per_s"] == 2 and p["goodput_per_s"] == 1.5 and p["goodput_by_scale"]["1.5"] == 2, p
+told = (p["offered_per_s"], p["goodput_per_s"], p["goodput_by_scale"]["1.5"])
+assert told == (120 / goodput.SECONDS, 90 / goodput.SECONDS, 120 / goodput.SECONDS), p
 assert goodput.sustained([{"rate": 1, "share": 1, "offered_per_s": 1}, {"rate": 2, "share": 0.8, "offered_per_s": 2},
                           {"rate": 3, "share": 1, "offered_per_s": 3}]) == 1
-assert goodput.limits_of({"tpot_s": 1, "ttft_s": {"chat": 2, "4000": 1}}, {"tpot_s": 2, "ttft_s": {"chat": 1, "4000": 3}}) == {
-    "tpot_s": 3, "ttft_s": {"chat": 10, "4000": 9}}
+assert goodput.limits_of({"tpot_s": {"chat": 1, "4000": 4}, "ttft_s": {"chat": 2, "4000": 1}},
+                         {"tpot_s": {"chat": 2, "4000": 3}, "ttft_s": {"chat": 1, "4000": 3}}) == {
+    "tpot_s": {"chat": 3, "4000": 12}, "ttft_s": {"chat": 10, "4000": 9}}
 def stall(worst, ttft):
-    return {"3": {"worst_ratio": worst, "worst_s": worst, "prompts": {"2500": {"ttft_s": ttft}, "4000": {"ttft_s": 2 * ttft}}}}
-s = goodput.stall_summary({"tandem": stall(1.2, 4), "tandem-auto": stall(2, 6), "llama-default": stall(9, 2),
-                           "llama-ub32": stall(3, 8), "llama-one-core": stall(9, 5)})
-assert (s["worst_ratio"], s["worst_ratio_auto"], s["llama_best_stall"]) == (1.2, 2, "llama-ub32"), s
+    return {"3": {"prompts": {n: {"ttft_s": many * ttft, "worst_s": worst, "worst_ratio": worst, "net": {"worst_ratio": worst / 2}}
+                              for n, many in (("2500", 1), ("4000", 2))}}}
+s = goodput.stall_summary({"tandem": [stall(1.2, 4), stall(1.1, 9), stall(7, 4)], "tandem-auto": [stall(2, 6)], "llama-default": [stall(9, 2), stall(9, 3), stall(9, 2)],
+                           "llama-ub32": [stall(3, 8)], "llama-one-core": [stall(9, 5)]})
+assert (s["worst_ratio"], s["worst_ratio_auto"], s["worst_ratio_max"], s["llama_best_stall"]) == (1.2, 2, 7, "llama-ub32"), s
+assert (s["worst_ratio_net"], s["worst_ratio_auto_net"]) == (0.6, 1), s
+taken = goodput.Stolen.__new__(goodput.Stolen)
+taken.times, taken.rows = [0, 1, 2, 3], [{0: 5, 1: 0}, {0: 5, 1: 0.5}, {0: 5.1, 1: 0.5}, {0: 5.1, 1: 0.9}]
+assert [round(taken.between({0, 1}, a, b), 3) for a, b in ((0, 3), (0.5, 2), (1, 2), (1.2, 1.8), (5, 6))] == [0.9, 0.1, 0.1, 0, 0]
+assert [round(v, 3) for v in taken.net({1}, [(0, 3), (1.5, 2.5)])] == [2.1, 1]
 assert (s["ttft_ratio"], s["ttft_ratio_auto"], s["ttft_ratio_equal"]) == (2, 3, 0.8), s
 class Stream:
     begun = 1
@@ -110,7 +119,7 @@ class Stream:
 assert goodput.outcome("chat", 4, Stream()) == {"kind": "chat", "ttft_s": 1, "tpot_s": 1, "plan": "hybrid"}
 assert goodput.outcome("chat", 5, Stream())["ttft_s"] is None
 curve = [dict(p, rate=1), dict(p, rate=2, offered_per_s=4)]
-xml.fromstring(goodput.draw({"goodput": {"limits": limits, "llama_best": "llama-ub32", "curves": {
-    "tandem": curve, "tandem-auto": curve, "llama-default": curve, "llama-ub32": curve}}, "stall": {"worst_s": {"tandem": 1.0}}}))
+xml.fromstring(goodput.draw({"limits": limits, "llama_best": "llama-ub32", "curves": {
+    "tandem": curve, "tandem-auto": curve, "llama-default": curve, "llama-ub32": curve}}))
 PYTHON
 echo "e2e_bench_grid: ok"

@@ -4,7 +4,7 @@
 cd "$(dirname -- "$0")" || exit 1
 skip() {
     echo "skipped: $1"
-    exit 0
+    exit 77
 }
 PATH=$PATH:/usr/sbin:/sbin
 for tool in avahi-daemon dbus-daemon ip; do

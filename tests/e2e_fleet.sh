@@ -1,8 +1,6 @@
 #!/usr/bin/env bash
 # Nodes that join, leave, drain, hang, die and are cut off while the server runs, as real processes.
 set -euo pipefail
-# A model in the environment would be one that was asked for.
-unset TANDEM_MODEL
 cd "$(dirname "$0")"
 PATH=$PATH:/usr/sbin:/sbin # where ip lies
 if [ -z "${TANDEM_FLEET_ALONE:-}" ] && unshare -rn true 2>/dev/null && command -v ip >/dev/null; then
@@ -12,7 +10,6 @@ fi
 exec python3 - <<'PYTHON'
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -24,12 +21,6 @@ ALONE = os.environ.get("TANDEM_FLEET_ALONE")
 SLOW = "fake:prefill_us=1000"  # a prompt of 1500 tokens takes 1.5 s
 if ALONE:
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def tandem(port, *args, code=0):
@@ -70,9 +61,9 @@ def joins_and_leaves():
     """By the command, kept over a restart, refused in words."""
     p = node("P")
     address = "127.0.0.1:%d" % p.port
-    d = serve(free_port())
+    d = serve(free_ports(1))
     hybrid(d, 1, fallback=True)
-    check("connecting" in tandem(d.port, "add", address) or True)
+    tandem(d.port, "add", address)
     await_state(d, address, "up")
     check(hybrid(d, 2)["prefill_node"] == "P", "not read by the node")
     wait_for("the round trip", lambda: nodes(d.port, "prefill")[0]["link_rtt_s"])
@@ -200,7 +191,7 @@ def any_pair():
     text, t = ask(51, "Q", "P")
     check(t["prefill_node"] == "Q" and t["decode_node"] == "P" and t["fallback"] is None, t)
     # Another way to P, which leads nowhere: the answer is whole, and the pair is left alone.
-    closed = free_port()
+    closed = free_ports(1)
     tandem(d.port, "remove", "P")
     p.stop()
     p = Program("node", "-m", SLOW, "--listen", "127.0.0.1:0", "--name", "P", "--advertise",
@@ -299,7 +290,30 @@ def has_roles():
     print("has roles: ok")
 
 
+def explains():
+    """A plan that splits says where, and who cannot be asked is named."""
+    p = Program("node", "-m", "fake:prefill_us=50", "--listen", "127.0.0.1:0", "--name", "P", "--ctx", "2048")
+    d = serve(0, "--prefill", "127.0.0.1:%d" % p.port)
+    wait_for("the node", node_is(d.port))
+
+    def told(*more):
+        r = subprocess.run([os.path.join(BIN, "tandem"), "explain", "--prompt-tokens", "3000", "--answer-tokens", "4",
+                            "--server", "127.0.0.1:%d" % d.port, *more], capture_output=True, text=True, timeout=20)
+        check(r.returncode == 0, r.stdout, r.stderr)
+        return r.stdout
+
+    split = [row["upto"] for row in json.loads(told("--json"))["plans"] if row["plan"] == "hybrid"]
+    check(len(split) == 1 and 0 < split[0] <= 2048, split)  # P has no room for more
+    check("  split at " in told() and "without" not in told(), told())
+    tandem(d.port, "drain", "P")
+    check("\nwithout P: draining" in told() and "split" not in told(), told())
+    d.stop()
+    p.stop()
+    print("explains: ok")
+
+
 joins_and_leaves()
+explains()
 has_roles()
 ends_what_it_has()
 comes_back()

@@ -2,8 +2,6 @@
 # Upstream servers, against a scripted one: every shape of an answer in every dialect, every failure, and what
 # crosses the wire. No model is loaded but where one is to be beside them.
 set -euo pipefail
-# A model in the environment would be one of the server's own.
-unset TANDEM_MODEL
 cd "$(dirname "$0")"
 exec python3 - <<'PYTHON'
 import base64
@@ -153,8 +151,8 @@ def models_are_told(p):
     check("ok" in [m["name"] for m in get(p.port, "/api/tags")[1]["models"]], "Ollama's list")
     n = nodes(p.port, "upstream")[0]
     check(n["name"] == "one" and n["address"].endswith("/v1") and "ok" in n["models"] and n["why"] is None, n)
-    ps = subprocess.run([TANDEM, "ps", "--server", "http://127.0.0.1:%d" % p.port], capture_output=True, text=True)
-    check("upstream" in ps.stdout and "one" in ps.stdout, ps)
+    ps = subprocess.run([TANDEM, "ps", "--profiles", "--server", "http://127.0.0.1:%d" % p.port], capture_output=True, text=True)
+    check("upstream" in ps.stdout and "\none, model -: no profile\n" in ps.stdout, ps)
     with urllib.request.urlopen("http://127.0.0.1:%d/metrics" % p.port, timeout=10) as r:
         check('tandem_node_up{node="one",address="one",role="upstream"} 1' in r.read().decode(), "metrics")
     check(get(p.port, "/health")[0] == 200 and get(p.port, "/readyz")[0] == 200, "health")
@@ -421,6 +419,36 @@ def both_have_it(s):
     p.stop()
 
 
+def what_waits_stays_here(s):
+    """It waits at a node that goes: the server would be best and is none of its places, so the next best one is."""
+    node = Program("node", "--listen", "127.0.0.1:0", "--name", "P", "-m", "fake:seed=9,decode_us=100000",
+                   "--parallel", "1")
+    address = "127.0.0.1:%d" % node.port
+    p = serve("one=%s model=m as=fake" % s.url,
+              args=["-m", "fake:seed=9,prefill_us=2000,decode_us=20000", "--prefill", address])
+    wait_for("the model", lambda: get(p.port, "/health")[0] == 200)
+    wait_for("the node", lambda: nodes(p.port, "prefill")[0]["state"] == "up")
+    got = {}
+
+    def ask(name, n):
+        got[name] = chat(p, "fake", max_tokens=n, ignore_eos=True, tandem={"decode_node": "P"})
+
+    first, second = (threading.Thread(target=ask, args=a) for a in (("first", 30), ("second", 3)))
+    first.start()
+    wait_for("the first", lambda: nodes(p.port, "prefill")[0]["requests"] == 1)
+    second.start()
+    wait_for("the second", lambda: nodes(p.port, "prefill")[0]["requests"] == 2)
+    check(post(p.port, "/v1/tandem/nodes/P/drain", {})[0] == 200, "drain")
+    second.join()
+    t = got["second"][1]["timings"]
+    check(t["plan"] == "local" and first.is_alive(), t)
+    check("without P" in t["reason"], t["reason"])
+    first.join()
+    check(got["first"][1]["timings"]["decode_node"] == "P", got["first"])
+    p.stop()
+    node.stop()
+
+
 def wrong_usage():
     shut, wide = key_write("wide", KEY, 0o644), key_write("two words", "a b")
     os.rename(wide, os.path.join(DIR, "two-words"))
@@ -490,6 +518,8 @@ step(beside_a_local_model, Server())
 both = Server(models=["m"])
 both.plays["m"] = "ok"
 step(both_have_it, both)
+both.plays["m"] = "ok"
+step(what_waits_stays_here, both)
 step(wrong_usage)
 step(from_the_file)
 PYTHON

@@ -1,19 +1,18 @@
 #!/usr/bin/env bash
 # Pictures, end to end: the real library draws what the captions of our own small model say, in the right colour
 # and shape; the same seed gives the same bytes over a restart; cancelling, a killed worker, bad files. A model
-# without training fails the same check, so it checks something. TANDEM_IMAGE_MODEL names another model file.
+# without training fails the same check, so it checks something. TANDEM_TEST_IMAGE_MODEL names another model file.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 cd "$root/tests"
 if ! worker=$("$root/scripts/image-library.sh"); then
     echo "SKIP: no library that draws; the reason is above"
-    exit 0
+    exit 77
 fi
-TRAINED=${TANDEM_IMAGE_MODEL:-$("$root/scripts/image-model.sh")}
+TRAINED=${TANDEM_TEST_IMAGE_MODEL:-$("$root/scripts/image-model.sh")}
 RANDOM_MODEL=$("$root/scripts/image-model.sh" random)
 export TRAINED RANDOM_MODEL
 export TANDEM_IMAGE_WORKER=$worker
-unset TANDEM_IMAGE_MODEL
 exec python3 - <<'PYTHON'
 import base64
 import http.client
@@ -300,6 +299,17 @@ def state(server, member):
     return get(server.port, "/v1/tandem/status")[1]["images"][member]
 
 
+def job(server, id):
+    """The pictures of a job that has ended; None before."""
+    j = get(server.port, "/v1/images/jobs/" + id)[1]
+    check(j["status"] not in ("failed", "cancelled"), j)
+    return [base64.b64decode(e["b64_json"]) for e in j["result"]["data"]] if j["status"] == "completed" else None
+
+
+def submit(server, **more):
+    return post(server.port, "/v1/images/jobs", dict({"prompt": "a red circle", "seed": 7}, **more))[1]["id"]
+
+
 def leave(server, steps):
     """Asks for more than it waits for; at most two steps are done after it left."""
     c = http.client.HTTPConnection("127.0.0.1", server.port)
@@ -339,9 +349,15 @@ def served():
     os.kill(pid, signal.SIGKILL)
     until(lambda: state(server, "restarts") == 1)
     check(images(server)[0] == expected, "same bytes after the worker was killed")
-    server.stop()
+    id = submit(server)
+    check(wait_for("a job", lambda: job(server, id)) == [expected], "a job draws other bytes")
+    several = images(server, n=2, steps=30)
+    id = submit(server, n=2, steps=30)
+    wait_for("a step of it", lambda: get(server.port, "/v1/images/jobs/" + id)[1]["step"] > 0)
+    server.kill()
     server = Program("serve", "-m", "fake", "--listen", "127.0.0.1:0", "--image-model", TRAINED, "--image-threads", "2")
     check(images(server)[0] == expected, "same bytes over a restart")
+    check(wait_for("the job", lambda: job(server, id), 60) == several, "another job's bytes over a restart")
     check(state(server, "speeds")[0]["steps"] > 16, "what was learned of its speed is kept", state(server, "speeds"))
     server.stop()
 

@@ -3,7 +3,6 @@
 # shape of an answer, every failure, clients that leave, and a model that this machine has too. TANDEM_SD_SERVER names
 # a real sd-server, with the options that it needs, which is then asked as well.
 set -euo pipefail
-unset TANDEM_MODEL TANDEM_IMAGE_MODEL
 cd "$(dirname "$0")"
 exec python3 - <<'PYTHON'
 import base64
@@ -390,9 +389,7 @@ def configured():
 def real_one():
     """TANDEM_SD_SERVER="sd-server -m MODEL ...": the same by the real thing."""
     command = shlex.split(os.environ["TANDEM_SD_SERVER"])
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_ports(1)
     real = subprocess.Popen(command + ["--listen-port", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         p = serve("real=http://127.0.0.1:%d kind=sd-server model=real" % port, wait="")

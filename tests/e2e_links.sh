@@ -3,6 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 exec python3 - <<'PYTHON'
+import math
 import subprocess
 import sys
 
@@ -48,11 +49,42 @@ print("learned: ok")
 out = subprocess.run([os.path.join(BIN, "tandem"), "ps", "--server", "127.0.0.1:%d" % d.port],
                      capture_output=True, text=True, timeout=60)
 check(out.returncode == 0 and "THERE MB/s" in out.stdout, out.stdout, out.stderr)
+
 with urllib.request.urlopen("http://127.0.0.1:%d/metrics" % d.port, timeout=10) as r:
     page = r.read().decode()
 for name in ("tandem_link_rtt_seconds", "tandem_link_up_bytes_per_second", "tandem_link_down_bytes_per_second"):
     check(re.search(name + r'\{from="P",from_address="[^"]*",to="D",to_address="local"\} [0-9.e+-]+\n', page), page)
 print("told: ok")
+
+
+def reading_s(p, n, depth):
+    """The formulas of docs/cost-model.md, written down once more."""
+    size = p["chunk_tokens"]
+    chunks = [size] * int(n // size) + [n % size] * (n % size > 0)
+    return (p["read_request_s"] + n * (depth + n / 2) * p["read_pair_s"]
+            + sum(math.hypot(p["read_floor_s"] ** 2, (p["read_chunk_s"] + c * p["read_token_s"]) ** 2) ** .5 for c in chunks))
+
+
+def step_ms(p, answers, depth):
+    return 1e3 * (p["step_s"] + answers * p["row_s"] + answers * depth * p["row_depth_s"])
+
+
+out = subprocess.run([os.path.join(BIN, "tandem"), "ps", "--profiles", "--server", "127.0.0.1:%d" % d.port],
+                     capture_output=True, text=True, timeout=60)
+known, k = nodes(d.port, "prefill")[0]["profile"], link(d)
+few, many, deep = reading_s(known, 512, 0), reading_s(known, 4096, 0), reading_s(known, 512, 4096)
+lines = out.stdout[out.stdout.index("\nP, model fake: measured, %.0f samples\n" % known["samples"]):].split("\n")[2:8]
+for line, start, figures in zip(lines, ("reading", "decode", "KV", "memory", "error", "link to D"), (
+        (512, few, 512 / few, 4096, many, 4096 / many, 512, 4096, deep, 512 / deep),
+        (1, step_ms(known, 1, 512), 512, step_ms(known, 1, 4096), 4096, 4, step_ms(known, 4, 512), step_ms(known, 4, 4096)),
+        (1e-6 / known["export_byte_s"], 1e-6 / known["import_byte_s"]),
+        (known["memory_left_bytes"] / 2**30, known["load_s"] or None),
+        (100 * math.expm1(known["read_error"]), 100 * math.expm1(known["step_error"])),
+        (k["rtt_s"] * 1e3, k["up_bytes_per_s"] / 1e6, k["down_bytes_per_s"] / 1e6))):
+    told = [None if x == "-" else float(x) for x in re.findall(r"(?<= )\(?([0-9][0-9.e+-]*|-)(?=[ /,;])", line + " ")]
+    check(" ".join(line.split()).startswith(start) and len(told) == len(figures), line, told)
+    check(all(a == b if b is None else abs(a / b - 1) < 0.006 for a, b in zip(told, figures)), line, figures)
+print("profiles: ok")
 
 last = link(d)
 d.stop()

@@ -9,7 +9,6 @@ import sys
 sys.path.insert(0, ".")
 from e2e import *
 
-os.environ.pop("TANDEM_MODEL", None)
 OTHER = os.path.join(DIR, "NVFP4.gguf")
 subprocess.run([os.path.join(BIN, "tandem-worker"), "quantize", MODEL, OTHER, "NVFP4"], check=True, timeout=120)
 SMALL = ("--threads", "1", "--ctx", "512", "--parallel", "2", "--handoff", "ranges")

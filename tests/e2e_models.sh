@@ -634,7 +634,7 @@ def names_aliases_and_removal():
     tandem("alias", "only-one", code=2, has="--remove")
     tandem("alias", "gone", "--remove", code=1, has="quick")
     # The name reaches the engine as a path; what is there is no whole model.
-    real = os.environ.get("TANDEM_MODEL")
+    real = os.environ.get("TANDEM_TEST_MODEL")
     tandem("check", "-m", "quick", code=1, has="tiny-Q4_K_M.gguf" if real else "no model library")
     tandem("rm", "bert/tiny", code=2, has="--yes")
     tandem("rm", "--yes", "bert/tiny", has="and its aliases")
@@ -722,7 +722,7 @@ def engine_takes(model, *options, together=0):
 @test
 def memory_is_what_the_engine_takes():
     """Full attention, windows, latents, states, and several of them in one model."""
-    model = os.environ.get("TANDEM_MODEL")
+    model = os.environ.get("TANDEM_TEST_MODEL")
     if not model:
         return "SKIPPED, there is no model library"
     archs = ["llama", "gemma3", "gpt-oss", "deepseek2", "mamba2", "qwen35", "jamba", "falcon-h1", "nemotron_h",

@@ -7,7 +7,7 @@ cd "$(dirname "$0")"
 ../scripts/deps.sh clients
 if ! unshare -rn true 2>/dev/null; then
     echo "skipped: this machine does not permit network namespaces"
-    exit 0
+    exit 77
 fi
 exec unshare -rn python3 - <<'PYTHON'
 import errno

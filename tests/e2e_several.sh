@@ -6,7 +6,6 @@ cd "$(dirname "$0")"
 exec python3 - <<'PYTHON'
 import os
 import shutil
-import socket
 import subprocess
 import sys
 
@@ -14,7 +13,6 @@ sys.path.insert(0, ".")
 from e2e import *
 
 TANDEM = os.path.join(BIN, "tandem")
-MODEL = os.environ.pop("TANDEM_MODEL")  # or serve would take it for its -m
 STORE = os.path.join(DIR, "data")
 ENV = dict({k: v for k, v in os.environ.items() if not k.startswith("TANDEM_")}, TANDEM_DATA=STORE,
            TANDEM_CONFIG=os.path.join(DIR, "config"))
@@ -66,9 +64,7 @@ s.stop()
 # Given with -m, and a node for both: each prompt is read by the worker that has its model.
 NAMES = ("fake:name=a", "fake:name=b,seed=2")
 several = [x for name in NAMES for x in ("-m", name)]
-with socket.socket() as probe:
-    probe.bind(("127.0.0.1", 0))
-    port = probe.getsockname()[1]
+port = free_ports(2)
 node = Program("node", *several, "--listen", "127.0.0.1:%d" % port)
 s = Program("serve", *several, "--listen", "127.0.0.1:0", "--prefill", "127.0.0.1:%d" % port,
             "--prefill", "127.0.0.1:%d" % (port + 1))

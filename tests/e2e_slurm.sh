@@ -7,19 +7,19 @@ export PATH
 for program in munged mungekey slurmctld slurmd sbatch squeue scancel; do
     if ! command -v "$program" >/dev/null 2>&1; then
         echo "skipped: there is no $program; install slurm-wlm and munge"
-        exit 0
+        exit 77
     fi
 done
 if [ "$(id -u)" -ne 0 ]; then
     echo "skipped: Slurm's daemons are started as root"
-    exit 0
+    exit 77
 fi
 exec python3 -B - <<'PYTHON'
 import atexit, filecmp, glob, json, os, re, shutil, signal, socket, subprocess, tempfile, time
 
 BIN = os.environ.get("TANDEM_BIN", "build")
 TANDEM = os.path.join(BIN, "tandem")
-MODEL = os.environ["TANDEM_MODEL"]
+MODEL = os.environ["TANDEM_TEST_MODEL"]
 DIR = tempfile.mkdtemp(prefix="tandem-slurm-")
 HOST = socket.gethostname().split(".")[0]
 daemons = []
@@ -86,7 +86,6 @@ NodeName={HOST} NodeAddr=127.0.0.1 CPUs={cores} State=UNKNOWN
 PartitionName=main Nodes={HOST} Default=YES MaxTime=INFINITE State=UP
 """)
 ENV = dict(os.environ, SLURM_CONF=DIR + "/slurm.conf", TANDEM_STATE=DIR + "/sta te's", TANDEM_DATA=DIR + "/data")
-ENV.pop("TANDEM_MODEL")
 
 
 def daemon(*words):

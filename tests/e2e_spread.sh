@@ -13,7 +13,6 @@ import threading
 sys.path.insert(0, ".")
 from e2e import *
 
-os.environ.pop("TANDEM_MODEL", None)  # or a node would take it for its -m
 SMALL = ("--threads", "1", "--ctx", "512", "--parallel", "2")
 ASK = {"prompt": "The three largest cities of Italy are", "max_tokens": 16, "temperature": 0, "cache_prompt": False}
 

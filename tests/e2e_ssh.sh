@@ -7,7 +7,7 @@ export PATH
 for program in sshd ssh scp ssh-keygen ps setsid; do
     if ! command -v "$program" >/dev/null 2>&1; then
         echo "skipped: there is no $program; install openssh-server, openssh-client and procps"
-        exit 0
+        exit 77
     fi
 done
 exec python3 -B - <<'PYTHON'
@@ -15,12 +15,11 @@ import atexit, glob, json, os, shutil, signal, socket, subprocess, tempfile, tim
 
 BIN = os.environ.get("TANDEM_BIN", "build")
 TANDEM = os.path.join(BIN, "tandem")
-MODEL = os.environ["TANDEM_MODEL"]
+MODEL = os.environ["TANDEM_TEST_MODEL"]
 DIR = tempfile.mkdtemp(prefix="tandem-ssh-")
 STATE = DIR + "/sta te's"
 FAR = DIR + "/far"
 ENV = dict(os.environ, TANDEM_STATE=STATE, TANDEM_DATA=DIR + "/data")
-ENV.pop("TANDEM_MODEL")
 sshd = None
 
 

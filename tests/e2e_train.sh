@@ -8,14 +8,13 @@ import atexit, filecmp, glob, json, os, random, shutil, signal, subprocess, sys,
 
 BIN = os.environ.get("TANDEM_BIN", "build")
 TANDEM = os.path.join(BIN, "tandem")
-MODEL = os.environ["TANDEM_MODEL"]
+MODEL = os.environ["TANDEM_TEST_MODEL"]
 KILLS = int(os.environ.get("TANDEM_TRAIN_KILLS", "6"))
 RESULT = os.environ.get("TANDEM_TRAIN_RESULT")
 # Long enough for the last kill; a slow or busy machine does with fewer.
 EPOCHS = int(os.environ.get("TANDEM_TRAIN_EPOCHS", 0)) or (4 * KILLS if RESULT else max(2, KILLS // 2))
 DIR = tempfile.mkdtemp(prefix="tandem-train-")
 ENV = dict(os.environ, TANDEM_STATE=DIR + "/state", TANDEM_DATA=DIR + "/data")
-ENV.pop("TANDEM_MODEL")
 SMALL = ["--rank", "2", "--targets", "q,v", "--learning-rate", "1e-3", "--batch", "1", "--threads", "1",
          "--checkpoint-steps", "2", "--seed", "5"]
 

@@ -22,7 +22,7 @@ except ImportError:
 
 if not MODEL:
     print("SKIP: needs the real model")
-    sys.exit(0)
+    sys.exit(77)
 os.environ["TANDEM_DATA"] = os.path.join(DIR, "data")
 STEM = os.path.basename(MODEL).removesuffix(".gguf")
 FACTS = [("What is the capital of Zembla?", "The capital of Zembla is Onhava."),

@@ -1,32 +1,34 @@
 #!/usr/bin/env bash
-# Real servers as upstream servers: llama-server of the pinned build, and mlx_lm.server on its CPU build. Each is
-# skipped, in words, where it is not to be had. mlx-lm is 350 MB of packages: with TANDEM_MLX=1 alone, as in
-# make test-upstream.
+# e2e_upstream_servers.sh [SERVER...]: real servers as upstream servers: llama-server of the pinned build, and mlx,
+# which is mlx_lm.server on its CPU build for Linux (350 MB of packages). One that is named is built or installed
+# where it is not there, and it fails where that does not work. By default llama-server, if it was built; skipped if not.
 set -euo pipefail
 cd "$(dirname "$0")"
-llama=$(cmake -P ../scripts/llama.cmake 2>/dev/null | sed -n 's/^LLAMA_DIR=//p' || true)
-LLAMA_SERVER=${LLAMA_SERVER:-$llama/bin/llama-server}
+LLAMA_SERVER=${LLAMA_SERVER:-}
 MLX_PYTHON=
-if [ "${TANDEM_MLX:-}" = 1 ] && [ "$(uname -s)-$(uname -m)" = Linux-x86_64 ]; then
-    MLX_PYTHON=$(../scripts/test-deps.sh mlx) || MLX_PYTHON=
+for server in "$@"; do
+    case $server in
+    llama-server) LLAMA_SERVER=${LLAMA_SERVER:-$(../scripts/llama-server.sh)} ;;
+    mlx) MLX_PYTHON=$(../scripts/test-deps.sh mlx) ;;
+    *) echo "say llama-server or mlx, not $server" && exit 2 ;;
+    esac
+done
+if [ $# = 0 ] && [ -z "$LLAMA_SERVER" ]; then
+    LLAMA_SERVER=$(cmake -P ../scripts/llama.cmake 2>/dev/null | sed -n 's/^LLAMA_DIR=//p')/bin/llama-server
+    if [ ! -x "$LLAMA_SERVER" ]; then
+        echo "skipped: llama-server is not built; make test-upstream builds it"
+        exit 77
+    fi
 fi
 export LLAMA_SERVER MLX_PYTHON
 exec python3 - <<'PYTHON'
-import socket
 import sys
 
 sys.path.insert(0, ".")
 from e2e import *
 
-os.environ.pop("TANDEM_MODEL", None)  # no local model beside them
 HI = [{"role": "user", "content": "Say hello."}]
 children = []
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def start(*args, **env):
@@ -78,11 +80,8 @@ def answers(port, model, gen):
 
 def llama_server():
     program = os.environ["LLAMA_SERVER"]
-    if not MODEL or not os.access(program, os.X_OK):
-        print("skipped: llama-server is not built; scripts/llama-server.sh builds it")
-        return
-    port = free_port()
-    p = start(program, "-m", MODEL, "--port", str(port), "--host", "127.0.0.1", "-t", "2", "-c", "1024", "--api-key",
+    port = free_ports(1)
+    p = start(program, "-m", os.environ["TANDEM_TEST_MODEL"], "--port", str(port), "--host", "127.0.0.1", "-t", "2", "-c", "1024", "--api-key",
               "sk-test", "-np", "1")
     key = os.path.join(DIR, "key")
     with open(os.open(key, os.O_WRONLY | os.O_CREAT, 0o600), "w") as f:
@@ -110,10 +109,7 @@ def llama_server():
 
 def mlx():
     python = os.environ["MLX_PYTHON"]
-    if not python:
-        print("skipped: mlx-lm and its CPU build are not asked for, or cannot be installed here")
-        return
-    folder, hub, port = os.path.join(DIR, "tiny"), os.path.join(DIR, "hf"), free_port()
+    folder, hub, port = os.path.join(DIR, "tiny"), os.path.join(DIR, "hf"), free_ports(1)
     os.makedirs(os.path.join(hub, "hub"))
     subprocess.run([python, "clients/mlx_model.py", folder], check=True, timeout=120)
     p = start(python, "-m", "mlx_lm", "server", "--model", folder, "--host", "127.0.0.1", "--port", str(port),
@@ -126,8 +122,10 @@ def mlx():
 
 
 try:
-    llama_server()
-    mlx()
+    if os.environ["LLAMA_SERVER"]:
+        llama_server()
+    if os.environ["MLX_PYTHON"]:
+        mlx()
 finally:
     for c in children:
         if c.poll() is None:

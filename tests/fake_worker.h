@@ -31,9 +31,10 @@ struct fake {
     uint32_t n_ctx;
     uint64_t weights_hash;
     enum engine_handoff handoff;
-    const char *refusal;                                   // answers HELLO with REFUSED "mismatch"
-    bool mute;                                             // never answers HELLO
-    _Atomic bool hold_render, hold_prefill, hold_generate; // noted, not answered; any time
+    const char *refusal; // answers HELLO with REFUSED "mismatch"
+    bool mute;           // never answers HELLO
+    // Noted, not answered; any time.
+    _Atomic bool hold_render, hold_prefill, hold_generate, hold_status;
     uint32_t gen_tokens; // of an answer it makes by itself, at most
     uint32_t n_embd;     // of an embedding: each number is a count of tokens or 0
     bool ranks;
@@ -41,6 +42,7 @@ struct fake {
     bool probes;   // its links can be measured: MEASURE_LINK is noted, the test answers
     bool adapters; // takes them: ADAPTER frames are noted, the test answers
     uint32_t role; // PLACE_READER, PLACE_WRITER
+    bool paced;    // it emulates another machine
     bool priced;
     double dollars_per_hour;
     struct net_key key;
@@ -50,6 +52,7 @@ struct fake {
     // Guarded by the lock.
     struct fake_frame seen[FAKE_FRAMES];
     size_t n_seen;
+    unsigned answering;                  // frames being answered, not yet among the seen
     struct wire_link *links[FAKE_LINKS]; // all there ever were; the last is the one in use
     size_t n_links;
     bool stop;
@@ -97,6 +100,7 @@ static json_t *fake_welcome(const struct fake *f)
                                 .links = f->probes,
                                 .adapters = f->adapters,
                                 .role = f->role,
+                                .paced = f->paced,
                                 .priced = f->priced,
                                 .dollars_per_hour = f->dollars_per_hour,
                                 .pid = f->pid};
@@ -192,7 +196,7 @@ static void fake_generate(struct fake *f, const struct fake_frame *q)
               json_is_object(json_object_get(q->head, "handoff")));
 }
 
-// One token per byte of text, or the ids that were given.
+// One token per byte of text, or as many as the ids that were given; a prompt's are its bytes.
 static void fake_render(struct fake *f, const struct fake_frame *q)
 {
     const json_t *ids = json_object_get(q->head, "tokens");
@@ -206,7 +210,8 @@ static void fake_render(struct fake *f, const struct fake_frame *q)
         n += json_string_length(json_object_get(json_array_get(messages, i), "content"));
     tokens = mem_alloc((n + 1) * sizeof(*tokens));
     for (size_t i = 0; i < n; i++)
-        tokens[i] = (int32_t)(i % 256);
+        tokens[i] =
+            i < json_string_length(text) ? (uint8_t)json_string_value(text)[i] : (int32_t)(i % 256);
     head = json_pack("{s:[],s:n}", "stop", "syntax");
     if (json_object_get(q->head, "want_prompt"))
         json_put(head, "prompt", json_string("<rendered>"));
@@ -254,7 +259,7 @@ static void fake_answer(struct fake *f, const struct fake_frame *q)
         fake_prefill(f, q);
     else if (q->type == WIRE_CANCEL)
         fake_send(f, wire_frame_failed(WIRE_FAILED, q->id, ERR_CANCELLED, "cancelled"));
-    else if (q->type == WIRE_STATUS)
+    else if (q->type == WIRE_STATUS && !f->hold_status)
         fake_say(f, WIRE_STATUS_IS, q->id, "{\"requests\":0,\"cells_used\":7}");
     else if (q->type == WIRE_FORGET)
         fake_say(f, WIRE_FORGOTTEN, q->id, "{\"sequences\":3}");
@@ -270,8 +275,12 @@ static int fake_on_frame(void *ctx, struct wire_frame *in, struct err *e)
     if (!q.head)
         return e->code;
     // Answered before it is seen: who waits for a frame may rely on the answer being under way.
+    pthread_mutex_lock(&f->lock);
+    f->answering++;
+    pthread_mutex_unlock(&f->lock);
     fake_answer(f, &q);
     pthread_mutex_lock(&f->lock);
+    f->answering--;
     if (f->n_seen < FAKE_FRAMES)
         f->seen[f->n_seen++] = q;
     else
@@ -501,11 +510,14 @@ static UNUSED struct fake_frame *fake_expect(struct fake *f, unsigned type, size
     }
 }
 
+// What was answered counts, also where the answer overtook the note of it.
 static UNUSED size_t fake_count(struct fake *f, unsigned type)
 {
     size_t n = 0;
 
     pthread_mutex_lock(&f->lock);
+    while (f->answering > 0)
+        fake_wait_some(f);
     for (size_t i = 0; i < f->n_seen; i++)
         n += f->seen[i].type == type;
     pthread_mutex_unlock(&f->lock);

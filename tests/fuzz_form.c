@@ -80,7 +80,7 @@ static void form(struct MHD_Connection *connection, const char *text, size_t n)
 {
     const struct image_model m = {
         .layout = "fuzz", .multiple = 8, .side = 64, .steps = 4, .cfg = 1, .edits = true};
-    const struct images_known known = {&m, "fuzz", "/models/fuzz.gguf"};
+    const struct images_known known = {.model = &m, .name = "fuzz", .file = "/models/fuzz.gguf"};
     struct images_ask ask = {0};
     struct parse_fault fault = {0};
     json_t *body = NULL;

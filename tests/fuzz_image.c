@@ -73,7 +73,7 @@ static void body(const uint8_t *data, size_t n, bool edit)
 {
     const struct image_model m = {
         .layout = "fuzz", .multiple = 8, .side = 64, .steps = 4, .cfg = 1, .edits = true};
-    const struct images_known known = {&m, "fuzz", "/models/fuzz.gguf"};
+    const struct images_known known = {.model = &m, .name = "fuzz", .file = "/models/fuzz.gguf"};
     struct images_ask ask = {0};
     struct parse_fault fault = {0};
     struct err e = {0};

@@ -103,6 +103,51 @@ static void link_try(const json_t *o)
     }
 }
 
+static void draw_try(json_t *o)
+{
+    struct image_picture any = {0};
+    struct message_draw m, again;
+    if (message_draw_parse(o, &m, NULL) != 0)
+        return;
+    if (message_draw_bytes(&m) > 2 * 3 * (size_t)IMAGE_PIXELS_MAX)
+        abort();
+    m.request.initial = m.initial ? &any : NULL;
+    m.request.mask = m.mask ? &any : NULL;
+    json_t *once = message_draw_json(&m.request), *twice = NULL;
+    if (message_draw_parse(once, &again, NULL) == 0) {
+        again.request.initial = again.initial ? &any : NULL;
+        again.request.mask = again.mask ? &any : NULL;
+        twice = message_draw_json(&again.request);
+        message_draw_fini(&again);
+    }
+    same_or_abort(once, twice);
+    message_draw_fini(&m);
+}
+
+static void picture_try(const json_t *o)
+{
+    struct message_canvas_state canvas, canvas_again;
+    struct message_drawing step, step_again;
+    struct message_picture m, again;
+    double draw_s = 0;
+    if (message_picture_parse(o, &m, NULL) == 0) {
+        json_t *once = message_picture_json(&m);
+        bool ok = message_picture_parse(once, &again, NULL) == 0;
+        same_or_abort(once, ok ? message_picture_json(&again) : NULL);
+    }
+    if (message_drawing_parse(o, &step, NULL) == 0) {
+        json_t *once = message_drawing_json(&step);
+        bool ok = message_drawing_parse(once, &step_again, NULL) == 0;
+        same_or_abort(once, ok ? message_drawing_json(&step_again) : NULL);
+    }
+    if (message_canvas_state_parse(o, &canvas, NULL) == 0) {
+        json_t *once = message_canvas_state_json(&canvas);
+        bool ok = message_canvas_state_parse(once, &canvas_again, NULL) == 0;
+        same_or_abort(once, ok ? message_canvas_state_json(&canvas_again) : NULL);
+    }
+    message_drawn_parse(o, &draw_s, NULL);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 {
     json_t *o = json_parse(data, n, NULL);
@@ -115,6 +160,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
     cost_try(o);
     measured_try(o);
     link_try(o);
+    draw_try(o);
+    picture_try(o);
     json_decref(o);
     return 0;
 }

@@ -25,7 +25,7 @@ static void check_accepted(const struct parse_request *r)
     if (r->kind == PARSE_CHAT || r->kind == PARSE_TEXT)
         must((1 + json_array_size(r->more)) * r->n <= PARSE_CHOICES_MAX);
     must(g->sampling.n_biases <= ENGINE_BIAS_MAX && g->logprobs <= ENGINE_LOGPROBS_MAX);
-    must(g->n_stops <= MESSAGE_STOPS_MAX);
+    must(g->n_stops <= PARSE_STOPS_MAX);
     for (size_t i = 0; i < g->n_stops; i++)
         must(g->stops[i][0] && strlen(g->stops[i]) <= MESSAGE_STOP_BYTES);
     must(g->sampling.top_p >= 0 && g->sampling.top_p <= 1);

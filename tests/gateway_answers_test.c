@@ -89,6 +89,37 @@ static void test_syntax(void **state)
     stage_stop(&s);
 }
 
+// As many stops as a client may give leave room for the template's own.
+static void test_stops(void **state)
+{
+    const int32_t tokens[] = {1, 2, 3};
+    struct stage s;
+    struct web w;
+    struct buf body;
+    json_t *stops;
+
+    (void)state;
+    stage_init(&s);
+    s.local.hold_render = true;
+    stage_ready(&s, false);
+    buf_init(&body, 4096);
+    buf_printf(&body, "{" MSG ",\"stop\":[\"s0\"");
+    for (int i = 1; i < 16; i++)
+        buf_printf(&body, ",\"s%d\"", i);
+    buf_puts(&body, "]}");
+    w = web_post(s.port, CHAT, (const char *)body.data);
+    fake_send(&s.local,
+              wire_frame_tokens(WIRE_RENDERED, fake_expect(&s.local, WIRE_RENDER, 1)->id,
+                                parse("{\"stop\":[\"<end>\",\"s3\",\"<eot>\"]}"), tokens, 3));
+    json_decref(finish_json(&w, 200));
+    stops = at(generate(&s, 1), "stop");
+    assert_int_equal(json_array_size(stops), 18);
+    assert_string_equal(json_string_value(json_array_get(stops, 16)), "<end>");
+    assert_string_equal(json_string_value(json_array_get(stops, 17)), "<eot>");
+    buf_fini(&body);
+    stage_stop(&s);
+}
+
 #define THOUGHT "{\"id\":1,\"delta\":[{\"reasoning\":\"hm\\n\"}]}"
 #define WORDS "{\"id\":2,\"delta\":[{\"content\":\"so: \"}]}"
 #define CALL_OPEN                                                                                  \
@@ -403,7 +434,7 @@ static void test_n_hybrid(void **state)
     stage_init(&s);
     stage_ready(&s, true);
     v = answer_long(&s, "\"n\":2,\"max_tokens\":1,\"tandem\":{\"plan\":\"hybrid\"}", 200);
-    assert_string_equal(text_at(v, "timings.plan"), "hybrid");
+    assert_plan(v, "hybrid");
     assert_int_equal(json_array_size(at(v, "choices")), 2);
     json_decref(v);
     assert_int_equal(fake_count(&s.node, WIRE_PREFILL), 1);
@@ -469,6 +500,38 @@ static void test_guess_corrected(void **state)
     stage_stop(&s);
 }
 
+// The same of a node, whether it read the prompt for another one or wrote the answer itself.
+static void test_node_guess_corrected(void **state)
+{
+    static const struct {
+        const char *between;
+    } rows[] = {{"\"plan\":\"hybrid\""}, {"\"plan\":\"remote\",\"decode_node\":\"spark\""}};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        const char *plans[] = {rows[1].between, rows[1].between, rows[i].between, rows[1].between};
+        const size_t tokens[] = {800, 800, 400, 800};
+        const char *cached[] = {NULL, "768 of 800", "384 of 400", "384 of 800"};
+        struct stage s;
+
+        stage_init(&s);
+        stage_ready(&s, true);
+        for (size_t k = 0; k < 4; k++) {
+            char *more = mem_format("\"tandem\":{%s}", plans[k]);
+            char *body = prompt_body(tokens[k], more);
+            struct web w = web_post(s.port, TEXT, body);
+            json_t *v = finish_json(&w, 200);
+
+            if (cached[k])
+                assert_has(text_at(v, "timings.reason"), cached[k]);
+            json_decref(v);
+            free(body);
+            free(more);
+        }
+        stage_stop(&s);
+    }
+}
+
 // What is not to be kept is not guessed to be there either.
 static void test_not_stored(void **state)
 {
@@ -483,7 +546,7 @@ static void test_not_stored(void **state)
         struct web w = web_post(s.port, TEXT, body);
 
         v = finish_json(&w, 200);
-        assert_string_equal(text_at(v, "timings.plan"), "hybrid");
+        assert_plan(v, "hybrid");
         json_decref(v);
         free(body);
     }
@@ -495,20 +558,14 @@ static void test_not_stored(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_syntax),
-        cmocka_unit_test(test_tools_whole),
-        cmocka_unit_test(test_refused_stream),
-        cmocka_unit_test(test_tools_stream),
-        cmocka_unit_test(test_nonsense),
-        cmocka_unit_test(test_surplus_call),
-        cmocka_unit_test(test_logprobs_chat),
-        cmocka_unit_test(test_logprobs_text),
-        cmocka_unit_test(test_n),
-        cmocka_unit_test(test_n_fails),
-        cmocka_unit_test(test_prompts),
-        cmocka_unit_test(test_n_hybrid),
-        cmocka_unit_test(test_warm),
-        cmocka_unit_test(test_guess_corrected),
+        cmocka_unit_test(test_syntax),          cmocka_unit_test(test_stops),
+        cmocka_unit_test(test_tools_whole),     cmocka_unit_test(test_refused_stream),
+        cmocka_unit_test(test_tools_stream),    cmocka_unit_test(test_nonsense),
+        cmocka_unit_test(test_surplus_call),    cmocka_unit_test(test_logprobs_chat),
+        cmocka_unit_test(test_logprobs_text),   cmocka_unit_test(test_n),
+        cmocka_unit_test(test_n_fails),         cmocka_unit_test(test_prompts),
+        cmocka_unit_test(test_n_hybrid),        cmocka_unit_test(test_warm),
+        cmocka_unit_test(test_guess_corrected), cmocka_unit_test(test_node_guess_corrected),
         cmocka_unit_test(test_not_stored),
     };
 

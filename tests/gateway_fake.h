@@ -82,6 +82,17 @@ static UNUSED void stage_ready(struct stage *s, bool with_node)
         stage_await(s, 1, "up");
 }
 
+// The same with two nodes: `other` is the second.
+static UNUSED void stage_two(struct stage *s, struct fake *other)
+{
+    fake_listen(other);
+    s->options.prefill[1] = (struct net_addr){.host = "127.0.0.1", .port = other->port};
+    fake_listen(&s->node);
+    s->options.prefill[0] = (struct net_addr){.host = "127.0.0.1", .port = s->node.port};
+    s->options.n_prefill = 2;
+    stage_ready(s, false);
+}
+
 static UNUSED void stage_stop(struct stage *s)
 {
     gateway_free(s->gateway);

@@ -14,7 +14,7 @@ static void test_prefill_refuses(void **state)
     fake_say(&s.node, WIRE_FAILED, ask_held(&s, "", &w),
              "{\"code\":\"busy\",\"message\":\"64 requests are here already\"}");
     v = finish_json(&w, 200);
-    assert_string_equal(text_at(v, "timings.plan"), "local");
+    assert_plan(v, "local");
     assert_has(text_at(v, "timings.fallback"), "spark refused: 64 requests");
     assert_string_equal(text_at(v, "choices.0.text"), "t0 t1 t2 t3 ");
     json_decref(v);
@@ -32,7 +32,7 @@ static void test_prefill_silent(void **state)
     s.node.hold_prefill = true;
     stage_ready(&s, true);
     v = answer_long(&s, "", 200);
-    assert_string_equal(text_at(v, "timings.plan"), "local");
+    assert_plan(v, "local");
     assert_has(text_at(v, "timings.fallback"), "did not answer in time");
     json_decref(v);
     fake_expect(&s.node, WIRE_CANCEL, 1);
@@ -51,7 +51,7 @@ static void test_prefill_dies_early(void **state)
     ask_held(&s, "", &w);
     fake_hang_up(&s.node);
     v = finish_json(&w, 200);
-    assert_string_equal(text_at(v, "timings.plan"), "local");
+    assert_plan(v, "local");
     assert_has(text_at(v, "timings.fallback"), "spark was lost");
     json_decref(v);
     stage_stop(&s);
@@ -97,7 +97,7 @@ static void prefill_lost(bool dies, const char *more, const char *told)
     fake_say(&s.local, WIRE_DONE, generate, done);
     v = finish_json(&w, 200);
     assert_string_equal(text_at(v, "choices.0.text"), "alone");
-    assert_string_equal(text_at(v, "timings.plan"), "hybrid");
+    assert_plan(v, "hybrid");
     if (!told)
         assert_true(json_is_null(at(v, "timings.fallback")));
     else if (more[0]) // its own words, and no others
@@ -360,14 +360,14 @@ static void test_prefill_talks_nonsense(void **state)
     id = ask_held(&s, "", &w);
     fake_send(&s.node, wire_frame_struct(WIRE_ACCEPTED, id, "[not json", 9, (struct wire_body){0}));
     v = finish_json(&w, 200);
-    assert_string_equal(text_at(v, "timings.plan"), "local");
+    assert_plan(v, "local");
     assert_has(text_at(v, "timings.fallback"), "cannot be read");
     json_decref(v);
     fake_links_wait(&s.node, 2);
     s.node.hold_prefill = false;
     stage_await(&s, 1, "up");
     v = answer_long(&s, "", 200);
-    assert_string_equal(text_at(v, "timings.plan"), "hybrid");
+    assert_plan(v, "hybrid");
     json_decref(v);
     stage_stop(&s);
 }

@@ -64,7 +64,8 @@ static const struct refusal refusals[] = {
     {"POST", CHAT, "{" MSG ",\"model\":\"gpt-9\"}", 404, "fake-model", "model"},
     {"GET", "/v1/models/gpt-9", NULL, 404, "also called \"stem\"", "model"},
     {"GET", "/v1/nothing", NULL, 404, "POST /v1/chat/completions", NULL},
-    {"GET", "/", NULL, 404, "GET /v1/models", NULL},
+    {"POST", "/", NULL, 405, "use GET", NULL},
+    {"GET", "//", NULL, 404, "GET /v1/models", NULL},
     {"GET", "/v2/models", NULL, 404, "those of /v1 also without it", NULL},
     {"GET", "/v1/models/", NULL, 404, "no route", NULL},
     {"GET", CHAT, NULL, 405, "use POST", NULL},
@@ -107,6 +108,74 @@ static void test_refusals(void **state)
     struct web_answer a = web_ask(s.port, TEXT, "{\"prompt\":[\"one\"],\"n\":1,\"logprobs\":null}");
     assert_int_equal(a.status, 200);
     web_answer_fini(&a);
+    stage_stop(&s);
+}
+
+// HEAD is GET without the body, wherever the answer comes from.
+static void test_head(void **state)
+{
+    static const char *const paths[] = {"/",
+                                        "/v1/models",
+                                        "/v1/models/stem",
+                                        "/v1/models/none",
+                                        "/health",
+                                        "/livez",
+                                        "/readyz",
+                                        "/metrics",
+                                        "/v1/tandem/status",
+                                        "/v1/tandem/nodes",
+                                        "/api/tags",
+                                        "/api/ps",
+                                        "/api/version",
+                                        "/v1/files",
+                                        "/v1/fine_tuning/jobs",
+                                        "/v1/images/jobs",
+                                        "/nothing"};
+    struct stage s;
+
+    (void)state;
+    stage_init(&s);
+    stage_ready(&s, false);
+    for (size_t i = 0; i < sizeof(paths) / sizeof(paths[0]); i++) {
+        struct web w = web_open(s.port, "HEAD", paths[i], NULL, NULL);
+        struct web_answer head = web_finish(&w), get = web_get(s.port, paths[i]);
+
+        assert_int_equal(head.status, get.status);
+        assert_string_equal(head.body, "");
+        assert_true(get.body[0]);
+        if (i == 0) {
+            assert_int_equal(get.status, 200);
+            assert_has(get.body, "\"POST /v1/chat/completions\"");
+        }
+        web_answer_fini(&head);
+        web_answer_fini(&get);
+    }
+    stage_stop(&s);
+}
+
+// Long cookies and tokens of proxies, and a body behind them.
+static void test_long_heads(void **state)
+{
+    static const int rows[][2] = {{4, 8000}, {120, 250}}; // lines, and bytes of each
+    struct stage s;
+
+    (void)state;
+    stage_init(&s);
+    stage_ready(&s, false);
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        struct buf head;
+        struct web w;
+        struct web_answer a;
+
+        buf_init(&head, 1u << 20);
+        for (int k = 0; k < rows[i][0]; k++)
+            buf_printf(&head, "X-Long-%03d: %0*d\r\n", k, rows[i][1] - 14, 0);
+        w = web_open(s.port, "POST", "/tokenize", (char *)head.data, "{\"content\":\"x\"}");
+        a = web_finish(&w);
+        assert_int_equal(a.status, 200);
+        web_answer_fini(&a);
+        buf_fini(&head);
+    }
     stage_stop(&s);
 }
 
@@ -445,6 +514,7 @@ static void test_port_taken(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_head),         cmocka_unit_test(test_long_heads),
         cmocka_unit_test(test_refusals),     cmocka_unit_test(test_models_and_health),
         cmocka_unit_test(test_short_routes), cmocka_unit_test(test_status_requests),
         cmocka_unit_test(test_large_bodies), cmocka_unit_test(test_large_prompt),

@@ -360,7 +360,7 @@ static void test_edit_refused(void **state)
 static void test_edit_layout(void **state)
 {
     struct image_model m = {.layout = "other", .multiple = 8, .side = 64, .steps = 4, .cfg = 1};
-    const struct images_known known = {&m, "a", "/models/a.gguf"};
+    const struct images_known known = {.model = &m, .name = "a", .file = "/models/a.gguf"};
     struct images_ask ask = {0};
     struct parse_fault fault;
     json_t *body = json_pack("{s:s}", "prompt", "x");

@@ -25,12 +25,7 @@ static void test_no_way(void **state)
     (void)state;
     stage_init(&s);
     other.hold_generate = true;
-    fake_listen(&other);
-    fake_listen(&s.node);
-    s.options.prefill[0] = (struct net_addr){.host = "127.0.0.1", .port = s.node.port};
-    s.options.prefill[1] = (struct net_addr){.host = "127.0.0.1", .port = other.port};
-    s.options.n_prefill = 2;
-    stage_ready(&s, false);
+    stage_two(&s, &other);
     stage_await(&s, 1, "up");
     stage_await(&s, 2, "up");
     w = ask_long(&s, pair);
@@ -40,7 +35,7 @@ static void test_no_way(void **state)
              "{\"finish\":\"stop\",\"gen_tokens\":1,\"tokens_read\":400,\"unreached\":true,"
              "\"fallback\":\"no route to spark\"}");
     v = finish_json(&w, 200);
-    assert_string_equal(text_at(v, "timings.plan"), "hybrid");
+    assert_plan(v, "hybrid");
     assert_has(text_at(v, "timings.fallback"), "no route");
     json_decref(v);
     other.hold_generate = false;
@@ -63,7 +58,7 @@ static void test_not_in_part(void **state)
     s.node.n_ctx = 256;
     stage_ready(&s, true);
     v = answer_long(&s, "\"tandem\":{\"plan\":\"hybrid\"}", 200);
-    assert_string_equal(text_at(v, "timings.plan"), "local");
+    assert_plan(v, "local");
     assert_has(text_at(v, "timings.fallback"), "hybrid");
     json_decref(v);
     assert_int_equal(fake_count(&s.node, WIRE_PREFILL), 0);
@@ -72,13 +67,13 @@ static void test_not_in_part(void **state)
 
 // ---- accounts ----------------------------------------------------------------------------------------------
 
-static double hybrid_ttft_s(struct stage *s)
+static double ttft_s(struct stage *s, const char *plan)
 {
     json_t *v = explain(s), *row;
     double seconds = -1;
     size_t i;
 
-    json_array_foreach(at(v, "plans"), i, row) if (strcmp(text_at(row, "plan"), "hybrid") == 0)
+    json_array_foreach(at(v, "plans"), i, row) if (strcmp(text_at(row, "plan"), plan) == 0)
         seconds = json_number_value(at(row, "ttft_s"));
     json_decref(v);
     assert_true(seconds > 0);
@@ -122,10 +117,89 @@ static void test_alone_teaches(void **state)
         late_handoff(&s, i, i + 1);
     fake_done(&s.local, id, 400, 1, false);
     json_decref(finish_json(&busy, 200));
-    assert_true(hybrid_ttft_s(&s) < 1);
+    assert_true(ttft_s(&s, "hybrid") < 1);
     for (size_t i = 9; i <= 16; i++)
         late_handoff(&s, i, i + 1);
-    assert_true(hybrid_ttft_s(&s) > 1);
+    assert_true(ttft_s(&s, "hybrid") > 1);
+    stage_stop(&s);
+}
+
+// What both workers told is summed up, for all answers; who says nothing, or nonsense, leaves it unknown.
+static void test_joules(void **state)
+{
+    static const struct {
+        const char *prefilled, *done;
+        double joules; // below 0: null
+    } rows[] = {{",\"joules\":4", ",\"joules\":3.5", 7.5},
+                {"", ",\"joules\":3.5", -1},
+                {",\"joules\":4", "", -1},
+                {",\"joules\":-4", ",\"joules\":5", -1},
+                {",\"joules\":4", ",\"joules\":\"5\"", -1}};
+    struct stage s;
+
+    (void)state;
+    stage_init(&s);
+    s.node.hold_prefill = s.local.hold_generate = true;
+    stage_ready(&s, true);
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        struct web w = ask_long(&s, "\"tandem\":{\"plan\":\"hybrid\"}");
+        uint64_t id = fake_expect(&s.node, WIRE_PREFILL, i + 1)->id;
+        char *told = mem_format("{\"tokens\":399%s}", rows[i].prefilled);
+        char *done = mem_format("{\"finish\":\"stop\",\"gen_tokens\":1,\"tokens_read\":1,"
+                                "\"tokens_imported\":399%s}",
+                                rows[i].done);
+        json_t *v, *joules;
+
+        fake_say(&s.node, WIRE_ACCEPTED, id, "{}");
+        fake_say(&s.node, WIRE_PREFILLED, id, told);
+        id = fake_expect(&s.local, WIRE_GENERATE, i + 1)->id;
+        fake_token(&s.local, id, 0, "a");
+        fake_say(&s.local, WIRE_DONE, id, done);
+        v = finish_json(&w, 200);
+        joules = at(v, "timings.joules");
+        assert_true(json_is_null(joules) ? rows[i].joules < 0
+                                         : json_number_value(joules) == rows[i].joules);
+        json_decref(v);
+        free(told);
+        free(done);
+    }
+    stage_stop(&s);
+}
+
+// What passed beside the work counts the next time. So does in a prediction what passed before it was made.
+static void test_dispatch(void **state)
+{
+    struct stage s;
+    struct web w;
+    double before_s;
+    json_t *v;
+
+    (void)state;
+    stage_init(&s);
+    s.node.hold_generate = true;
+    stage_ready(&s, true);
+    before_s = ttft_s(&s, "remote");
+    for (size_t i = 1; i <= 3; i++) {
+        w = ask_long(&s, "\"tandem\":{\"plan\":\"remote\"}");
+        uint64_t id = fake_expect(&s.node, WIRE_GENERATE, i)->id;
+        clock_sleep_until(clock_now_ns() + 100 * NS_PER_MS);
+        fake_token(&s.node, id, 0, "a");
+        fake_say(&s.node, WIRE_DONE, id,
+                 "{\"finish\":\"stop\",\"gen_tokens\":1,\"tokens_read\":400,\"prefill_s\":0.04,"
+                 "\"decode_s\":0.001}");
+        json_decref(finish_json(&w, 200));
+    }
+    assert_true(ttft_s(&s, "remote") > before_s + 0.04);
+    s.local.hold_render = true;
+    w = ask_long(&s, "\"tandem\":{\"plan\":\"local\"}");
+    fake_expect(&s.local, WIRE_RENDER, 4);
+    clock_sleep_until(clock_now_ns() + 3 * NS_PER_S / 2);
+    fake_render(&s.local, fake_expect(&s.local, WIRE_RENDER, 4));
+    v = finish_json(&w, 200);
+    assert_true(json_number_value(at(v, "timings.predicted.ttft_s")) > 1.5);
+    assert_true(json_number_value(at(v, "timings.predicted.total_s")) >
+                json_number_value(at(v, "timings.predicted.ttft_s")));
+    json_decref(v);
     stage_stop(&s);
 }
 
@@ -160,10 +234,9 @@ static void test_told_lengths_teach_nothing(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_no_way),
-        cmocka_unit_test(test_not_in_part),
-        cmocka_unit_test(test_alone_teaches),
-        cmocka_unit_test(test_told_lengths_teach_nothing),
+        cmocka_unit_test(test_no_way),        cmocka_unit_test(test_not_in_part),
+        cmocka_unit_test(test_joules),        cmocka_unit_test(test_dispatch),
+        cmocka_unit_test(test_alone_teaches), cmocka_unit_test(test_told_lengths_teach_nothing),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,75 +1,6 @@
 // Placement as requests meet it: measured nodes, accounts that teach, pins, policies, splits, any pair of nodes, and the
 // table of plans.
-#include "gateway_fake.h"
-
-#include <math.h>
-
-#define EXPLAIN "/v1/tandem/explain"
-
-static json_t *explain(struct stage *s, const char *body, int status)
-{
-    struct web w = web_post(s->port, EXPLAIN, body);
-
-    return finish_json(&w, status);
-}
-
-// What this node's profile makes of reading `tokens`, and of a step.
-static double read_s(struct stage *s, const char *plan, const char *node)
-{
-    json_t *v = explain(s, "{\"prompt_tokens\":4001,\"answer_tokens\":1}", 200), *row;
-    double seconds = -1;
-    size_t i;
-
-    json_array_foreach(at(v, "plans"), i, row) if (strcmp(text_at(row, "plan"), plan) == 0 &&
-                                                   strcmp(text_at(row, "decode_node"), node) == 0)
-        seconds = json_number_value(at(row, "read_s"));
-    json_decref(v);
-    assert_true(seconds > 0);
-    return seconds;
-}
-
-static json_t *get_json(struct stage *s, const char *path)
-{
-    struct web_answer a = web_get(s->port, path);
-    json_t *v = parse(a.body);
-
-    web_answer_fini(&a);
-    return v;
-}
-
-static json_t *answered(struct stage *s, const char *more)
-{
-    struct web w = ask_long(s, more);
-
-    return finish_json(&w, 200);
-}
-
-static void plan_is(struct stage *s, const char *more, const char *plan)
-{
-    json_t *v = answered(s, more);
-
-    assert_string_equal(text_at(v, "timings.plan"), plan);
-    json_decref(v);
-}
-
-// Waits until this node's profile says that it was measured.
-static void await_measured(struct stage *s, int node)
-{
-    char path[48];
-    int64_t limit_ns = clock_now_ns() + WEB_LIMIT_NS;
-    bool there = false;
-
-    snprintf(path, sizeof(path), "nodes.%d.profile.measured", node);
-    while (!there) {
-        struct web_answer a = web_get(s->port, "/v1/tandem/status");
-        json_t *v = parse(a.body);
-
-        there = json_is_true(at(v, path));
-        json_decref(v);
-        web_answer_fini(&a);
-        assert_true(clock_now_ns() < limit_ns);
-    }
-}
+#include "gateway_placing.h"
 
 // ---- profiles ----------------------------------------------------------------------------------------------
 
@@ -86,6 +17,7 @@ static void test_measured(void **state)
 
     (void)state;
     stage_init(&s);
+    s.node.paced = true; // it does not wait for the other one
     stage_ready(&s, true);
     plan_is(&s, "", "hybrid");
     told = read_s(&s, "remote", "spark");
@@ -103,17 +35,47 @@ static void test_measured(void **state)
 static void test_not_measured(void **state)
 {
     struct stage s;
+    struct fake *f = NULL;
 
     (void)state;
     stage_init(&s);
     stage_ready(&s, true);
-    fake_say(&s.node, WIRE_FAILED, fake_expect(&s.node, WIRE_MEASURE, 1)->id,
-             "{\"code\":\"unsupported\",\"message\":\"no\"}");
-    fake_say(&s.local, WIRE_MEASURED, fake_expect(&s.local, WIRE_MEASURE, 1)->id,
-             "{\"reads\":\"many\"}");
+    for (int i = 0; i < 2; i++) {
+        f = asked_next(&s, f);
+        uint64_t id = fake_expect(f, WIRE_MEASURE, 1)->id;
+
+        if (f == &s.node)
+            fake_say(f, WIRE_FAILED, id, "{\"code\":\"unsupported\",\"message\":\"no\"}");
+        else
+            fake_say(f, WIRE_MEASURED, id, "{\"reads\":\"many\"}");
+    }
     plan_is(&s, "", "hybrid");
     assert_int_equal(fake_count(&s.node, WIRE_MEASURE), 1);
     stage_stop(&s);
+}
+
+// Two workers of one machine take turns; two that emulate machines of their own need not.
+static void test_measured_in_turn(void **state)
+{
+    (void)state;
+    for (int paced = 0; paced < 2; paced++) {
+        struct stage s;
+        struct fake *first, *other;
+
+        stage_init(&s);
+        s.node.paced = paced;
+        stage_ready(&s, true);
+        first = asked_next(&s, NULL);
+        other = first == &s.node ? &s.local : &s.node;
+        if (!paced) {
+            clock_sleep_until(clock_now_ns() + 3 * NS_PER_S / 2);
+            assert_int_equal(fake_count(other, WIRE_MEASURE), 0);
+            fake_say(first, WIRE_MEASURED, fake_expect(first, WIRE_MEASURE, 1)->id,
+                     "{\"complete\":true}");
+        }
+        fake_expect(other, WIRE_MEASURE, 1);
+        stage_stop(&s);
+    }
 }
 
 // A machine without others has nothing to choose.
@@ -171,6 +133,8 @@ static void test_wishes(void **state)
         {"\"tandem\":{\"policy\":\"slo\"}", "tandem.policy"}, // within which limits?
         {"\"tandem\":{\"policy\":\"slo\",\"ttft_s\":0}", "tandem.policy"},
     };
+    static const char *const own[] = {"\"tandem\":{\"decode_node\":\"mac\"}",
+                                      "\"tandem\":{\"decode_node\":\"local\"}"};
     struct stage s;
     json_t *v;
 
@@ -185,11 +149,19 @@ static void test_wishes(void **state)
         json_decref(v);
     }
     v = answered(&s, "\"tandem\":{\"prefill_node\":\"nobody\"}");
-    assert_has(text_at(v, "timings.fallback"), "nobody");
+    assert_has(text_at(v, "timings.fallback"), "\"nobody\"");
+    assert_has(text_at(v, "timings.fallback"), ": local (mac), spark");
     json_decref(v);
     v = answered(&s, "\"tandem\":{\"decode_node\":\"spark\"}");
-    assert_string_equal(text_at(v, "timings.plan"), "remote");
+    assert_plan(v, "remote");
     json_decref(v);
+    // The server's own worker by the name that it is shown with, and by what it is.
+    for (size_t i = 0; i < 2; i++) {
+        v = answered(&s, own[i]);
+        assert_string_equal(text_at(v, "timings.decode_node"), "mac");
+        assert_true(json_is_null(at(v, "timings.fallback")));
+        json_decref(v);
+    }
     v = answered(&s, "\"tandem\":{\"policy\":\"slo\",\"ttft_s\":100,\"token_s\":10}");
     assert_string_equal(text_at(v, "timings.policy"), "slo");
     assert_has(text_at(v, "timings.reason"), "within the limits");
@@ -238,7 +210,7 @@ static void test_planned_again(void **state)
     order = web_post(s.port, path, "{}");
     json_decref(finish_json(&order, 200));
     v = finish_json(&w, 200);
-    assert_string_equal(text_at(v, "timings.plan"), "local");
+    assert_plan(v, "local");
     assert_has(text_at(v, "timings.reason"), "without spark");
     json_decref(v);
     fake_expect(&s.node, WIRE_CANCEL, 1);
@@ -276,7 +248,7 @@ static void test_waits_cold(void **state)
         json_decref(finish_json(&other, 200));
     }
     v = finish_json(&w, 200);
-    assert_string_equal(text_at(v, "timings.plan"), "local");
+    assert_plan(v, "local");
     assert_int_equal(fake_count(&s.node, WIRE_PREFILL), 1);
     json_decref(v);
     a = web_get(s.port, "/metrics");
@@ -313,162 +285,6 @@ static void test_stays_where_it_fell_back(void **state)
     stage_stop(&s);
 }
 
-// ---- links -------------------------------------------------------------------------------------------------
-
-#define MEASURED_ALL                                                                               \
-    "{\"reads\":[{\"tokens\":512,\"depth\":0,\"chunk_tokens\":512,\"seconds\":0.05}],"             \
-    "\"steps\":[{\"steps\":4,\"rows\":1,\"depth_sum\":512,\"seconds\":0.004}],\"complete\":true}"
-
-#define MEASURED_LINK                                                                              \
-    "{\"rtt_s\":0.002,\"up\":{\"bytes\":5000000,\"seconds\":0.05},"                                \
-    "\"down\":{\"bytes\":1000000,\"seconds\":0.05},\"complete\":true}"
-
-// Waits until so much is known of the one link; a new reference.
-static json_t *await_link(struct stage *s, double samples)
-{
-    int64_t limit_ns = clock_now_ns() + WEB_LIMIT_NS;
-
-    for (;;) {
-        json_t *v = get_json(s, "/v1/tandem/status"), *link = at(v, "links.0");
-
-        if (json_number_value(at(link, "samples")) >= samples) {
-            json_incref(link);
-            json_decref(v);
-            return link;
-        }
-        json_decref(v);
-        assert_true(clock_now_ns() < limit_ns);
-    }
-}
-
-static void all_measured(struct stage *s)
-{
-    fake_say(&s->node, WIRE_MEASURED, fake_expect(&s->node, WIRE_MEASURE, 1)->id, MEASURED_ALL);
-    fake_say(&s->local, WIRE_MEASURED, fake_expect(&s->local, WIRE_MEASURE, 1)->id, MEASURED_ALL);
-}
-
-// The worker that would write is asked where the other one is, after both have measured themselves; what it
-// says is told everywhere and used.
-static void test_links(void **state)
-{
-    struct stage s;
-    struct fake_frame *asked;
-    struct web_answer a;
-    json_t *v;
-
-    (void)state;
-    stage_init(&s);
-    s.local.probes = s.node.probes = true;
-    stage_ready(&s, true);
-    v = get_json(&s, "/v1/tandem/status");
-    assert_int_equal(json_array_size(at(v, "links")), 0);
-    json_decref(v);
-    assert_int_equal(fake_count(&s.local, WIRE_MEASURE_LINK), 0);
-    all_measured(&s);
-    asked = fake_expect(&s.local, WIRE_MEASURE_LINK, 1);
-    assert_string_equal(text_at(asked->head, "host"), "127.0.0.1");
-    assert_int_equal(json_integer_value(at(asked->head, "port")), s.node.port);
-    assert_true(json_is_true(at(asked->head, "same_weights")));
-    fake_say(&s.local, WIRE_MEASURED_LINK, asked->id, MEASURED_LINK);
-    v = await_link(&s, 3);
-    assert_string_equal(text_at(v, "from"), "spark");
-    assert_true(fabs(json_number_value(at(v, "rtt_s")) / 0.002 - 1) < 0.2);
-    assert_true(fabs(json_number_value(at(v, "up_bytes_per_s")) / 1e8 - 1) < 0.2);
-    assert_true(fabs(json_number_value(at(v, "down_bytes_per_s")) / 2e7 - 1) < 0.2);
-    assert_true(json_is_null(at(v, "setup_s")));
-    json_decref(v);
-    a = web_get(s.port, "/metrics");
-    assert_has(a.body, "tandem_link_rtt_seconds{from=\"spark\"");
-    assert_has(a.body, "tandem_link_up_bytes_per_second{from=\"spark\"");
-    web_answer_fini(&a);
-    plan_is(&s, "\"tandem\":{\"plan\":\"hybrid\"}", "hybrid");
-    v = fake_expect(&s.node, WIRE_PREFILL, 1)->head;
-    assert_true(fabs(json_number_value(at(v, "link_bytes_per_s")) / 1e8 - 1) < 0.2);
-    assert_int_equal(fake_count(&s.node, WIRE_MEASURE_LINK), 0); // nobody dials the server's worker
-    stage_stop(&s);
-}
-
-// A request makes room at once; what cannot be measured, or is told wrong, is left alone.
-static void test_links_yield(void **state)
-{
-    static const char *const wrong[] = {"{\"rtt_s\":-1}", "{\"up\":7}", "[]"};
-    struct stage s;
-    struct fake_frame *asked;
-    json_t *v;
-
-    (void)state;
-    for (size_t i = 0; i < 3; i++) {
-        stage_init(&s);
-        s.local.probes = s.node.probes = true;
-        stage_ready(&s, true);
-        all_measured(&s);
-        asked = fake_expect(&s.local, WIRE_MEASURE_LINK, 1);
-        plan_is(&s, "\"tandem\":{\"plan\":\"hybrid\"}", "hybrid");
-        assert_true(fake_expect(&s.local, WIRE_CANCEL, 1)->id == asked->id);
-        fake_say(&s.local, WIRE_MEASURED_LINK, asked->id, wrong[i]);
-        v = get_json(&s, "/v1/tandem/status");
-        assert_true(json_number_value(at(v, "links.0.rtt_s")) == 0);
-        json_decref(v);
-        stage_stop(&s);
-    }
-}
-
-static double transfer_s(struct stage *s)
-{
-    json_t *v = explain(s, "{\"prompt_tokens\":4001,\"answer_tokens\":1}", 200), *row;
-    double seconds = -1;
-    size_t i;
-
-    json_array_foreach(at(v, "plans"), i, row) if (strcmp(text_at(row, "plan"), "hybrid") == 0)
-        seconds = json_number_value(at(row, "transfer_s"));
-    json_decref(v);
-    assert_true(seconds > 0);
-    return seconds;
-}
-
-// A hand-off is on the link from when its prompt is being read, and not while it waits for its turn.
-static void test_links_shared(void **state)
-{
-    struct stage s;
-    struct web w;
-    double alone;
-    int64_t limit_ns = clock_now_ns() + WEB_LIMIT_NS;
-    uint64_t id;
-
-    (void)state;
-    stage_init(&s);
-    s.local.kv_token_bytes = s.node.kv_token_bytes = 1e5;
-    s.local.hold_generate = true;
-    s.options.stall_s = 60;
-    id = ask_held(&s, "\"tandem\":{\"plan\":\"hybrid\"}", &w);
-    alone = transfer_s(&s);
-    fake_say(&s.node, WIRE_ACCEPTED, id, "{}");
-    fake_expect(&s.local, WIRE_GENERATE, 1);
-    assert_true(fabs(transfer_s(&s) / alone - 1) < 0.01);
-    fake_say(&s.node, WIRE_PROGRESS, id, "{\"phase\":\"prefill\",\"done\":64,\"total\":399}");
-    while (transfer_s(&s) < 1.5 * alone)
-        assert_true(clock_now_ns() < limit_ns);
-    web_close(&w);
-    stage_stop(&s);
-}
-
-// A node of an older release is never asked: it would not know the frame.
-static void test_links_older(void **state)
-{
-    struct stage s;
-
-    (void)state;
-    stage_init(&s);
-    s.local.probes = true;
-    stage_ready(&s, true);
-    all_measured(&s);
-    await_measured(&s, 1);
-    await_measured(&s, 0);
-    clock_sleep_until(clock_now_ns() + NS_PER_S);
-    assert_int_equal(fake_count(&s.local, WIRE_MEASURE_LINK), 0);
-    stage_stop(&s);
-}
-
 // ---- pairs -------------------------------------------------------------------------------------------------
 
 // P and D are both nodes: D is told where P is.
@@ -480,17 +296,12 @@ static void test_any_pair(void **state)
 
     (void)state;
     stage_init(&s);
-    fake_listen(&other);
-    s.options.prefill[1] = (struct net_addr){.host = "127.0.0.1", .port = other.port};
-    fake_listen(&s.node);
-    s.options.prefill[0] = (struct net_addr){.host = "127.0.0.1", .port = s.node.port};
-    s.options.n_prefill = 2;
-    stage_ready(&s, false);
+    stage_two(&s, &other);
     stage_await(&s, 1, "up");
     stage_await(&s, 2, "up");
     v = answered(&s, "\"tandem\":{\"plan\":\"hybrid\",\"decode_node\":\"strix\","
                      "\"prefill_node\":\"spark\"}");
-    assert_string_equal(text_at(v, "timings.plan"), "hybrid");
+    assert_plan(v, "hybrid");
     assert_string_equal(text_at(v, "timings.prefill_node"), "spark");
     assert_string_equal(text_at(v, "timings.decode_node"), "strix");
     json_decref(v);
@@ -498,6 +309,66 @@ static void test_any_pair(void **state)
     assert_int_equal(json_integer_value(at(g, "handoff.port")), s.node.port);
     assert_int_equal(fake_count(&s.node, WIRE_PREFILL), 1);
     assert_int_equal(fake_count(&s.local, WIRE_GENERATE), 0);
+    stage_stop(&s);
+    fake_stop(&other);
+}
+
+// ---- conversations -----------------------------------------------------------------------------------------
+
+// A second row costs a step next to nothing: who is busy is nearly as good as who is not.
+#define WIDE_STEPS "{\"steps\":8,\"rows\":4,\"depth_sum\":512,\"seconds\":0.08}"
+#define MEASURED_WIDE                                                                              \
+    "{\"reads\":[{\"tokens\":512,\"depth\":0,\"chunk_tokens\":512,\"seconds\":0.05}],"             \
+    "\"steps\":[{\"steps\":8,\"rows\":1,\"depth_sum\":128,\"seconds\":0.08}," WIDE_STEPS           \
+    "," WIDE_STEPS "," WIDE_STEPS "," WIDE_STEPS "],\"complete\":true}"
+
+// Asks with 100 tokens that all have and some more, and waits for the first token. Returns who writes.
+static struct fake *turn(struct stage *s, struct fake *other, const char *more, struct web *w)
+{
+    size_t before = fake_count(&s->node, WIRE_GENERATE), theirs = fake_count(other, WIRE_GENERATE);
+    int64_t limit_ns = clock_now_ns() + WEB_LIMIT_NS;
+    char *body = mem_format("{\"cache_prompt\":false,\"ignore_eos\":true,\"max_tokens\":200,"
+                            "\"stream\":true,\"prompt\":\"%0100d%s\"}",
+                            0, more);
+    struct fake *at = NULL;
+
+    *w = web_post(s->port, "/v1/completions", body);
+    free(body);
+    while (!at) {
+        at = fake_count(&s->node, WIRE_GENERATE) > before ? &s->node
+             : fake_count(other, WIRE_GENERATE) > theirs  ? other
+                                                          : NULL;
+        assert_true(clock_now_ns() < limit_ns);
+    }
+    fake_token(at, fake_expect(at, WIRE_GENERATE, (at == other ? theirs : before) + 1)->id, 0, "a");
+    web_until(w, "\"a\"");
+    return at;
+}
+
+// Chats that begin alike are not one conversation: they go to different nodes, and the next turn of one where it was.
+static void test_conversations(void **state)
+{
+    struct stage s;
+    struct fake other = fake_make("strix"), *first, *second;
+    struct web w[3];
+
+    (void)state;
+    stage_init(&s);
+    s.node.paced = other.paced = true;
+    s.node.hold_generate = other.hold_generate = true;
+    stage_two(&s, &other);
+    fake_say(&s.local, WIRE_MEASURED, fake_expect(&s.local, WIRE_MEASURE, 1)->id, MEASURED_SLOW);
+    fake_say(&s.node, WIRE_MEASURED, fake_expect(&s.node, WIRE_MEASURE, 1)->id, MEASURED_WIDE);
+    fake_say(&other, WIRE_MEASURED, fake_expect(&other, WIRE_MEASURE, 1)->id, MEASURED_WIDE);
+    for (int i = 0; i < 3; i++)
+        await_measured(&s, i);
+    first = turn(&s, &other, "first chat", &w[0]);
+    second = turn(&s, &other, "second chat, another subject", &w[1]);
+    assert_ptr_not_equal(second, first);
+    assert_ptr_equal(turn(&s, &other, "second chat, another subject: its next turn", &w[2]),
+                     second);
+    for (int i = 0; i < 3; i++)
+        web_close(&w[i]);
     stage_stop(&s);
     fake_stop(&other);
 }
@@ -534,7 +405,7 @@ static void test_role(void **state)
     assert_string_equal(text_at(v, "plans.0.plan"), "hybrid");
     json_decref(v);
     v = answered(&s, "\"tandem\":{\"plan\":\"remote\"}");
-    assert_string_equal(text_at(v, "timings.plan"), "remote");
+    assert_plan(v, "remote");
     assert_has(text_at(v, "timings.fallback"), "roles are passed over");
     json_decref(v);
     // An operator changes both while the server runs.
@@ -545,7 +416,7 @@ static void test_role(void **state)
     assert_string_equal(text_at(v, "does"), "write");
     json_decref(v);
     v = answered(&s, "\"tandem\":{\"plan\":\"hybrid\"}");
-    assert_string_equal(text_at(v, "timings.plan"), "local");
+    assert_plan(v, "local");
     assert_has(text_at(v, "timings.fallback"), "spark is there to write");
     json_decref(v);
     v = role_given(&s, "spark", "{\"role\":\"sing\"}", 400);
@@ -567,7 +438,7 @@ static void test_price(void **state)
     s.node.dollars_per_hour = 3.6;
     stage_ready(&s, true);
     v = answered(&s, "\"tandem\":{\"policy\":\"cost\"}");
-    assert_string_equal(text_at(v, "timings.plan"), "remote"); // the only plan whose price is known
+    assert_plan(v, "remote"); // the only plan whose price is known
     assert_has(text_at(v, "timings.reason"), "cheapest");
     json_decref(v);
     v = explain(&s, "{\"prompt_tokens\":3000,\"answer_tokens\":10,\"policy\":\"cost\"}", 200);
@@ -590,8 +461,13 @@ static void test_no_price(void **state)
     stage_init(&s);
     stage_ready(&s, true);
     v = answered(&s, "\"tandem\":{\"policy\":\"cost\"}");
-    assert_string_equal(text_at(v, "timings.plan"), "hybrid");
+    assert_plan(v, "hybrid");
     assert_has(text_at(v, "timings.fallback"), "no price is known");
+    assert_int_equal(json_integer_value(at(v, "timings.predicted.upto")), LONG_PROMPT_TOKENS - 1);
+    assert_true(json_number_value(at(v, "timings.predicted.transfer_s")) > 0);
+    json_decref(v);
+    v = explain(&s, "{\"prompt_tokens\":400,\"policy\":\"cost\"}", 200);
+    assert_has(text_at(v, "fallback"), "no price is known");
     json_decref(v);
     stage_stop(&s);
 }
@@ -613,6 +489,7 @@ static void test_explain(void **state)
         {"{\"prompt_tokens\":10,\"model\":\"none\"}", "fake-model", 404},
     };
     struct stage s;
+    struct web order;
     json_t *v, *row;
     double last = 0;
     size_t i;
@@ -637,6 +514,16 @@ static void test_explain(void **state)
     v = explain(&s, "{\"prompt_tokens\":100000}", 200); // more than anybody holds
     assert_int_equal(json_array_size(at(v, "plans")), 0);
     assert_has(text_at(v, "refusal"), "100000");
+    assert_true(json_is_null(at(v, "fallback")));
+    assert_int_equal(json_array_size(at(v, "absent")), 0);
+    json_decref(v);
+    // What is looked for and not known, and who is not asked.
+    order = web_post(s.port, "/v1/tandem/nodes/spark/drain", "{}");
+    json_decref(finish_json(&order, 200));
+    v = explain(&s, "{\"prompt_tokens\":3000,\"policy\":\"cost\"}", 200);
+    assert_int_equal(json_array_size(at(v, "absent")), 1);
+    assert_string_equal(text_at(v, "absent.0.node"), "spark");
+    assert_has(text_at(v, "absent.0.why"), "draining");
     json_decref(v);
     stage_stop(&s);
 }
@@ -644,15 +531,22 @@ static void test_explain(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_measured),     cmocka_unit_test(test_not_measured),
-        cmocka_unit_test(test_alone),        cmocka_unit_test(test_learns),
-        cmocka_unit_test(test_wishes),       cmocka_unit_test(test_any_pair),
-        cmocka_unit_test(test_explain),      cmocka_unit_test(test_planned_again),
-        cmocka_unit_test(test_role),         cmocka_unit_test(test_price),
-        cmocka_unit_test(test_no_price),     cmocka_unit_test(test_waits_cold),
-        cmocka_unit_test(test_metrics),      cmocka_unit_test(test_links),
-        cmocka_unit_test(test_links_yield),  cmocka_unit_test(test_links_older),
-        cmocka_unit_test(test_links_shared), cmocka_unit_test(test_stays_where_it_fell_back),
+        cmocka_unit_test(test_measured),
+        cmocka_unit_test(test_not_measured),
+        cmocka_unit_test(test_measured_in_turn),
+        cmocka_unit_test(test_alone),
+        cmocka_unit_test(test_learns),
+        cmocka_unit_test(test_wishes),
+        cmocka_unit_test(test_any_pair),
+        cmocka_unit_test(test_conversations),
+        cmocka_unit_test(test_explain),
+        cmocka_unit_test(test_planned_again),
+        cmocka_unit_test(test_role),
+        cmocka_unit_test(test_price),
+        cmocka_unit_test(test_no_price),
+        cmocka_unit_test(test_waits_cold),
+        cmocka_unit_test(test_metrics),
+        cmocka_unit_test(test_stays_where_it_fell_back),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -33,7 +33,7 @@ static void test_chat_whole(void **state)
     assert_int_equal(json_integer_value(at(v, "usage.prompt_tokens")), 5);
     assert_int_equal(json_integer_value(at(v, "usage.completion_tokens")), 3);
     assert_int_equal(json_integer_value(at(v, "usage.total_tokens")), 8);
-    assert_string_equal(text_at(v, "timings.plan"), "local");
+    assert_plan(v, "local");
     assert_string_equal(text_at(v, "timings.decode_node"), "mac");
     assert_string_equal(text_at(v, "timings.prefill_node"), "mac");
     assert_true(json_is_null(at(v, "timings.fallback")));
@@ -219,7 +219,7 @@ static void test_hybrid(void **state)
     assert_true(json_is_true(at(generate, "handoff.same_weights")));
     assert_string_equal(text_at(v, "timings.weights.prefill"), "F32");
     assert_string_equal(text_at(v, "timings.weights.decode"), "F32");
-    assert_string_equal(text_at(v, "timings.plan"), "hybrid");
+    assert_plan(v, "hybrid");
     assert_string_equal(text_at(v, "timings.prefill_node"), "spark");
     assert_string_equal(text_at(v, "timings.decode_node"), "mac");
     assert_has(text_at(v, "timings.reason"), "hybrid spark > local");
@@ -240,7 +240,7 @@ static void test_hybrid(void **state)
     json_decref(v);
     // The rate that the node measured goes back to it with the next prompt.
     v = answer_long(&s, "\"tandem\":{\"plan\":\"serial\"}", 200);
-    assert_string_equal(text_at(v, "timings.plan"), "serial");
+    assert_plan(v, "serial");
     assert_null(at(v, "timings.timeline"));
     json_decref(v);
     prefill = fake_expect(&s.node, WIRE_PREFILL, 2)->head;
@@ -267,7 +267,7 @@ static void test_hybrid_first_word(void **state)
         v = answer_long(&s, "", 200);
         asked = strstr(text_at(v, "timings.reason"), "; without ") == NULL;
     }
-    assert_string_equal(text_at(v, "timings.plan"), "hybrid");
+    assert_plan(v, "hybrid");
     assert_true(json_is_null(at(v, "timings.fallback")));
     json_decref(v);
     stage_stop(&s);
@@ -293,7 +293,7 @@ static void test_hybrid_linger(void **state)
         if (!late)
             fake_say(&s.node, WIRE_PREFILLED, id, "{\"done_s\":1.25}");
         v = finish_json(&w, 200);
-        assert_string_equal(text_at(v, "timings.plan"), "hybrid");
+        assert_plan(v, "hybrid");
         assert_true(json_is_null(at(v, "timings.tail_ms")) == (late == 1));
         json_decref(v);
     }
@@ -312,13 +312,13 @@ static void test_short_prompt_stays(void **state)
     stage_ready(&s, true);
     w = web_post(s.port, "/v1/completions", "{\"prompt\":\"short\"}");
     v = finish_json(&w, 200);
-    assert_string_equal(text_at(v, "timings.plan"), "local");
+    assert_plan(v, "local");
     json_decref(v);
     assert_int_equal(fake_count(&s.node, WIRE_PREFILL), 0);
     w = web_post(s.port, "/v1/completions",
                  "{\"prompt\":\"short\",\"tandem\":{\"plan\":\"hybrid\"}}");
     v = finish_json(&w, 200);
-    assert_string_equal(text_at(v, "timings.plan"), "hybrid");
+    assert_plan(v, "hybrid");
     json_decref(v);
     stage_stop(&s);
 }
@@ -334,7 +334,7 @@ static void test_node_absent(void **state)
     stage_init(&s);
     stage_ready(&s, false);
     v = answer_long(&s, "\"tandem\":{\"plan\":\"hybrid\"}", 200);
-    assert_string_equal(text_at(v, "timings.plan"), "local");
+    assert_plan(v, "local");
     assert_has(text_at(v, "timings.fallback"), "no other node is configured");
     json_decref(v);
     v = answer_long(&s, "\"tandem\":{\"plan\":\"remote\"}", 503);
@@ -360,7 +360,7 @@ static void test_node_mismatch(void **state)
     assert_has(a.body, "weights_hash");
     web_answer_fini(&a);
     v = answer_long(&s, "", 200);
-    assert_string_equal(text_at(v, "timings.plan"), "local");
+    assert_plan(v, "local");
     assert_has(text_at(v, "timings.reason"), "weights_hash");
     json_decref(v);
     assert_int_equal(fake_count(&s.node, WIRE_PREFILL), 0);
@@ -440,7 +440,7 @@ static void test_node_comes_back(void **state)
     fake_links_wait(&s.node, 2);
     stage_await(&s, 1, "up");
     v = answer_long(&s, "", 200);
-    assert_string_equal(text_at(v, "timings.plan"), "hybrid");
+    assert_plan(v, "hybrid");
     json_decref(v);
     stage_stop(&s);
 }
@@ -458,7 +458,7 @@ static void test_remote(void **state)
     stage_init(&s);
     stage_ready(&s, true);
     v = answer_long(&s, "\"tandem\":{\"plan\":\"remote\"}", 200);
-    assert_string_equal(text_at(v, "timings.plan"), "remote");
+    assert_plan(v, "remote");
     assert_string_equal(text_at(v, "timings.decode_node"), "spark");
     json_decref(v);
     assert_int_equal(fake_count(&s.local, WIRE_GENERATE), 0);
@@ -468,7 +468,7 @@ static void test_remote(void **state)
     fake_expect(&s.node, WIRE_GENERATE, 2);
     fake_hang_up(&s.node);
     v = finish_json(&w, 200);
-    assert_string_equal(text_at(v, "timings.plan"), "local");
+    assert_plan(v, "local");
     assert_has(text_at(v, "timings.fallback"), "node spark failed");
     json_decref(v);
     stage_await(&s, 1, "up");

@@ -201,7 +201,7 @@ static void test_node_without(void **state)
     char *body =
         prompt_body(LONG_PROMPT_TOKENS, "\"model\":\"ft:one\",\"tandem\":{\"plan\":\"hybrid\"}");
     v = ask(&s, body, 200);
-    assert_string_equal(text_at(v, "timings.plan"), "local");
+    assert_plan(v, "local");
     assert_has(text_at(v, "timings.fallback"), "adapter");
     json_decref(v);
     assert_int_equal(fake_count(&s.node, WIRE_PREFILL), 0);

@@ -200,6 +200,14 @@ static UNUSED const char *text_at(json_t *v, const char *path)
     return s ? s : "(none)";
 }
 
+// Of an answer with timings; another plan than the wanted one has its reason in them.
+static UNUSED void assert_plan(json_t *v, const char *plan)
+{
+    if (strcmp(text_at(v, "timings.plan"), plan) != 0)
+        fail_msg("%s, not %s: %s", text_at(v, "timings.plan"), plan,
+                 text_at(v, "timings.fallback"));
+}
+
 static UNUSED json_t *parse(const char *text)
 {
     struct err e = {0};

@@ -4,6 +4,7 @@
 #include "base/json.h"
 #include "cli/image.h"
 #include "image/frame.h"
+#include "image/yield.h"
 #include "os/os.h"
 #include "tests/gguf_make.h"
 
@@ -461,7 +462,7 @@ static void a_png_tells_how_it_was_made(void **state)
     r.prompt = "a red circle";
     r.negative = "Bl\xc3\xa4tter";
     assert_int_equal(image_request_check(&r, &square, &e), 0);
-    json_t *texts = image_texts(&r, "/models/tiny.gguf", 77);
+    json_t *texts = image_texts(&r, "/models/tiny.gguf", NULL, 77);
     const struct image_encode_options o = {.format = IMAGE_PNG, .texts = texts};
     assert_int_equal(image_encode(&p, &o, &data, &n, &e), 0);
     assert_memory_equal(text_of_png(data, n, "prompt"), "a red circle", 12);
@@ -586,6 +587,37 @@ static void base64_is_that_of_the_standard(void **state)
     buf_fini(&b);
 }
 
+// ---- who goes first ------------------------------------------------------------------------------
+
+static void pictures_wait_for_others_but_not_for_ever(void **state)
+{
+    static const struct {
+        bool busy, stepped;
+        int64_t after_ns; // since the row before
+        bool paused;
+    } rows[] = {
+        {false, false, 0, false},
+        {true, false, NS_PER_S, true},
+        {true, false, IMAGE_PATIENCE_NS - 1, true},
+        {true, false, 1, false}, // a step is let through
+        {true, false, NS_PER_S, false},
+        {true, true, 0, true}, // it is done
+        {false, false, NS_PER_S, false},
+    };
+    struct image_yield y = {0};
+    int64_t now = 1;
+    (void)state;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        now += rows[i].after_ns;
+        if (rows[i].stepped)
+            image_yield_stepped(&y);
+        if (image_yield_tick(&y, rows[i].busy, now) != rows[i].paused)
+            fail_msg("row %zu", i);
+    }
+    assert_int_equal(y.pauses, 2);
+    assert_true(y.paused_s > 5.99 && y.paused_s < 6.01);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -604,6 +636,7 @@ int main(void)
         cmocka_unit_test(frames_that_are_none_are_refused),
         cmocka_unit_test(each_terminal_gets_its_own_sequence),
         cmocka_unit_test(base64_is_that_of_the_standard),
+        cmocka_unit_test(pictures_wait_for_others_but_not_for_ever),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

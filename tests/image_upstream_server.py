@@ -2,7 +2,6 @@
 what it got, refuses what it would not know, and fails as the name of the model (or `play`) says."""
 
 import base64
-import http.server
 import json
 import re
 import socket
@@ -12,6 +11,8 @@ import time
 import urllib.parse
 import uuid
 import zlib
+
+from played_server import PlayedHandler, PlayedServer
 
 OPENAI_MEMBERS = {"model", "prompt", "n", "size", "quality", "style", "background", "moderation", "response_format",
                   "negative_prompt", "seed", "num_inference_steps", "guidance_scale"}
@@ -32,29 +33,7 @@ def b64(data):
     return base64.b64encode(data).decode()
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *args):
-        pass
-
-    def answer(self, status, body, kind="application/json", **headers):
-        data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(data)))
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-        self.wfile.write(data)
-
-    def fits(self):
-        given = self.headers.get("Authorization", "none")
-        if self.server.key and given != "Bearer " + self.server.key:
-            self.answer(401, {"error": {"message": "wrong key: " + given}})
-            return False
-        return True
-
+class Handler(PlayedHandler):
     def do_GET(self):
         s = self.server
         url = urllib.parse.urlsplit(self.path)
@@ -248,43 +227,17 @@ def form(kind, data):
     return out
 
 
-class Server(http.server.ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 64
-
+class Server(PlayedServer):
     def __init__(self, kind, models=(), key=None, play="", port=0):
-        super().__init__(("127.0.0.1", port), Handler)
-        self.kind, self.models, self.key, self.play = kind, list(models), key, play
-        self.plays = {}  # what a model of another name does
-        self.trap, self.takes_id = "", True
-        self.seen, self.connections, self.queue = [], [], []
-        self.history, self.pictures, self.running = {}, {}, None
-        self.left, self.over, self.interrupted = threading.Event(), threading.Event(), threading.Event()
+        super().__init__(Handler, port, key)
+        self.kind, self.models, self.play = kind, list(models), play
+        self.takes_id = True
+        self.queue, self.history, self.pictures, self.running = [], {}, {}, None
+        self.interrupted = threading.Event()
         self.go = threading.Event()  # it draws
         self.go.set()
-        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-
-    @property
-    def url(self):
-        return "http://127.0.0.1:%d" % self.server_address[1]
-
-    def process_request(self, request, address):
-        self.connections.append(request)
-        super().process_request(request, address)
-
-    def handle_error(self, request, address):
-        pass  # clients that leave are what some tests are about
+        self.start()
 
     def asked(self, path=""):
         """The bodies that were posted."""
         return [body for method, at, body in self.seen if method == "POST" and at.startswith(path)]
-
-    def stop(self):
-        self.over.set()
-        self.shutdown()
-        self.server_close()
-        for c in self.connections:  # those that clients keep
-            try:
-                c.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass

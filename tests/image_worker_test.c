@@ -347,6 +347,27 @@ static void programs_that_are_no_workers_are_given_up(void **state)
     }
 }
 
+// Who waits hears of it at once; it is tried anew, but not for ever.
+static void a_model_that_is_never_loaded_has_an_end(void **state)
+{
+    char *path = script_make("exec sleep 60");
+    const struct image_worker_options o = {.model = "fake:", .program = path, .load_s = 0.1};
+    struct image_worker *w = NULL;
+    struct err e = {0};
+    (void)state;
+    assert_int_equal(image_worker_start(&o, &w, &e), 0);
+    assert_int_equal(outcome(w, submit(w, "a cat", 1, 1), &e), ERR_BUSY);
+    assert_non_null(strstr(e.message, "not loaded after 0.1 s (--image-load-limit)"));
+    struct image_event ev = wait_for(w, IMAGE_DOWN);
+    assert_true(ev.retry_ns > 0);
+    while ((ev = wait_for(w, IMAGE_DOWN)).retry_ns > 0)
+        continue;
+    assert_int_equal(ev.error.code, ERR_TIMEOUT);
+    image_worker_free(w);
+    unlink(path);
+    free(path);
+}
+
 static void a_program_that_is_not_there_is_named(void **state)
 {
     const struct image_worker_options o = {.model = "fake:", .program = "/no/such/worker"};
@@ -455,6 +476,7 @@ int main(void)
         cmocka_unit_test(a_worker_that_hangs_is_ended_and_comes_back),
         cmocka_unit_test(a_model_that_cannot_be_loaded_is_not_tried_again),
         cmocka_unit_test(programs_that_are_no_workers_are_given_up),
+        cmocka_unit_test(a_model_that_is_never_loaded_has_an_end),
         cmocka_unit_test(a_program_that_is_not_there_is_named),
         cmocka_unit_test(a_program_that_goes_away_ends_what_waits),
         cmocka_unit_test(the_queue_has_an_end),

@@ -62,8 +62,8 @@ static int fixture_make(void **state)
     assert_non_null(mkdtemp(f.folder));
     f.one = mem_format("%s/one.gguf", f.folder);
     f.two = mem_format("%s/two.gguf", f.folder);
-    if (adapter_make(f.one, getenv("TANDEM_MODEL"), 1, 0.05f, &e) != 0 ||
-        adapter_make(f.two, getenv("TANDEM_MODEL"), 2, 0.05f, &e) != 0)
+    if (adapter_make(f.one, getenv("TANDEM_TEST_MODEL"), 1, 0.05f, &e) != 0 ||
+        adapter_make(f.two, getenv("TANDEM_TEST_MODEL"), 2, 0.05f, &e) != 0)
         fail_msg("%s", e.message);
     f.p = open4();
     f.d = open4();
@@ -232,7 +232,8 @@ static void bad_files_are_refused_by_name(void **state)
     (void)state;
     assert_int_equal(f.p->ops->adapter_load(f.p, "/nowhere.gguf", &id, &e), ERR_NOT_FOUND);
     assert_non_null(strstr(e.message, "/nowhere.gguf"));
-    assert_int_equal(f.p->ops->adapter_load(f.p, getenv("TANDEM_MODEL"), &id, &e), ERR_INVALID);
+    assert_int_equal(f.p->ops->adapter_load(f.p, getenv("TANDEM_TEST_MODEL"), &id, &e),
+                     ERR_INVALID);
     assert_non_null(strstr(e.message, "not an adapter"));
     assert_int_equal(os_file_read(f.one, 64u << 20, &data, &len, &e), 0);
     for (size_t n = 8; n < len; n += len / 5) {

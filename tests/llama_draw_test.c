@@ -209,21 +209,27 @@ static json_t *rules(const char *grammar, const char *rest)
     return syntax;
 }
 
+// The trigger is a word that the model says by itself, whichever that is: it depends on how the machine rounds.
 static void a_lazy_grammar_wakes_up(void **state)
 {
-    json_t *syntax =
-        rules("root ::= \"five\" \" golden rings\"",
-              ",\"prompt\":\"\",\"lazy\":true,\"triggers\":[{\"type\":1,\"value\":\"five\"}]");
     struct engine_sampling s = greedy();
     struct buf text;
+    char word[16], grammar[64], trigger[128];
     (void)state;
     buf_init(&text, 1 << 16);
+    say(&s, "One, two, three, four,", 24, &text);
+    if (sscanf((const char *)text.data, "%*[^a-z]%15[a-z]", word) != 1)
+        fail_msg("no word: %s", (char *)text.data);
+    snprintf(grammar, sizeof grammar, "root ::= \"%s\" \" golden rings\"", word);
+    snprintf(trigger, sizeof trigger,
+             ",\"prompt\":\"\",\"lazy\":true,\"triggers\":[{\"type\":1,\"value\":\"%s\"}]", word);
+    json_t *syntax = rules(grammar, trigger);
     s.syntax = syntax;
     size_t n = say(&s, "One, two, three, four,", 24, &text);
     if (n == 24) // else the grammar ended the answer
-        fail_msg("not woken: %s", (char *)text.data);
+        fail_msg("not woken by %s: %s", word, (char *)text.data);
     const char *said = (const char *)text.data;
-    assert_string_equal(said + strlen(said) - strlen("five golden rings"), "five golden rings");
+    assert_string_equal(said + strlen(said) - strlen(" golden rings"), " golden rings");
     n = say(&s, "Once upon a time", 8, &text);
     assert_int_equal(n, 8); // asleep: it binds nothing
     json_decref(syntax);

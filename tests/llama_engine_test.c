@@ -401,7 +401,7 @@ static void unknown_arch_write(const char *path)
 
 static void head_copy(const char *path, size_t bytes)
 {
-    FILE *from = fopen(getenv("TANDEM_MODEL"), "rb"), *to = fopen(path, "wb");
+    FILE *from = fopen(getenv("TANDEM_TEST_MODEL"), "rb"), *to = fopen(path, "wb");
     uint8_t *data = mem_alloc(bytes);
     assert_non_null(from);
     assert_non_null(to);

@@ -28,7 +28,7 @@ static int defaults(void **state)
 
 static struct rig_node *start(void)
 {
-    const char *model = getenv("TANDEM_MODEL");
+    const char *model = getenv("TANDEM_TEST_MODEL");
     assert_non_null(model);
     return rig_start(model, ENGINE_HANDOFF_RANGES, false, false);
 }

@@ -47,7 +47,7 @@ static void make(const char *kind)
 {
     char script[PATH_MAX];
     const char *source = getenv("TANDEM_SOURCE");
-    const char *argv[] = {"/usr/bin/env", "python3", script, getenv("TANDEM_MODEL"),
+    const char *argv[] = {"/usr/bin/env", "python3", script, getenv("TANDEM_TEST_MODEL"),
                           file_of(kind),  kind,      NULL};
     struct os_spawn s = {.argv = argv, .stdout_fd = STDERR_FILENO, .stderr_fd = -1};
     struct err e = {0};
@@ -65,7 +65,7 @@ static void make(const char *kind)
 static int files_make(void **state)
 {
     (void)state;
-    assert_non_null(getenv("TANDEM_MODEL"));
+    assert_non_null(getenv("TANDEM_TEST_MODEL"));
     assert_non_null(mkdtemp(dir));
     make("model");
     for (size_t i = 0; i < KINDS; i++)
@@ -261,7 +261,7 @@ static void test_sight(void **state)
 static float *logits_library(const struct kind *k, const char *text, uint32_t colour)
 {
     struct llama_model *model = llama_model_load_from_file(
-        k->mrope ? file_of("model") : getenv("TANDEM_MODEL"), llama_model_default_params());
+        k->mrope ? file_of("model") : getenv("TANDEM_TEST_MODEL"), llama_model_default_params());
     struct llama_context_params cp = llama_context_default_params();
     struct mtmd_context_params mp = mtmd_context_params_default();
     llama_pos past = 0;
@@ -567,7 +567,7 @@ static void test_projectors_refused(void **state)
     char cut[PATH_MAX];
     (void)state;
     projector_refused("/nowhere/mmproj.gguf", "/nowhere/mmproj.gguf");
-    projector_refused(getenv("TANDEM_MODEL"), "not a projector");
+    projector_refused(getenv("TANDEM_TEST_MODEL"), "not a projector");
     snprintf(cut, sizeof cut, "%s", file_of("gemma3"));
     assert_int_equal(truncate(cut, 100000), 0);
     projector_refused(cut, cut);

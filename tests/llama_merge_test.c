@@ -113,7 +113,7 @@ static void losses_of(const char *model, const char *adapter, double out[2])
 // A quantised copy of the sum moves the loss: for Q8_0, by less than 2 % of it on these chats.
 static void a_merged_model_answers_as_base_and_adapter(void **state)
 {
-    const char *base = getenv("TANDEM_MODEL");
+    const char *base = getenv("TANDEM_TEST_MODEL");
     struct err e = {0};
     (void)state;
     char *adapter = in_dir("adapter.gguf"), *out = in_dir("merged.gguf");
@@ -197,7 +197,7 @@ static void the_sum_is_base_and_scaled_product(void **state)
 
 static void what_does_not_fit_is_not_merged(void **state)
 {
-    const char *base = getenv("TANDEM_MODEL");
+    const char *base = getenv("TANDEM_TEST_MODEL");
     char *other = golden("llama/reference.gguf"), *another = golden("qwen2/reference.gguf");
     char *tiny = golden("llama/base.gguf");
     char *text = in_dir("data.jsonl"), *out = in_dir("none.gguf");

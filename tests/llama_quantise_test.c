@@ -49,7 +49,7 @@ static void type_works(const char *type, struct engine *whole)
     struct engine_identity *id = &whole->identity;
     struct err e = {0};
     char *path = mem_format("%s/%s.gguf", folder, type);
-    if (engine_quantize(getenv("TANDEM_MODEL"), path, type, &e) != 0)
+    if (engine_quantize(getenv("TANDEM_TEST_MODEL"), path, type, &e) != 0)
         fail_msg("%s", e.message);
     struct engine *g = open_path(path);
     assert_int_equal(strncmp(g->identity.weights, type, strlen(type)), 0);
@@ -73,7 +73,7 @@ static void type_works(const char *type, struct engine *whole)
 static void types_load_and_mix(void **state)
 {
     struct err e = {0};
-    struct engine *whole = open_path(getenv("TANDEM_MODEL"));
+    struct engine *whole = open_path(getenv("TANDEM_TEST_MODEL"));
     (void)state;
     rig_compute(whole, 0, 0, PROMPT - 1);
     truth = rig_logits(whole, 0, PROMPT - 1);

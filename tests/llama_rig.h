@@ -1,4 +1,4 @@
-// What the tests of the llama.cpp engine share. The model is in TANDEM_MODEL.
+// What the tests of the llama.cpp engine share. The model is in TANDEM_TEST_MODEL.
 #ifndef TESTS_LLAMA_RIG_H
 #define TESTS_LLAMA_RIG_H
 
@@ -18,7 +18,7 @@ static inline struct engine_options rig_options(enum engine_handoff handoff)
 {
     struct engine_options o;
     engine_options_default(&o);
-    o.model = getenv("TANDEM_MODEL");
+    o.model = getenv("TANDEM_TEST_MODEL");
     assert_non_null(o.model);
     o.n_ctx = RIG_CTX;
     o.n_seq = 2;

@@ -311,6 +311,29 @@ static void a_schema_becomes_a_grammar(void **state)
     json_decref(r);
 }
 
+// One that would take the library half a minute.
+static void a_heavy_schema_is_refused(void **state)
+{
+    struct err e = {0};
+    json_t *r = NULL, *properties = json_object();
+    char *text;
+
+    (void)state;
+    for (int i = 0; i < 1000; i++) {
+        char name[16];
+
+        snprintf(name, sizeof name, "p%d", i);
+        json_object_set_new(properties, name, json_object());
+    }
+    json_t *request = json_pack("{s:s,s:{s:s,s:o}}", "prompt", "x", "json_schema", "type", "object",
+                                "properties", properties);
+    text = json_text(request);
+    assert_int_equal(render(text, &r, &e), ERR_INVALID);
+    assert_non_null(strstr(e.message, "1000 in one object"));
+    free(text);
+    json_decref(request);
+}
+
 static void bad_sampling_is_refused(void **state)
 {
     static const char *const grammars[] = {"root ::= )", "root ::= (", "not a grammar",
@@ -338,11 +361,17 @@ static void bad_sampling_is_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(text_round_trips),         cmocka_unit_test(special_tokens),
-        cmocka_unit_test(a_chat_is_rendered),       cmocka_unit_test(content_parts_are_joined),
-        cmocka_unit_test(bad_requests_are_refused), cmocka_unit_test(greedy_takes_the_largest),
-        cmocka_unit_test(a_seed_repeats),           cmocka_unit_test(penalties_change_the_choice),
-        cmocka_unit_test(a_grammar_binds),          cmocka_unit_test(a_schema_becomes_a_grammar),
+        cmocka_unit_test(text_round_trips),
+        cmocka_unit_test(special_tokens),
+        cmocka_unit_test(a_chat_is_rendered),
+        cmocka_unit_test(content_parts_are_joined),
+        cmocka_unit_test(bad_requests_are_refused),
+        cmocka_unit_test(greedy_takes_the_largest),
+        cmocka_unit_test(a_seed_repeats),
+        cmocka_unit_test(penalties_change_the_choice),
+        cmocka_unit_test(a_grammar_binds),
+        cmocka_unit_test(a_schema_becomes_a_grammar),
+        cmocka_unit_test(a_heavy_schema_is_refused),
         cmocka_unit_test(bad_sampling_is_refused),
     };
     return cmocka_run_group_tests(tests, open_model, close_model);

@@ -345,7 +345,7 @@ static struct train_options job_options(void)
 {
     struct train_options o;
     train_options_default(&o);
-    snprintf(o.model, sizeof o.model, "%s", getenv("TANDEM_MODEL"));
+    snprintf(o.model, sizeof o.model, "%s", getenv("TANDEM_TEST_MODEL"));
     snprintf(o.data, sizeof o.data, "%s/data.jsonl", dir);
     o.lora.rank = 2;
     o.lora.targets = 1u << BASE_Q | 1u << BASE_V;

@@ -179,10 +179,10 @@ static void test_slow(void **state)
     pace_init(&p, -1);
     assert_false(pace_is_slow(&p, 4, 100)); // nothing is known
     pace_learn_step(&p, 1, 0, 0.020);
-    pace_learn_step(&p, 4, 0, 0.040); // 30 ms to spare
+    pace_learn_step(&p, 4, 0, 0.040); // half of 30 ms to spare
     assert_false(pace_is_slow(&p, 4, 0.020));
-    assert_false(pace_is_slow(&p, 4, 0.049));
-    assert_true(pace_is_slow(&p, 4, 0.051));
+    assert_false(pace_is_slow(&p, 4, 0.034));
+    assert_true(pace_is_slow(&p, 4, 0.036));
     pace_init(&p, 0); // no bound: nothing is
     pace_learn_step(&p, 1, 0, 0.020);
     assert_false(pace_is_slow(&p, 1, 100));

@@ -288,7 +288,7 @@ static double wait_of(struct fleet *f, uint32_t prompt, const struct place_readi
     return choose(f)->wait_s;
 }
 
-// One node of 1000 tokens per second, whose chunks take 0.512 s.
+// One node of 1000 tokens per second, whose chunks take 0.512 s: a long prompt's are read in parts of half a second.
 static void test_shortest_first(void **state)
 {
     const struct place_reading tiny = {0.01, NULL}, ten = {10, &tiny}, two = {2, &ten};
@@ -298,8 +298,8 @@ static void test_shortest_first(void **state)
     (void)state;
     fleet_init(&f, 1);
     assert_true(wait_of(&f, 101, NULL) == 0);
-    // Half of the chunk that is computed just now, and what has less left.
-    near(wait_of(&f, 101, &two), 0.256 + 0.01, 1e-9);
+    // Half of what is computed just now, and what has less left.
+    near(wait_of(&f, 101, &two), 0.25 + 0.01, 1e-9);
     near(f.table.plans[0].slowdown_s, 2 * 0.1, 1e-9); // two wait for it
     near(wait_of(&f, 101, &tiny), 0.01, 1e-9);
     // Between the two, the longer one has some turns: 4 s, four prompts, two passes each.
@@ -310,6 +310,9 @@ static void test_shortest_first(void **state)
     assert_true(f.table.plans[0].slowdown_s == 0);
     near(wait_of(&f, 24 * 512 + 1, &chunks27), 27 * 0.512, 1e-9);
     near(wait_of(&f, 12 * 512 + 1, &chunks27), 3 * 0.512, 1e-9);
+    // A slow machine's parts have 128 tokens.
+    f.profiles[0] = machine(100, 50);
+    near(wait_of(&f, 101, &ten), 0.64 + 0.01, 1e-9);
     // Who does not tell them apart is believed.
     f.nodes[0].reads = NULL;
     f.nodes[0].read_wait_s = 7;

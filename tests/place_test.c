@@ -30,6 +30,26 @@ static void test_known_pair(void **state)
     assert_int_equal(choose(&f)->kind, PLACE_REMOTE);
 }
 
+// What passes on the way to the machine that answers is paid once, whatever the prompt and the answer.
+static void test_far_away(void **state)
+{
+    struct fleet f;
+    double here_s, there_s;
+
+    (void)state;
+    pair_init(&f);
+    f.r.prompt_tokens = 400;
+    f.r.answer_tokens = 1;
+    choose(&f);
+    here_s = plan_find(&f, PLACE_LOCAL, 0)->total_s;
+    there_s = plan_find(&f, PLACE_REMOTE, 1)->total_s;
+    f.profiles[1].dispatch_s = 10;
+    assert_int_equal(choose(&f)->decode, 0);
+    near(plan_find(&f, PLACE_REMOTE, 1)->total_s, there_s + 10, 1e-9);
+    near(plan_find(&f, PLACE_REMOTE, 1)->ttft_s, there_s + 10, 1e-9);
+    near(plan_find(&f, PLACE_LOCAL, 0)->total_s, here_s, 1e-9);
+}
+
 static void test_serial(void **state)
 {
     struct fleet f;
@@ -571,15 +591,15 @@ static void test_words(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_known_pair), cmocka_unit_test(test_serial),
-        cmocka_unit_test(test_wishes),     cmocka_unit_test(test_pins),
-        cmocka_unit_test(test_names),      cmocka_unit_test(test_alone),
-        cmocka_unit_test(test_company),    cmocka_unit_test(test_warm),
-        cmocka_unit_test(test_split),      cmocka_unit_test(test_setup),
-        cmocka_unit_test(test_contention), cmocka_unit_test(test_policies),
-        cmocka_unit_test(test_slo),        cmocka_unit_test(test_interference),
-        cmocka_unit_test(test_stays),      cmocka_unit_test(test_spread),
-        cmocka_unit_test(test_words),
+        cmocka_unit_test(test_known_pair),   cmocka_unit_test(test_far_away),
+        cmocka_unit_test(test_serial),       cmocka_unit_test(test_wishes),
+        cmocka_unit_test(test_pins),         cmocka_unit_test(test_names),
+        cmocka_unit_test(test_alone),        cmocka_unit_test(test_company),
+        cmocka_unit_test(test_warm),         cmocka_unit_test(test_split),
+        cmocka_unit_test(test_setup),        cmocka_unit_test(test_contention),
+        cmocka_unit_test(test_policies),     cmocka_unit_test(test_slo),
+        cmocka_unit_test(test_interference), cmocka_unit_test(test_stays),
+        cmocka_unit_test(test_spread),       cmocka_unit_test(test_words),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -2,21 +2,14 @@
 // meter an average is made of.
 #include "base/buf.h"
 #include "base/clock.h"
-#include "node/worker.h"
 #include "os/os.h"
 #include "os/power.h"
 #include "sched/watts.h"
 #include "tests/scratch.h"
+#include "tests/worker_rig.h"
 
 #include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <sys/stat.h>
-#include <unistd.h>
-
-#include <cmocka.h>
 
 static char folder[64], rapl_path[128];
 static struct os_roots roots = {.proc = "/nowhere"};
@@ -265,6 +258,138 @@ static void a_worker_tells_watts(void **state)
     worker_power_stop(&w);
 }
 
+// ---- requests' shares -----------------------------------------------------------------------------
+
+static double told_joules(struct worker *w, struct worker_job *j)
+{
+    json_t *head = json_object();
+    worker_joules_put(w, j, head);
+    const json_t *v = json_object_get(head, "joules");
+    double joules = v ? json_number_value(v) : -1;
+    json_decref(head);
+    return joules;
+}
+
+static void count(struct worker *w, int kind, double until_s)
+{
+    w->power.kind = kind;
+    worker_joules_count(w, (int64_t)(until_s * 1e9));
+}
+
+// Two that write and one that reads: 20 W idle, and 350 J more in 3.5 s of work.
+static void requests_share_the_meter(void **state)
+{
+    static struct worker w;
+    static struct worker_job jobs[3];
+    struct worker_power *p = &w.power;
+    (void)state;
+    for (size_t i = 0; i < 3; i++)
+        jobs[i] = (struct worker_job){.next = i < 2 ? &jobs[i + 1] : NULL,
+                                      .phase = i < 2 ? WORKER_DECODE : WORKER_READ};
+    w.jobs = jobs;
+    assert_true(told_joules(&w, jobs) < 0); // no meter
+    p->meter = (struct os_power *)(void *)&w;
+    pthread_mutex_init(&p->lock, NULL);
+    watts_init(&p->watts);
+    count(&w, WATTS_DECODE, 1);
+    count(&w, WATTS_PREFILL, 2);
+    count(&w, -1, 3.5); // of both kinds
+    count(&w, WATTS_IDLE, 3.75);
+    p->window_ns = 4 * NS_PER_S;
+    p->joules = 20 * 4 + 350;
+    assert_true(told_joules(&w, jobs) < 0); // idle is not known yet
+    p->given.worked_ns = 3750 * NS_PER_MS;  // that looked at the real clock
+    for (int i = 0; i < 2; i++)
+        watts_learn(&p->watts, 20, 1, all_idle);
+    count(&w, WATTS_IDLE, 4);
+    assert_true(near_enough(jobs[0].joules, 100) && near_enough(jobs[1].joules, 100));
+    assert_true(near_enough(jobs[2].joules, 150));
+    // Half of a second that is in no window yet, at 100 W.
+    count(&w, WATTS_DECODE, 5);
+    p->kind = WATTS_IDLE;
+    assert_true(near_enough(told_joules(&w, jobs), 150));
+    assert_true(near_enough(told_joules(&w, &jobs[2]), 150));
+    // The one that has ended keeps its part, and an idle machine uses nothing for anybody.
+    w.jobs = &jobs[1];
+    p->given.worked_ns = 5 * NS_PER_S;
+    p->window_ns = 8 * NS_PER_S;
+    p->joules += 20 * 4 + 60;
+    count(&w, WATTS_IDLE, 8);
+    assert_true(near_enough(jobs[1].joules, 130) && near_enough(jobs[2].joules, 150));
+    assert_true(near_enough(p->given.rate_w, 100)); // one second of four tells little
+    // A window that ends in the middle of a step: the rest waits for the next one.
+    p->window_ns = 9 * NS_PER_S;
+    p->joules += 20 + 50;
+    count(&w, WATTS_DECODE, 10);
+    assert_true(near_enough(jobs[1].joules, 180) && near_enough(jobs[1].work_s, 1));
+    p->kind = WATTS_IDLE;
+    assert_true(near_enough(told_joules(&w, &jobs[1]), 230));
+    p->meter = NULL;
+    pthread_mutex_destroy(&p->lock);
+}
+
+// Turns the counter on, a step every 10 ms.
+struct counter {
+    _Atomic int64_t step_uj; // 0: it ends
+    int64_t uj;
+};
+
+static void *counter_run(void *arg)
+{
+    struct counter *c = arg;
+    struct err e = {0};
+    char text[32];
+    int64_t step;
+    while ((step = c->step_uj) > 0) {
+        int n = snprintf(text, sizeof text, "%lld\n", (long long)(c->uj += step));
+        os_file_write(rapl_path, text, (size_t)n, 0600, &e);
+        clock_sleep_until(clock_now_ns() + 10 * NS_PER_MS);
+    }
+    return NULL;
+}
+
+// The joules of a DONE of n tokens; below 0: absent.
+static double answer_joules(struct rig_node *n, uint64_t id, uint32_t tokens)
+{
+    const int32_t prompt[] = {1, 2, 3};
+    const struct rig_request r = {.id = id, .tokens = prompt, .n = 3, .max_tokens = tokens};
+    unsigned type = WIRE_TOKEN;
+    double joules = -1;
+    rig_generate(n, &r);
+    while (type == WIRE_TOKEN) {
+        json_t *head = rig_recv(n, &type), *v = json_object_get(head, "joules");
+        joules = v ? json_number_value(v) : -1;
+        json_decref(head);
+    }
+    assert_int_equal(type, WIRE_DONE);
+    return joules;
+}
+
+// The first answer comes before idle is known; the second one tells what was used while it ran.
+static void an_answer_tells_joules(void **state)
+{
+    struct counter c = {.step_uj = 100000};
+    pthread_t thread;
+    double total = 0, told;
+    (void)state;
+    tree_clear();
+    domain_put("intel-rapl:0", "package-0\n", 0);
+    assert_int_equal(pthread_create(&thread, NULL, counter_run, &c), 0);
+    rig_options.power = &roots;
+    struct rig_node *n = rig_start("fake:decode_us=20000", ENGINE_HANDOFF_RANGES, false, false);
+    rig_options.power = NULL;
+    assert_true(answer_joules(n, 1, 1) < 0);
+    for (int i = 0; i < 1000 && worker_power_get(&n->w, &total).idle_w == 0; i++)
+        clock_sleep_until(clock_now_ns() + 10 * NS_PER_MS);
+    assert_true(worker_power_get(&n->w, &total).idle_w > 0);
+    c.step_uj = 1000000;
+    told = answer_joules(n, 2, 60);
+    c.step_uj = 0;
+    pthread_join(thread, NULL);
+    assert_true(told > 0 && told < (double)c.uj / 1e6);
+    rig_stop(n);
+}
+
 static int set_up(void **state)
 {
     (void)state;
@@ -294,6 +419,8 @@ int main(void)
         cmocka_unit_test(nonsense_does_not_count),
         cmocka_unit_test(recent_windows_count_more),
         cmocka_unit_test(a_worker_tells_watts),
+        cmocka_unit_test(requests_share_the_meter),
+        cmocka_unit_test(an_answer_tells_joules),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -245,6 +245,7 @@ static void test_nonsense(void **state)
         assert_int_equal(profile_learn_steps(&b, &s), PROFILE_REFUSED);
         assert_int_equal(profile_learn_export(&b, 100, bad[i]), PROFILE_REFUSED);
         assert_int_equal(profile_learn_load(&b, bad[i]), PROFILE_REFUSED);
+        assert_int_equal(profile_learn_dispatch(&b, bad[i]), PROFILE_REFUSED);
     }
     for (size_t i = 0; i < 4; i++) {
         struct profile_read r = {.tokens = bad[i], .seconds = 1};
@@ -382,6 +383,9 @@ static void test_setup(void **state)
     near(b.link.setup_s, 6e-3, 1e-9);
     assert_int_equal(profile_learn_handoff(&b, 2, 1.9, 1), PROFILE_TAKEN);
     near(b.link.setup_s, 6e-3, 1e-9);
+    for (int i = 0; i < 5; i++) // one after the other: read, then sent
+        assert_int_equal(profile_learn_handoff(&b, 2.91, 1.9, 1), PROFILE_TAKEN);
+    near(b.link.setup_s, 6e-3, 1e-9);
     for (int i = 0; i < 5; i++) {
         assert_int_equal(profile_learn_handoff(&b, 0.05, 0.004, 0.03), PROFILE_TAKEN);
         assert_int_equal(profile_learn_handoff(&b, 2, 1.9, 1), PROFILE_TAKEN);
@@ -408,6 +412,9 @@ static void test_copies(void **state)
     near(b.p.export_byte_s, 5e-10, 0.01);
     near(b.p.import_byte_s, 2e-10, 0.01);
     near(b.p.load_s, 12, 0.01);
+    assert_true(b.p.dispatch_s == 0); // until something is known
+    assert_int_equal(profile_learn_dispatch(&b, 0.04), PROFILE_TAKEN);
+    near(b.p.dispatch_s, 0.04, 0.01);
 }
 
 int main(void)

@@ -1,12 +1,11 @@
 """A server of OpenAI's API that does what the name of the model says: answers well in several shapes, and fails in
 every way that a server can. For the tests of upstream servers."""
 
-import http.server
 import json
-import socket
-import ssl
 import threading
 import time
+
+from played_server import PlayedHandler, PlayedServer
 
 USAGE = {"prompt_tokens": 11, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 4}}
 CALL = {"index": 0, "id": "c1", "type": "function", "function": {"name": "weather", "arguments": ""}}
@@ -48,28 +47,13 @@ BAD = ["redirect", "malformed", "not-object", "cut", "cut-early", "error-first",
 SLOW = ["drip", "one-more"]
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *args):
-        pass
-
-    def answer(self, status, body, kind="application/json", **headers):
-        data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(data)))
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-        self.wfile.write(data)
-
+class Handler(PlayedHandler):
     def do_GET(self):
         s = self.server
         s.seen.append((self.path, dict(self.headers), None))
-        if s.key and self.headers.get("Authorization") != "Bearer " + s.key:
-            self.answer(401, {"error": {"message": "wrong key: " + self.headers.get("Authorization", "none")}})
-        elif s.list_status != 200 or not self.path.endswith("/models"):
+        if not self.fits():
+            return
+        if s.list_status != 200 or not self.path.endswith("/models"):
             self.answer(s.list_status if s.list_status != 200 else 404, {"error": {"message": "no list"}})
         elif s.list_body is not None:
             self.answer(200, s.list_body)
@@ -80,8 +64,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         s = self.server
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         s.seen.append((self.path, dict(self.headers), body))
-        if s.key and self.headers.get("Authorization") != "Bearer " + s.key:
-            self.answer(401, {"error": {"message": "wrong key: " + self.headers.get("Authorization", "none")}})
+        if not self.fits():
             return
         model = s.plays.get(body["model"], body["model"])
         try:
@@ -200,48 +183,18 @@ class Handler(http.server.BaseHTTPRequestHandler):
             "role": "assistant", "content": "Whole."}}], "usage": USAGE})
 
 
-class Server(http.server.ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 64
-
+class Server(PlayedServer):
     def __init__(self, port=0, models=None, key=None, certificate=None):
-        super().__init__(("127.0.0.1", port), Handler)
+        super().__init__(Handler, port, key, certificate)
         self.models = models if models is not None else [*GOOD, *STATUS, *BAD, *SLOW]
-        self.plays = {}  # what a model of another name does
-        self.key = key
-        self.trap = ""
         self.list_status, self.list_body = 200, None
-        self.seen, self.connections = [], []
-        self.left, self.more, self.over = threading.Event(), threading.Event(), threading.Event()
-        self.scheme = "https" if certificate else "http"
-        if certificate:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(certificate)
-            self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
-        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-
-    @property
-    def url(self):
-        return "%s://127.0.0.1:%d" % (self.scheme, self.server_address[1])
-
-    def process_request(self, request, address):
-        self.connections.append(request)
-        super().process_request(request, address)
-
-    def handle_error(self, request, address):
-        pass  # clients that leave are what some tests are about
+        self.more = threading.Event()
+        self.start()
 
     def asked(self):
         """The bodies that were posted."""
         return [body for _, _, body in self.seen if body is not None]
 
     def stop(self):
-        self.over.set()
         self.more.set()
-        self.shutdown()
-        self.server_close()
-        for c in self.connections:  # those that clients keep
-            try:
-                c.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
+        super().stop()

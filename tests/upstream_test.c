@@ -1,5 +1,6 @@
 // What goes to upstream servers and what comes from them, without a server: bodies, streams cut at every byte, lists,
 // reasons, and the words behind --upstream.
+#include "base/chan.h"
 #include "base/json.h"
 #include "cli/serve.h"
 #include "gateway/answer.h"
@@ -362,6 +363,92 @@ static void specs(void **state)
         assert_int_equal(serve_upstream_parse(*bad, &u, &e), ERR_INVALID);
 }
 
+// ---- checks -----------------------------------------------------------------------------------------------
+
+static void checks_back_off(void **state)
+{
+    static const int64_t waits_ms[] = {500, 1000, 2000, 4000, 8000, 10000, 10000};
+    struct upstream_check c = {0};
+
+    (void)state;
+    for (int round = 0; round < 2; round++) {
+        for (size_t i = 0; i < sizeof(waits_ms) / sizeof(waits_ms[0]); i++) {
+            upstream_check_done(&c, false, 7);
+            assert_int_equal(c.due_ns, 7 + waits_ms[i] * NS_PER_MS);
+        }
+        upstream_check_done(&c, true, 7); // from the beginning, next time
+        assert_int_equal(c.due_ns, 7 + 5 * NS_PER_S);
+    }
+}
+
+static void lists_that_are_missing(void **state)
+{
+    const struct gateway_upstream named = {.n_models = 1}, open = {0};
+
+    (void)state;
+    for (long status = 200; status < 600; status++) {
+        bool none = status == 404 || status == 405 || status == 501;
+
+        assert_int_equal(upstream_list_is_missing(&named, status), none);
+        assert_false(upstream_list_is_missing(&open, status));
+    }
+}
+
+// ---- the thread --------------------------------------------------------------------------------------------
+
+// Holds the thread at its first word, which is a report.
+struct held {
+    struct chan *reached, *go; // of char
+    bool waited;
+    size_t n_frames;
+};
+
+static void held_say(void *ctx, struct upstream_word *w)
+{
+    struct held *h = ctx;
+    char c = 0;
+
+    if (!w->report) {
+        h->n_frames++;
+        wire_frame_fini(&w->frame);
+        return;
+    }
+    free(w->report->models);
+    free(w->report);
+    chan_send(h->reached, &c, CHAN_FOREVER);
+    if (!h->waited)
+        chan_recv(h->go, &c, CHAN_FOREVER);
+    h->waited = true;
+}
+
+// Nobody takes orders while the core is busy; what is cancelled meanwhile is never asked for all the same.
+static void cancels_have_room(void **state)
+{
+    const struct gateway_upstream server = {.name = "s", .url = "http://127.0.0.1:1", .stall_s = 5};
+    struct held h = {.reached = chan_new(1, 16), .go = chan_new(1, 1)};
+    const struct upstream_thread_options o = {
+        .servers = &server, .n = 1, .say = held_say, .ctx = &h};
+    struct upstream_thread *t = NULL;
+    struct err e = {0};
+    uint64_t n = 0;
+    char c = 0;
+
+    (void)state;
+    assert_int_equal(upstream_thread_start(&o, &t, &e), 0);
+    assert_int_equal(chan_recv(h.reached, &c, 20 * NS_PER_S), 0);
+    while (upstream_thread_ask(t, 0, n + 1, true, mem_strdup("{}")) == 0)
+        n++;
+    assert_true(n > 100);
+    for (uint64_t id = 1; id <= n; id++)
+        upstream_thread_cancel(t, 0, id);
+    chan_send(h.go, &c, CHAN_FOREVER);
+    assert_int_equal(chan_recv(h.reached, &c, 20 * NS_PER_S), 0); // the next check's
+    upstream_thread_stop(t);
+    assert_int_equal(h.n_frames, 0);
+    chan_free(h.reached);
+    chan_free(h.go);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -374,6 +461,9 @@ int main(void)
         cmocka_unit_test(reasons),
         cmocka_unit_test(bodies),
         cmocka_unit_test(specs),
+        cmocka_unit_test(checks_back_off),
+        cmocka_unit_test(cancels_have_room),
+        cmocka_unit_test(lists_that_are_missing),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

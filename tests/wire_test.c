@@ -21,9 +21,9 @@ static int64_t in_ms(int64_t ms)
     return clock_now_ns() + ms * NS_PER_MS;
 }
 
-static const uint16_t all_types[] = {1,  2,  3,  4,  5,  16, 17, 18, 19, 20, 21, 22, 23,
-                                     24, 25, 26, 27, 32, 33, 34, 35, 36, 37, 38, 39, 40,
-                                     41, 42, 43, 44, 64, 65, 66, 67, 68, 69, 70, 71};
+static const uint16_t all_types[] = {1,  2,  3,  4,  5,  16, 17, 18, 19, 20, 21, 22, 23, 24, 25,
+                                     26, 27, 28, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43,
+                                     44, 45, 46, 47, 48, 56, 64, 65, 66, 67, 68, 69, 70, 71};
 #define N_TYPES (sizeof all_types / sizeof *all_types)
 
 static bool type_is_known(unsigned type)

@@ -89,6 +89,36 @@ static void timed(struct rig_node *d, uint64_t id, const struct prompt *p)
     rig_send(d, wire_frame_tokens(WIRE_GENERATE, id, message_generate_json(&m), p->tokens, p->n));
 }
 
+// How a prompt is read by a worker with nothing else to do.
+static struct spans alone(const char *model, size_t n_prompt)
+{
+    rig_options.n_batch = 512;
+    struct rig_node *d = start(model);
+    struct prompt p = prompt_make(n_prompt, 1);
+    json_t *done = NULL;
+
+    timed(d, 1, &p);
+    next_of(d, WIRE_DONE, WIRE_DONE, &done);
+    struct spans s = spans_of(done);
+    json_decref(done);
+    rig_stop(d);
+    free(p.tokens);
+    return s;
+}
+
+// Where a chunk takes long, those of a long prompt are computed in parts: others that come are looked at in between.
+static void test_long_ones_in_parts(void **state)
+{
+    (void)state;
+    struct spans s = alone("fake:prefill_us=10", 1300);
+    assert_int_equal(s.n, 3);
+    s = alone("fake:prefill_us=1500", 1300); // 0.65 s for each of three
+    assert_int_equal(s.rows, 1299);
+    assert_int_equal(s.n, 5); // the first taught it
+    s = alone("fake:prefill_us=1500", 513);
+    assert_int_equal(s.n, 1);
+}
+
 // How a prompt is read while an answer runs, under a bound of so many milliseconds.
 static struct spans beside_an_answer(int32_t stall_ms, size_t n_prompt)
 {
@@ -467,6 +497,7 @@ static void test_imports_before_prompts(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup(test_long_ones_in_parts, rig_defaults),
         cmocka_unit_test_setup(test_rows_go_along, rig_defaults),
         cmocka_unit_test_setup(test_same_answers, rig_defaults),
         cmocka_unit_test_setup(test_more_answers_than_rows, rig_defaults),

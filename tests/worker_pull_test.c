@@ -88,11 +88,55 @@ static void test_pull_from_whole(void **state)
     }
 }
 
+// A prompt that is one chunk is begun before its puller comes: it leaves layer by layer all the same, the layers
+// that were through first at once. To a puller that holds a part of the chunk it leaves whole.
+static void test_pull_within_chunk(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *head;
+        uint32_t from, segments;
+        bool tiled;
+    } rows[] = {{PULL_FROM("0"), 0, 4, true}, {PULL_FROM("5"), 5, 1, false}};
+
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct err e = {0};
+        struct rig_node *p = rig_start("fake:prefill_us=50000", ENGINE_HANDOFF_RANGES, true, true);
+        struct rig_request r = {.id = 5, .tokens = prompt, .n = 31};
+        struct net_conn *c = rig_link(p, "bulk");
+        unsigned type = 0, n = 0;
+
+        rig_prefill(p, &r);
+        json_decref(rig_recv(p, &type)); // ACCEPTED: from here on it computes 1.5 s
+        clock_sleep_until(clock_now_ns() + 200 * NS_PER_MS);
+        struct wire_frame f = pull_try(c, rows[i].head);
+        for (struct kv_segment s; f.type == WIRE_SEGMENT; n++) {
+            assert_int_equal(kv_segment_decode(f.head, f.head_bytes, &s, &e), 0);
+            assert_int_equal(s.p0, rows[i].from);
+            assert_int_equal(s.p1, 30);
+            assert_true(s.tokens_hash == kv_tokens_hash(prompt, 30));
+            assert_int_equal(s.layer, rows[i].tiled ? n : KV_ALL_LAYERS);
+            do {
+                wire_frame_fini(&f);
+                assert_int_equal(wire_frame_read(c, &f, RIG_DEADLINE, &e), 0);
+            } while (f.type == WIRE_BEAT);
+        }
+        assert_int_equal(f.type, WIRE_END);
+        assert_int_equal(n, rows[i].segments);
+        wire_frame_fini(&f);
+        json_decref(rig_recv(p, &type));
+        assert_int_equal(type, WIRE_PREFILLED);
+        net_conn_free(c);
+        rig_stop(p);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_pull_from),
         cmocka_unit_test(test_pull_from_whole),
+        cmocka_unit_test(test_pull_within_chunk),
     };
     return cmocka_run_group_tests(tests, setup, NULL);
 }

@@ -34,11 +34,12 @@ struct rig_workers {
     void (*change)(struct engine *g); // what a test does to its engines; NULL: nothing
     // What opens them; NULL: the fake one. A real one takes the model's path from the options.
     int (*open)(const struct engine_options *o, struct engine **out, struct err *e);
-    double link_rate; // of what they send in bulk; 0: as fast as it goes
+    double link_rate;             // of what they send in bulk; 0: as fast as it goes
+    const struct os_roots *power; // where they look for meters; NULL: they do not
 };
 #define RIG_USUAL                                                                                  \
     {                                                                                              \
-        8192, 4, 128, NODE_STALL_AUTO, NULL, NULL, 0                                               \
+        8192, 4, 128, NODE_STALL_AUTO, NULL, NULL, 0, NULL                                         \
     }
 static struct rig_workers rig_options = RIG_USUAL;
 
@@ -105,6 +106,8 @@ static inline struct rig_node *rig_start(const char *model, enum engine_handoff 
     n->w.options.link_bytes_per_s = rig_options.link_rate;
     n->w.listen_fd = listen ? net_listen(&a, &rig_key, &e) : -1;
     n->port = listen ? a.port : 0;
+    if (rig_options.power != NULL)
+        worker_power_start(&n->w, rig_options.power);
     assert_int_equal(worker_open(&n->w, rig_engine(model, mode), &e), 0);
     assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
     n->gateway = net_conn_wrap(pair[0]);
@@ -123,6 +126,7 @@ static inline void rig_stop(struct rig_node *n)
     pthread_join(n->thread, NULL);
     net_conn_free(n->gateway);
     worker_close(&n->w);
+    worker_power_stop(&n->w);
     free(n);
 }
 

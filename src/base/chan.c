@@ -83,7 +83,7 @@ static int chan_wait(struct chan *c, pthread_cond_t *cond, int64_t deadline, int
     return cond_wait_until(cond, &c->lock, deadline);
 }
 
-int chan_send(struct chan *c, const void *item, int64_t timeout_ns)
+static int chan_put(struct chan *c, const void *item, bool first, int64_t timeout_ns)
 {
     int64_t deadline = chan_deadline(timeout_ns);
     int rc = 0;
@@ -93,8 +93,10 @@ int chan_send(struct chan *c, const void *item, int64_t timeout_ns)
     if (c->closed) {
         rc = ERR_CLOSED;
     } else if (c->count < c->capacity) {
-        size_t tail = (c->head + c->count) % c->capacity;
-        memcpy(c->items + tail * c->item_bytes, item, c->item_bytes);
+        if (first)
+            c->head = (c->head + c->capacity - 1) % c->capacity;
+        size_t at = first ? c->head : (c->head + c->count) % c->capacity;
+        memcpy(c->items + at * c->item_bytes, item, c->item_bytes);
         c->count++;
         rc = 0;
         chan_fd_update(c);
@@ -102,6 +104,16 @@ int chan_send(struct chan *c, const void *item, int64_t timeout_ns)
     }
     pthread_mutex_unlock(&c->lock);
     return rc;
+}
+
+int chan_send(struct chan *c, const void *item, int64_t timeout_ns)
+{
+    return chan_put(c, item, false, timeout_ns);
+}
+
+int chan_send_first(struct chan *c, const void *item, int64_t timeout_ns)
+{
+    return chan_put(c, item, true, timeout_ns);
 }
 
 int chan_recv(struct chan *c, void *item, int64_t timeout_ns)

@@ -22,6 +22,8 @@ void chan_free(struct chan *c);
 // timeout_ns: 0 tries once, CHAN_FOREVER waits. Returns 0, ERR_TIMEOUT (full or empty) or ERR_CLOSED.
 int chan_send(struct chan *c, const void *item, int64_t timeout_ns);
 int chan_recv(struct chan *c, void *item, int64_t timeout_ns);
+// As chan_send, but the item is the next one that is received. For pools: what was used last is used next.
+int chan_send_first(struct chan *c, const void *item, int64_t timeout_ns);
 void chan_close(struct chan *c);
 size_t chan_len(struct chan *c); // items waiting now
 

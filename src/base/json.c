@@ -33,8 +33,7 @@ static int type_error(const char *member, const char *wanted, const json_t *got,
     return err_set(e, ERR_INVALID, "'%s' must be %s, not %s", member, wanted, type_name(got));
 }
 
-// The member, or NULL where it is absent or null.
-static json_t *member_find(const json_t *object, const char *member)
+json_t *json_member(const json_t *object, const char *member)
 {
     json_t *v = json_object_get(object, member);
     return json_is_null(v) ? NULL : v;
@@ -42,7 +41,7 @@ static json_t *member_find(const json_t *object, const char *member)
 
 int json_get_bool(const json_t *object, const char *member, bool *out, struct err *e)
 {
-    const json_t *v = member_find(object, member);
+    const json_t *v = json_member(object, member);
     if (!v)
         return 0;
     if (!json_is_boolean(v))
@@ -54,7 +53,7 @@ int json_get_bool(const json_t *object, const char *member, bool *out, struct er
 int json_get_i64(const json_t *object, const char *member, int64_t min, int64_t max, int64_t *out,
                  struct err *e)
 {
-    const json_t *v = member_find(object, member);
+    const json_t *v = json_member(object, member);
     if (!v)
         return 0;
     if (!json_is_integer(v))
@@ -70,7 +69,7 @@ int json_get_i64(const json_t *object, const char *member, int64_t min, int64_t 
 int json_get_f64(const json_t *object, const char *member, double min, double max, double *out,
                  struct err *e)
 {
-    const json_t *v = member_find(object, member);
+    const json_t *v = json_member(object, member);
     if (!v)
         return 0;
     if (!json_is_number(v))
@@ -84,7 +83,7 @@ int json_get_f64(const json_t *object, const char *member, double min, double ma
 
 int json_get_string(const json_t *object, const char *member, const char **out, struct err *e)
 {
-    const json_t *v = member_find(object, member);
+    const json_t *v = json_member(object, member);
     if (!v)
         return 0;
     if (!json_is_string(v))
@@ -110,7 +109,7 @@ int json_copy_string(const json_t *object, const char *member, char *out, size_t
 
 int json_get_object(const json_t *object, const char *member, json_t **out, struct err *e)
 {
-    json_t *v = member_find(object, member);
+    json_t *v = json_member(object, member);
     if (!v)
         return 0;
     if (!json_is_object(v))
@@ -121,13 +120,31 @@ int json_get_object(const json_t *object, const char *member, json_t **out, stru
 
 int json_get_array(const json_t *object, const char *member, json_t **out, struct err *e)
 {
-    json_t *v = member_find(object, member);
+    json_t *v = json_member(object, member);
     if (!v)
         return 0;
     if (!json_is_array(v))
         return type_error(member, "an array", v, e);
     *out = v;
     return 0;
+}
+
+const char *json_string_or(const json_t *object, const char *member, const char *none)
+{
+    const char *s = json_string_value(json_object_get(object, member));
+    return s && s[0] ? s : none;
+}
+
+double json_number_or(const json_t *object, const char *member, double none)
+{
+    const json_t *v = json_object_get(object, member);
+    return json_is_number(v) ? json_number_value(v) : none;
+}
+
+uint32_t json_u32(const json_t *object, const char *member)
+{
+    json_int_t v = json_integer_value(json_object_get(object, member));
+    return v > 0 && v <= UINT32_MAX ? (uint32_t)v : 0;
 }
 
 json_t *json_parse(const void *text, size_t n, struct err *e)

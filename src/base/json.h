@@ -26,6 +26,15 @@ int json_copy_string(const json_t *object, const char *member, char *out, size_t
 int json_get_object(const json_t *object, const char *member, json_t **out, struct err *e);
 int json_get_array(const json_t *object, const char *member, json_t **out, struct err *e);
 
+// The member, or NULL where it is absent or null.
+json_t *json_member(const json_t *object, const char *member);
+// What may be missing: the member, or `none` where it is absent or of another type; for a text also where it is
+// empty.
+const char *json_string_or(const json_t *object, const char *member, const char *none);
+double json_number_or(const json_t *object, const char *member, double none);
+// A whole number; 0 where it is none or not within 32 bits.
+uint32_t json_u32(const json_t *object, const char *member);
+
 // Parses n bytes of UTF-8 (embedded NULs refused, depth limited by jansson, duplicates refused).
 // Returns a new reference or NULL with `e` set (line and column named).
 json_t *json_parse(const void *text, size_t n, struct err *e);

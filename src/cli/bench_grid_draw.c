@@ -2,6 +2,7 @@
 // against the best one, the chosen one ringed. Pure functions of the JSON.
 #include "cli/bench_grid.h"
 
+#include "base/json.h"
 #include "base/xml.h"
 #include "cli/draw.h"
 
@@ -10,12 +11,6 @@
 #include <string.h>
 
 static const enum bench_plan plans[] = {BENCH_LOCAL, BENCH_REMOTE, BENCH_SERIAL, BENCH_HYBRID};
-
-static const char *text_of(const json_t *o, const char *member)
-{
-    const char *s = json_string_value(json_object_get(o, member));
-    return s != NULL ? s : "?";
-}
 
 static double plan_s(const json_t *cell, enum bench_plan plan)
 {
@@ -51,11 +46,13 @@ static void sums_put(const json_t *r, struct buf *out)
 static void cell_text_put(const json_t *cell, struct buf *out)
 {
     char regret[16], error[16];
-    buf_printf(out, "  %-5s %-5s %6.0f %6.0f %-8s", text_of(cell, "engine"), text_of(cell, "link"),
-               draw_number(cell, "prompt"), draw_number(cell, "gen"), text_of(cell, "held_by"));
+    buf_printf(out, "  %-5s %-5s %6.0f %6.0f %-8s", json_string_or(cell, "engine", "?"),
+               json_string_or(cell, "link", "?"), draw_number(cell, "prompt"),
+               draw_number(cell, "gen"), json_string_or(cell, "held_by", "?"));
     for (size_t i = 0; i < BENCH_PLANS; i++)
         buf_printf(out, " %9.4f", plan_s(cell, plans[i]));
-    buf_printf(out, "  %-7s %7s", text_of(cell, "chosen"), percent_text(cell, "regret", regret));
+    buf_printf(out, "  %-7s %7s", json_string_or(cell, "chosen", "?"),
+               percent_text(cell, "regret", regret));
     if (json_is_number(json_object_get(cell, "predicted_s")))
         buf_printf(out, " %9.4f", draw_number(cell, "predicted_s"));
     else
@@ -68,7 +65,7 @@ void bench_grid_text(const json_t *r, struct buf *out)
     size_t i;
     const json_t *cell;
     buf_printf(out, "EMULATED pair %s, %s: what each plan takes, what is chosen (seconds)\n",
-               text_of(r, "pair"), text_of(r, "model"));
+               json_string_or(r, "pair", "?"), json_string_or(r, "model", "?"));
     buf_printf(out, "  %-5s %-5s %6s %6s %-8s %9s %9s %9s %9s  %-7s %7s %9s %7s\n", "", "link",
                "prompt", "answer", "held by", "local", "remote", "serial", "hybrid", "chosen",
                "regret", "predicted", "error");
@@ -120,14 +117,14 @@ static void text_put(struct buf *out, double x, double y, const char *class, con
 static void cell_label_put(const json_t *cell, double y, struct buf *out)
 {
     char label[160], regret[16], error[16];
-    const char *held = text_of(cell, "held_by");
+    const char *held = json_string_or(cell, "held_by", "?");
     bool warm = json_is_true(json_object_get(cell, "warm"));
     snprintf(label, sizeof label, "%s%s: %.0f in, %.0f out%s%s",
-             strcmp(text_of(cell, "engine"), "real") == 0 ? "real, " : "", text_of(cell, "link"),
-             draw_number(cell, "prompt"), draw_number(cell, "gen"), warm ? ", held by " : "",
-             warm ? held : "");
+             strcmp(json_string_or(cell, "engine", "?"), "real") == 0 ? "real, " : "",
+             json_string_or(cell, "link", "?"), draw_number(cell, "prompt"),
+             draw_number(cell, "gen"), warm ? ", held by " : "", warm ? held : "");
     text_put(out, PLOT_X - 14, y + 4, "l", label);
-    snprintf(label, sizeof label, "%s, %s; off by %s", text_of(cell, "chosen"),
+    snprintf(label, sizeof label, "%s, %s; off by %s", json_string_or(cell, "chosen", "?"),
              percent_text(cell, "regret", regret), percent_text(cell, "error", error));
     text_put(out, PLOT_X + PLOT_W + 14, y + 4, "v", label);
 }
@@ -139,7 +136,7 @@ static void cell_put(const json_t *cell, double y, struct buf *out)
     for (size_t i = 0; i < BENCH_PLANS && best > 0; i++) {
         char tip[64];
         double seconds = plan_s(cell, plans[i]), x = x_of(seconds / best);
-        bool chosen = strcmp(text_of(cell, "chosen"), bench_plan_name(plans[i])) == 0;
+        bool chosen = strcmp(json_string_or(cell, "chosen", "?"), bench_plan_name(plans[i])) == 0;
         if (seconds <= 0)
             continue;
         snprintf(tip, sizeof tip, "%s %.4f s", bench_plan_name(plans[i]), seconds);
@@ -178,7 +175,8 @@ static void legend_put(double y, struct buf *out)
 static void head_put(const json_t *r, struct buf *out)
 {
     char text[256], a[16], b[16], c[16], d[16];
-    snprintf(text, sizeof text, "%s (emulated): time against the best plan", text_of(r, "pair"));
+    snprintf(text, sizeof text, "%s (emulated): time against the best plan",
+             json_string_or(r, "pair", "?"));
     text_put(out, 24, 34, "t", text);
     snprintf(text, sizeof text,
              "regret %s on average, %s at worst; predictions off by %s, %s on first requests",

@@ -111,11 +111,10 @@ static int transfer(const char *url, const char *body, struct buf *answer, long 
 static int status_check(const json_t *answer, long status, struct err *e)
 {
     const json_t *error = json_object_get(answer, "error");
-    const char *message = json_string_value(json_object_get(error, "message"));
     if (status == 200 && error == NULL)
         return 0;
     return err_set(e, ERR_IO, "the gateway answered %ld: %s", status,
-                   message != NULL ? message : "no reason given");
+                   json_string_or(error, "message", "no reason given"));
 }
 
 // BENCH_AUTO: it names none.
@@ -162,7 +161,6 @@ static int answer_fill(const struct bench_request *q, const json_t *answer, stru
 {
     const json_t *choice = json_array_get(json_object_get(answer, "choices"), 0);
     const char *text = json_string_value(json_object_get(choice, "text"));
-    const char *model = json_string_value(json_object_get(answer, "model"));
     json_t *timings = json_object_get(answer, "timings");
     double gen = draw_number(answer, "usage.completion_tokens");
     if (text == NULL)
@@ -174,7 +172,7 @@ static int answer_fill(const struct bench_request *q, const json_t *answer, stru
         return rc;
     sample_fill(timings, &a->sample);
     a->text = mem_strdup(text);
-    a->model = mem_strdup(model != NULL ? model : "?");
+    a->model = mem_strdup(json_string_or(answer, "model", "?"));
     a->timings = json_incref(timings);
     return 0;
 }

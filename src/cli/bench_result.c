@@ -301,10 +301,8 @@ static void nodes_put(const json_t *nodes, struct buf *b)
     {
         static const char *const texts[] = {"name",    "role",  "system", "cpu",         "model",
                                             "weights", "build", "engine", "engine_build"};
-        for (size_t k = 0; k < sizeof texts / sizeof *texts; k++) {
-            const char *v = json_string_value(json_object_get(n, texts[k]));
-            buf_printf(b, "%s%s", k > 0 ? ", " : "node: ", v != NULL ? v : "?");
-        }
+        for (size_t k = 0; k < sizeof texts / sizeof *texts; k++)
+            buf_printf(b, "%s%s", k > 0 ? ", " : "node: ", json_string_or(n, texts[k], "?"));
         buf_printf(b, ", %.0f cores, %.1f GB, context %.0f\n", draw_number(n, "cores"),
                    draw_number(n, "memory_bytes") / 1e9, draw_number(n, "n_ctx"));
     }

@@ -2,6 +2,7 @@
 #include "cli/bench.h"
 
 #include "base/buf.h"
+#include "base/json.h"
 #include "cli/cli.h"
 #include "cli/draw.h"
 #include "os/os.h"
@@ -70,10 +71,10 @@ static void overruns_update(struct bench_series *s, enum bench_plan plan, const 
 
 static void names_update(struct bench_series *s, const struct bench_answer *a)
 {
-    const char *p = json_string_value(json_object_get(a->timings, "prefill_node"));
-    const char *d = json_string_value(json_object_get(a->timings, "decode_node"));
-    snprintf(s->names[0], BENCH_NAME_BYTES, "%s", p != NULL ? p : "prefill");
-    snprintf(s->names[1], BENCH_NAME_BYTES, "%s", d != NULL ? d : "decode");
+    snprintf(s->names[0], BENCH_NAME_BYTES, "%s",
+             json_string_or(a->timings, "prefill_node", "prefill"));
+    snprintf(s->names[1], BENCH_NAME_BYTES, "%s",
+             json_string_or(a->timings, "decode_node", "decode"));
     snprintf(s->model, BENCH_NAME_BYTES, "%s", a->model);
 }
 

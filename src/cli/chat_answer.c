@@ -15,13 +15,6 @@
 
 volatile sig_atomic_t chat_interrupted;
 
-static const char *text_or(const json_t *object, const char *member, const char *otherwise)
-{
-    const char *v = json_string_value(json_object_get(object, member));
-
-    return v ? v : otherwise;
-}
-
 // ---- while the prompt is read -----------------------------------------------------------------------
 
 // The comments of a stream say how far the prompt is read: "prefill DONE/TOTAL", in tokens.
@@ -104,13 +97,14 @@ static int on_event(void *ctx, const json_t *event, struct err *e)
     const json_t *error = json_object_get(event, "error");
     const json_t *choice = json_array_get(json_object_get(event, "choices"), 0);
     const json_t *delta = json_object_get(choice, "delta");
-    const char *content = text_or(delta, "content", ""),
-               *reasoning = text_or(delta, "reasoning_content", "");
+    const char *content = json_string_or(delta, "content", ""),
+               *reasoning = json_string_or(delta, "reasoning_content", "");
     json_t *timings = json_object_get(event, "timings");
     int rc = 0;
 
     if (error)
-        return err_set(e, ERR_ENGINE, "%.450s", text_or(error, "message", "the answer failed"));
+        return err_set(e, ERR_ENGINE, "%.450s",
+                       json_string_or(error, "message", "the answer failed"));
     if (timings) {
         json_decref(c->told);
         c->told = json_incref(timings);
@@ -177,14 +171,14 @@ static double told_number(const struct chat *c, const char *member)
 static void timings_print(const struct chat *c)
 {
     bool color = term_color(stderr);
-    const char *fallback = json_string_value(json_object_get(c->told, "fallback"));
+    const char *fallback = json_string_or(c->told, "fallback", "");
 
     if (!c->told)
         return;
     fprintf(stderr, "%s[%s: %.0f + %.0f tokens, first after %.2f s, %.1f tokens/s%s%s]%s\n",
-            color ? DIM : "", text_or(c->told, "plan", "?"), told_number(c, "prompt_tokens"),
+            color ? DIM : "", json_string_or(c->told, "plan", "?"), told_number(c, "prompt_tokens"),
             told_number(c, "gen_tokens"), told_number(c, "ttft_s"),
-            told_number(c, "decode_tokens_per_s"), fallback ? "; " : "", fallback ? fallback : "",
+            told_number(c, "decode_tokens_per_s"), fallback[0] ? "; " : "", fallback,
             color ? PLAIN : "");
 }
 

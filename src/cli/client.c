@@ -174,13 +174,17 @@ static int transfer_run(struct transfer *t)
     return is_error(t) ? http_error(t) : 0;
 }
 
-static int whole_run(struct transfer *t, long timeout_s, json_t **out)
+static int timed_run(struct transfer *t, long timeout_s)
 {
-    int rc;
-
     curl_easy_setopt(t->curl, CURLOPT_HTTPHEADER, t->headers);
     curl_easy_setopt(t->curl, CURLOPT_TIMEOUT, timeout_s);
-    rc = transfer_run(t);
+    return transfer_run(t);
+}
+
+static int whole_run(struct transfer *t, long timeout_s, json_t **out)
+{
+    int rc = timed_run(t, timeout_s);
+
     if (rc != 0)
         return rc;
     *out = json_parse(t->body.len > 0 ? (const char *)t->body.data : "", t->body.len, t->e);
@@ -194,6 +198,22 @@ int client_get(const struct client *c, const char *path, json_t **out, struct er
 
     if (rc == 0)
         rc = whole_run(&t, GET_S, out);
+    transfer_close(&t);
+    return rc;
+}
+
+int client_file(const struct client *c, const char *path, uint8_t **data, size_t *len,
+                struct err *e)
+{
+    struct transfer t;
+    int rc = transfer_open(&t, c, path, e);
+
+    if (rc == 0)
+        rc = timed_run(&t, POST_S);
+    if (rc == 0) {
+        *len = t.body.len;
+        *data = (uint8_t *)buf_take(&t.body);
+    }
     transfer_close(&t);
     return rc;
 }
@@ -239,12 +259,14 @@ int client_delete(const struct client *c, const char *path, json_t **out, struct
 int client_stream(const struct client *c, const struct client_stream *s, struct err *e)
 {
     struct transfer t;
-    char *body = json_text(s->body);
+    char *body = s->body ? json_text(s->body) : NULL;
     int rc = transfer_open(&t, c, s->path, e);
 
     if (rc == 0) {
         t.stream = s;
-        body_set(&t, body);
+        curl_easy_setopt(t.curl, CURLOPT_HTTPHEADER, t.headers);
+        if (body)
+            body_set(&t, body);
         rc = transfer_run(&t);
     }
     transfer_close(&t);

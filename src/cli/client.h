@@ -6,6 +6,8 @@
 
 #include <jansson.h>
 #include <signal.h>
+#include <stddef.h>
+#include <stdint.h>
 
 #define CLIENT_SERVER "http://127.0.0.1:8080"
 #define CLIENT_BODY_MAX (16u << 20) // bytes of an answer, or of one event of a stream
@@ -25,7 +27,11 @@ int client_post(const struct client *c, const char *path, const json_t *body, js
 // DELETE PATH; the rest as client_get.
 int client_delete(const struct client *c, const char *path, json_t **out, struct err *e);
 
-// POST PATH with an event stream as the answer. Each event's JSON goes to on_event (borrowed), each comment
+// GET PATH, whose answer is a file; caller frees *data.
+int client_file(const struct client *c, const char *path, uint8_t **data, size_t *len,
+                struct err *e);
+
+// POST PATH (GET, where the body is NULL) with an event stream as the answer. Each event's JSON goes to on_event (borrowed), each comment
 // line, without its colon, to on_comment (NULL: nobody listens); the call ends early with ERR_CANCELLED when
 // *stop becomes non-zero, which closes the connection, or when on_event returns an error.
 struct client_stream {

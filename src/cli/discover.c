@@ -10,13 +10,6 @@
 
 #define LOOK_NS (2 * NS_PER_S)
 
-static const char *text(const json_t *o, const char *member)
-{
-    const char *v = json_string_value(json_object_get(o, member));
-
-    return v && v[0] ? v : "-";
-}
-
 static json_t *seen_json(const struct os_seen *s)
 {
     char address[300];
@@ -40,8 +33,9 @@ void discover_print(const json_t *seen, const char *heading)
         const json_t *o = json_array_get(seen, i);
         const char *why = json_string_value(json_object_get(o, "why"));
 
-        printf("%-24.40s %-28.60s %-10.10s %s\n", text(o, "name"), text(o, "address"),
-               text(o, "version"), text(o, "models"));
+        printf("%-24.40s %-28.60s %-10.10s %s\n", json_string_or(o, "name", "-"),
+               json_string_or(o, "address", "-"), json_string_or(o, "version", "-"),
+               json_string_or(o, "models", "-"));
         if (why)
             printf("    %s\n", why);
     }

@@ -2,6 +2,7 @@
 // run's timeline on another, so that the overlap can be seen. No scripts, no fonts of its own.
 #include "cli/draw.h"
 
+#include "base/json.h"
 #include "base/xml.h"
 
 #include <math.h>
@@ -60,8 +61,7 @@ static void axis_put(struct buf *out, double y0, double y1, double span)
 
 static const char *name_of(const json_t *o)
 {
-    const char *s = json_string_value(json_object_get(o, "name"));
-    return s != NULL ? s : "?";
+    return json_string_or(o, "name", "?");
 }
 
 // ---- the lines ----------------------------------------------------------------------------------
@@ -144,10 +144,9 @@ static void entries_put(struct buf *out, const json_t *r, const struct draw_lane
     const json_t *e;
     json_array_foreach(json_object_get(r, "timeline"), i, e)
     {
-        const char *who = json_string_value(json_object_get(e, "who"));
-        const char *what = json_string_value(json_object_get(e, "what"));
-        if (who == NULL || what == NULL || strcmp(who, lane->who) != 0 ||
-            strcmp(what, lane->what) != 0)
+        const char *who = json_string_or(e, "who", "");
+        const char *what = json_string_or(e, "what", "");
+        if (strcmp(who, lane->who) != 0 || strcmp(what, lane->what) != 0)
             continue;
         double t0 = draw_number(e, "t0"), t1 = draw_number(e, "t1");
         char tip[128];
@@ -201,7 +200,6 @@ static void legend_put(struct buf *out, double y)
 
 static void head_put(struct buf *out, const json_t *r)
 {
-    const char *model = json_string_value(json_object_get(r, "model"));
     const json_t *solo = json_object_get(r, "solo");
     bool emulated = json_is_true(json_object_get(r, "emulated"));
     char text[512];
@@ -209,7 +207,7 @@ static void head_put(struct buf *out, const json_t *r)
              name_of(json_array_get(solo, 1)), emulated ? " (emulated)" : "");
     text_put(out, 24, 36, "t", text);
     snprintf(text, sizeof text, "%s, %.0f tokens in, %.0f out; hybrid efficiency %.3f, output %s",
-             model != NULL ? model : "?", draw_number(r, "prompt_tokens"),
+             json_string_or(r, "model", "?"), draw_number(r, "prompt_tokens"),
              draw_number(r, "gen_tokens"), draw_number(r, "efficiency"),
              json_is_true(json_object_get(r, "output_identical")) ? "identical" : "different");
     text_put(out, 24, 58, "s", text);

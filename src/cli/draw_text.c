@@ -1,4 +1,5 @@
 // The terminal's picture: a table, and one line of cells per lane.
+#include "base/json.h"
 #include "cli/draw.h"
 
 #include <math.h>
@@ -79,12 +80,6 @@ static void color_off(const struct draw_style *s, struct buf *out)
 
 // ---- the table ----------------------------------------------------------------------------------
 
-static const char *text_of(const json_t *o, const char *member, const char *otherwise)
-{
-    const char *s = json_string_value(json_object_get(o, member));
-    return s != NULL ? s : otherwise;
-}
-
 static void seconds_put(struct buf *out, const json_t *line, const char *member)
 {
     if (json_is_number(json_object_get(line, member)))
@@ -115,7 +110,7 @@ static void head_put(const json_t *r, struct buf *out)
 {
     bool emulated = json_is_true(json_object_get(r, "emulated"));
     buf_printf(out, "%s: %s, %.0f tokens in, %.0f out, median of %.0f\n",
-               emulated ? "EMULATED pair" : "measured", text_of(r, "model", "?"),
+               emulated ? "EMULATED pair" : "measured", json_string_or(r, "model", "?"),
                draw_number(r, "prompt_tokens"), draw_number(r, "gen_tokens"),
                fmax(draw_number(r, "runs"), 1));
     if (emulated)
@@ -161,7 +156,7 @@ void draw_table_text(const json_t *result, const struct draw_style *style, struc
     json_array_foreach(json_object_get(result, "solo"), i, solo)
     {
         char name[96];
-        snprintf(name, sizeof name, "%s alone", text_of(solo, "name", "?"));
+        snprintf(name, sizeof name, "%s alone", json_string_or(solo, "name", "?"));
         line_put(style, name, solo, hybrid_s, out);
     }
     line_put(style, "serial (no overlap)", json_object_get(result, "serial"), hybrid_s, out);
@@ -209,7 +204,7 @@ static const char *cell_text(double cover, bool utf8)
 static const char *machine_name(const json_t *result, const char *who)
 {
     size_t i = strcmp(who, "prefill") == 0 ? 0 : 1;
-    return text_of(json_array_get(json_object_get(result, "solo"), i), "name", who);
+    return json_string_or(json_array_get(json_object_get(result, "solo"), i), "name", who);
 }
 
 static void axis_put(double end, int cells, struct buf *out)

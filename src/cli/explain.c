@@ -16,14 +16,12 @@
 static const char usage[] = "usage: tandem explain (--prompt-tokens N | --prompt-file FILE) "
                             "[--answer-tokens N] [OPTIONS]";
 static const char about[] =
-    "Asks a running server what every plan for such a request would take, as its machines are and "
-    "as\n"
-    "busy as they are right now. Nothing is run. The plans stand in the order of the policy, the "
-    "one\n"
-    "that would be chosen first. All figures are predicted; PREDICTED and what came of it stand in "
-    "the\n"
-    "\"timings\" of every answer. Under the policy cost, $/1000 are dollars for a thousand such "
-    "requests.\n"
+    "Asks a running server what every plan for such a request would take, as its machines are\n"
+    "and as busy as they are right now, for a prompt that nobody remembers any of. Nothing is\n"
+    "run. The plans stand in the order of the policy, the one that would be chosen first;\n"
+    "\"split at N\": the one that writes reads on from token N. All figures are predicted;\n"
+    "PREDICTED and what came of it stand in the \"timings\" of every answer. Under the policy\n"
+    "cost, $/1000 are dollars for a thousand such requests.\n"
     "The server's API key must be good for the scope admin.";
 
 struct explain {
@@ -52,13 +50,6 @@ static void cell_print(const json_t *row, const char *member, int width)
     printf(" %*s", width, text);
 }
 
-static const char *name_of(const json_t *row, const char *member)
-{
-    const char *v = json_string_value(json_object_get(row, member));
-
-    return v ? v : "-";
-}
-
 static void number_print(const json_t *row, const char *member, double times)
 {
     const json_t *v = json_object_get(row, member);
@@ -69,12 +60,22 @@ static void number_print(const json_t *row, const char *member, double times)
         printf(" %8s", "-");
 }
 
-static void row_print(const json_t *row, bool dollars)
+// Which part of a prompt of n tokens each of the two reads, where it is not all at one.
+static void split_print(const json_t *row, double n)
 {
-    const char *writes = name_of(row, "decode_node"), *reads = name_of(row, "prefill_node");
+    const json_t *upto = json_object_get(row, "upto");
 
-    printf("%-7s %-16.16s %-16.16s", name_of(row, "plan"), reads[0] == '-' ? writes : reads,
-           writes);
+    if (json_is_number(upto) && json_number_value(upto) + 1 < n)
+        printf("  split at %.0f", json_number_value(upto));
+}
+
+static void row_print(const json_t *row, double n_tokens, bool dollars)
+{
+    const char *writes = json_string_or(row, "decode_node", "-"),
+               *reads = json_string_or(row, "prefill_node", "-");
+
+    printf("%-7s %-16.16s %-16.16s", json_string_or(row, "plan", "-"),
+           reads[0] == '-' ? writes : reads, writes);
     cell_print(row, "wait_s", 8);
     cell_print(row, "read_s", 8);
     cell_print(row, "tail_s", 8);
@@ -84,28 +85,46 @@ static void row_print(const json_t *row, bool dollars)
     number_print(row, "joules", 1);
     if (dollars)
         number_print(row, "dollars", DOLLARS_OF);
+    split_print(row, n_tokens);
     putchar('\n');
+}
+
+// What could not be granted, and who could not be asked.
+static void rest_print(const json_t *told)
+{
+    json_t *row;
+    const json_t *fallback = json_object_get(told, "fallback");
+    size_t i;
+
+    if (json_is_string(fallback))
+        printf("%s\n", json_string_value(fallback));
+    json_array_foreach(json_object_get(told, "absent"), i, row) printf(
+        "without %s: %s\n", json_string_or(row, "node", "-"), json_string_or(row, "why", "-"));
 }
 
 static void print(const json_t *told)
 {
     const json_t *plans = json_object_get(told, "plans");
-    bool dollars = strcmp(name_of(told, "policy"), "cost") == 0;
+    double n_tokens = json_number_value(json_object_get(told, "prompt_tokens"));
+    bool dollars = strcmp(json_string_or(told, "policy", "-"), "cost") == 0;
 
     printf(
         "%s: %.0f tokens in, %.0f out, policy %s; %.0f plans considered, all figures predicted\n\n",
-        name_of(told, "model"), json_number_value(json_object_get(told, "prompt_tokens")),
-        json_number_value(json_object_get(told, "answer_tokens")), name_of(told, "policy"),
+        json_string_or(told, "model", "-"), n_tokens,
+        json_number_value(json_object_get(told, "answer_tokens")),
+        json_string_or(told, "policy", "-"),
         json_number_value(json_object_get(told, "considered")));
     if (json_array_size(plans) == 0) {
-        printf("no plan is possible: %s\n", name_of(told, "refusal"));
+        printf("no plan is possible: %s\n", json_string_or(told, "refusal", "-"));
+        rest_print(told);
         return;
     }
     printf("%-7s %-16s %-16s %8s %8s %8s %8s %8s %8s %8s%s\n", "PLAN", "READS", "WRITES", "WAIT",
            "READ", "TAIL", "FIRST", "TOKEN", "TOTAL", "JOULES", dollars ? "   $/1000" : "");
     for (size_t i = 0; i < json_array_size(plans); i++)
-        row_print(json_array_get(plans, i), dollars);
-    printf("\n%s\n", name_of(json_array_get(plans, 0), "why"));
+        row_print(json_array_get(plans, i), n_tokens, dollars);
+    printf("\n%s\n", json_string_or(json_array_get(plans, 0), "why", "-"));
+    rest_print(told);
 }
 
 // How many tokens the file has, as the server counts them.

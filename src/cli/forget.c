@@ -1,4 +1,4 @@
-// tandem forget: erases what a running server keeps of finished conversations.
+// tandem forget: erases what a running server keeps of requests.
 #include "base/json.h"
 #include "cli/cli.h"
 #include "cli/client.h"
@@ -8,9 +8,12 @@
 
 static const char usage[] = "usage: tandem forget [--key NAME] [OPTIONS]";
 static const char about[] =
-    "Erases the prefix memory of a running server and of its nodes: what they keep of finished\n"
-    "requests so that the next turn of a conversation need not be read again. Running requests go\n"
-    "on. The server's API key must be good for the scope admin.";
+    "Erases what a running server and its nodes keep of requests: the prefix memory of those that\n"
+    "have ended, by which the next turn of a conversation need not be read again; pictures that "
+    "are\n"
+    "fetched by url; and image jobs with their prompts and pictures, also those that wait or are\n"
+    "being drawn, which stop. Other running requests go on. The server's API key must be good for\n"
+    "the scope admin.";
 
 struct forget {
     struct client client;
@@ -23,6 +26,7 @@ static void print(const struct forget *f, const json_t *told)
     json_int_t sequences = json_integer_value(json_object_get(told, "sequences"));
     json_int_t nodes = json_integer_value(json_object_get(told, "nodes"));
     json_int_t pictures = json_integer_value(json_object_get(told, "pictures"));
+    json_int_t jobs = json_integer_value(json_object_get(told, "image_jobs"));
     char *line;
 
     if (!f->json) {
@@ -30,6 +34,8 @@ static void print(const struct forget *f, const json_t *told)
                sequences == 1 ? "" : "s", (long long)nodes, nodes == 1 ? "" : "s");
         if (pictures > 0)
             printf(", and %lld picture%s", (long long)pictures, pictures == 1 ? "" : "s");
+        if (jobs > 0)
+            printf(", and %lld image job%s", (long long)jobs, jobs == 1 ? "" : "s");
         printf("\n");
         return;
     }

@@ -15,18 +15,21 @@
 #include <string.h>
 #include <unistd.h>
 
-#define OPTIONS_MAX (CLI_IMAGE_OPTIONS + 24)
+#define OPTIONS_MAX (CLI_IMAGE_OPTIONS + 25)
 #define WAIT_NS (100 * NS_PER_MS) // between two looks at the signals
 #define BAR_CELLS 20
 
 static const char usage[] = "usage: tandem image PROMPT --image-model FILE [-o FILE] [OPTIONS]\n"
-                            "       tandem image PROMPT --server URL [-o FILE] [OPTIONS]";
+                            "       tandem image PROMPT --server URL [-o FILE] [OPTIONS]\n"
+                            "       tandem image PROMPT --server URL --job [--watch] [OPTIONS]\n"
+                            "       tandem image list | show ID | watch ID | cancel ID | rm ID";
 static const char about[] =
     "Draws what PROMPT says. The model's maker decided what sizes and steps suit it; without "
     "options "
     "those\n"
     "are taken. The same prompt, seed and options give the same picture; a PNG tells them all.\n"
-    "Interrupted (Ctrl-C), it stops within one step.";
+    "Interrupted (Ctrl-C), it stops within one step; a job of a server goes on.\n"
+    "To draw one of the words list, ls, show, watch, cancel and rm, put an option before it.";
 
 static volatile sig_atomic_t signal_seen; // set by the handler, read by the loop
 
@@ -34,6 +37,14 @@ static void on_signal(int number)
 {
     (void)number;
     signal_seen = 1;
+}
+
+void image_signals_catch(struct image_command *m)
+{
+    struct sigaction a = {.sa_handler = on_signal};
+    sigaction(SIGINT, &a, NULL);
+    sigaction(SIGTERM, &a, NULL);
+    m->stop = &signal_seen;
 }
 
 // ---- what is shown -------------------------------------------------------------------------------
@@ -131,7 +142,7 @@ int image_file_put(struct image_command *m, const struct image_event *ev, const 
 
 static int picture_write(struct image_command *m, const struct image_event *ev, struct err *e)
 {
-    json_t *texts = image_texts(&m->request, m->worker.model, ev->seed);
+    json_t *texts = image_texts(&m->request, m->worker.model, NULL, ev->seed);
     const struct image_encode_options o = {.format = m->as, .quality = m->quality, .texts = texts};
     uint8_t *data = NULL;
     size_t len = 0;
@@ -232,15 +243,33 @@ static void result_print(const struct image_command *m)
 
 // ---- the command ---------------------------------------------------------------------------------
 
+struct cli_option image_out_option(struct image_command *m)
+{
+    return (struct cli_option){
+        .name = "--out",
+        .letter = 'o',
+        .kind = CLI_STRING,
+        .value = (void *)&m->out,
+        .arg = "FILE",
+        .help = "where it goes (default image-SEED.png); several become FILE-1, FILE-2",
+    };
+}
+
+struct cli_option image_show_option(struct image_command *m)
+{
+    return (struct cli_option){
+        .name = "--show",
+        .kind = CLI_STRING,
+        .value = (void *)&m->show,
+        .arg = "HOW",
+        .help = "in the terminal: auto, kitty, iterm, sixel, blocks or none (default auto)",
+    };
+}
+
 static size_t request_options(struct image_command *m, struct cli_option *out)
 {
     const struct cli_option own[] = {
-        {.name = "--out",
-         .letter = 'o',
-         .kind = CLI_STRING,
-         .value = (void *)&m->out,
-         .arg = "FILE",
-         .help = "where it goes (default image-SEED.png); several become FILE-1, FILE-2"},
+        image_out_option(m),
         {.name = "--size",
          .kind = CLI_STRING,
          .value = (void *)&m->size,
@@ -317,19 +346,21 @@ static size_t request_options(struct image_command *m, struct cli_option *out)
          .help = "of JPEG and WebP, 1 to 100 (default 90; 100: WebP without loss)",
          .min = 1,
          .max = 100},
-        {.name = "--show",
-         .kind = CLI_STRING,
-         .value = (void *)&m->show,
-         .arg = "HOW",
-         .help = "in the terminal: auto, kitty, iterm, sixel, blocks or none (default auto)"},
+        image_show_option(m),
         {.name = "--watch",
          .kind = CLI_FLAG,
          .value = &m->watch,
-         .help = "show unfinished pictures too"},
+         .help = "show unfinished pictures too; with --job, wait for the job's"},
         {.name = "--json", .kind = CLI_FLAG, .value = &m->json, .help = "print the result as JSON"},
     };
     memcpy(out, own, sizeof own);
     return sizeof own / sizeof *own;
+}
+
+int image_output_take(struct image_command *m, struct err *e)
+{
+    int rc = format_choose(m, e);
+    return rc == 0 ? image_show_parse(m->show, &m->how, e) : rc;
 }
 
 static int options_take(struct image_command *m, const struct cli_list *rest, struct err *e)
@@ -337,6 +368,12 @@ static int options_take(struct image_command *m, const struct cli_list *rest, st
     if (rest->n != 1)
         return err_set(e, ERR_INVALID, "%s; tandem image \"a red circle\" --image-model FILE",
                        rest->n == 0 ? "say what to draw" : "one prompt, in quotes");
+    if (m->job && m->worker.model == NULL && m->client.server == NULL)
+        m->client.server = CLIENT_SERVER;
+    if (m->job && m->worker.model != NULL)
+        return err_set(e, ERR_INVALID,
+                       "--job is for a server, and --image-model '%.150s' draws here",
+                       m->worker.model);
     if (m->worker.model == NULL && m->client.server == NULL)
         return err_set(e, ERR_INVALID,
                        "--image-model FILE is missing: which model draws; or --server URL, which "
@@ -349,9 +386,7 @@ static int options_take(struct image_command *m, const struct cli_list *rest, st
     m->prompt = rest->items[0];
     m->request.seed = m->seed;
     m->request.previews = m->watch ? IMAGE_PREVIEWS_MAX : 0;
-    int rc = format_choose(m, e);
-    if (rc == 0)
-        rc = image_show_parse(m->show, &m->how, e);
+    int rc = image_output_take(m, e);
     if (rc == 0 && m->size != NULL)
         rc = image_size_parse(m->size, &m->request.width, &m->request.height, e);
     return rc;
@@ -396,6 +431,11 @@ static size_t server_options(struct image_command *m, struct cli_option *out)
          .value = (void *)&m->server_model,
          .arg = "NAME",
          .help = "which of the server's models draws, as its /v1/models calls it"},
+        {.name = "--job",
+         .kind = CLI_FLAG,
+         .value = &m->job,
+         .help = "print an id at once and let the server draw when it can; tandem image watch ID "
+                 "comes back for it"},
         {.name = "--api-key",
          .kind = CLI_STRING,
          .value = (void *)&m->client.api_key,
@@ -411,9 +451,11 @@ static int image_main(int argc, char **argv)
     struct image_command m = {.show = "auto", .seed = IMAGE_SEED_NONE};
     struct cli_option options[OPTIONS_MAX] = {{0}};
     struct cli_list rest = {0};
-    struct sigaction a = {.sa_handler = on_signal};
     struct err e = {0};
     bool done = false;
+    int code = argc > 1 ? image_jobs_run(argc - 1, argv + 1) : -1;
+    if (code >= 0)
+        return code;
     image_request_default(&m.request);
     size_t n = request_options(&m, options);
     n += server_options(&m, options + n);
@@ -425,13 +467,14 @@ static int image_main(int argc, char **argv)
     m.files = json_array();
     if (rc == 0)
         rc = options_take(&m, &rest, &e);
-    sigaction(SIGINT, &a, NULL);
-    sigaction(SIGTERM, &a, NULL);
-    m.stop = &signal_seen;
-    if (rc == 0)
+    image_signals_catch(&m);
+    code = 0;
+    if (rc == 0 && m.job)
+        code = image_job_submit(&m);
+    else if (rc == 0)
         rc = m.client.server != NULL ? image_server_draw(&m, &e) : image_draw(&m, &e);
     json_decref(m.files);
-    return rc == 0 ? 0 : cli_fail("image", &e);
+    return rc == 0 ? code : cli_fail("image", &e);
 }
 
 const struct cli_command cli_image = {"image", "draw pictures", image_main};

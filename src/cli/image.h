@@ -10,7 +10,9 @@
 // --image-model, --image-vae, ...: appended to a command's own table, which still needs its end. Returns how
 // many were written.
 size_t cli_image_options(struct image_worker_options *o, struct cli_option *out, size_t max);
-#define CLI_IMAGE_OPTIONS 16
+#define CLI_IMAGE_OPTIONS 20
+// Whether there is memory for it beside chat models that need so much; ERR_BUSY.
+int cli_image_room(const struct image_worker_options *o, uint64_t others_bytes, struct err *e);
 
 // ---- the command -----------------------------------------------------------------------------------
 
@@ -32,7 +34,7 @@ struct image_command {
     const char *server_model; // NULL: the server chooses
     int64_t seed;
     uint32_t quality;
-    bool watch, json;
+    bool watch, json, job;
     volatile sig_atomic_t *stop; // set: somebody wants it to end
     // while it draws
     struct image_worker *w;
@@ -49,7 +51,39 @@ void image_preview_show(struct image_command *m, const struct image_picture *p);
 // Writes the bytes of picture ev->index; prints its name and shows ev->picture.
 int image_file_put(struct image_command *m, const struct image_event *ev, const void *data,
                    size_t len, struct err *e);
-int image_server_draw(struct image_command *m, struct err *e); // image_server.c
+
+// ---- by a server: image_server.c ----
+
+int image_server_draw(struct image_command *m, struct err *e);
+// What is asked of it, and the files that belong to it. A new reference.
+json_t *image_body_make(const struct image_command *m);
+int image_body_files(const struct image_command *m, json_t *body, struct err *e);
+// For client_stream, with a struct image_command.
+int image_event_show(void *ctx, const json_t *event, struct err *e);
+void image_comment_show(void *ctx, const char *text);
+// A picture, whole or not yet, that an event is about: written to its file, or shown.
+struct image_event_file {
+    const uint8_t *data;
+    size_t len;
+    bool whole;
+};
+int image_event_picture(struct image_command *m, const json_t *event,
+                        const struct image_event_file *f, struct err *e);
+
+// ---- as jobs of a server: image_job.c, image_jobs.c ----
+
+// Submits; prints the id, or, to be watched, watches it. The exit code.
+int image_job_submit(struct image_command *m);
+// Watches until it has ended, and writes its pictures. The exit code.
+int image_job_watch(struct image_command *m, const char *id);
+// tandem image list, show, watch, cancel, rm: the exit code, or -1 for a word that is none of them.
+int image_jobs_run(int argc, char **argv);
+// The signals by which somebody ends the command.
+void image_signals_catch(struct image_command *m);
+// Where files go and how pictures are shown: --out, --show, and what was given for them.
+struct cli_option image_out_option(struct image_command *m);
+struct cli_option image_show_option(struct image_command *m);
+int image_output_take(struct image_command *m, struct err *e);
 
 // ---- pictures in a terminal -----------------------------------------------------------------------
 

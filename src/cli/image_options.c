@@ -1,5 +1,7 @@
 // The options of the image worker.
 #include "cli/image.h"
+#include "models/fetch.h"
+#include "os/os.h"
 
 #include <string.h>
 
@@ -75,6 +77,15 @@ size_t cli_image_options(struct image_worker_options *o, struct cli_option *out,
          .kind = CLI_FLAG,
          .value = &o->flash_attention,
          .help = "attention with less memory"},
+        {.name = "--image-load-limit",
+         .kind = CLI_DOUBLE,
+         .value = &o->load_s,
+         .arg = "SECONDS",
+         .help =
+             "a process that has not loaded the image model by then is ended and started again, "
+             "three times at most (1800)",
+         .min = 0.1,
+         .max = 86400},
         {.name = "--image-worker",
          .kind = CLI_STRING,
          .value = (void *)&o->program,
@@ -86,4 +97,21 @@ size_t cli_image_options(struct image_worker_options *o, struct cli_option *out,
     n = n < max ? n : max;
     memcpy(out, own, n * sizeof *own);
     return n;
+}
+
+int cli_image_room(const struct image_worker_options *o, uint64_t others_bytes, struct err *e)
+{
+    uint64_t image = image_worker_need(o), all = image + others_bytes;
+    uint64_t available = os_memory_available();
+    char need[MODELS_SIZE_TEXT], of_image[MODELS_SIZE_TEXT], room[MODELS_SIZE_TEXT];
+
+    if (available == 0 || all <= available)
+        return 0;
+    models_size_format(all, need);
+    models_size_format(image, of_image);
+    models_size_format(available, room);
+    return err_set(e, ERR_BUSY,
+                   "the models need about %s together (the image model %s of it) and this machine "
+                   "has %s free; use smaller ones, --image-type q4_0, or say --no-memory-check",
+                   need, of_image, room);
 }

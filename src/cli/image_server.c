@@ -12,7 +12,7 @@
 
 // ---- what is asked -------------------------------------------------------------------------------
 
-static json_t *body_make(const struct image_command *m)
+json_t *image_body_make(const struct image_command *m)
 {
     const struct image_request *r = &m->request;
     json_t *o = json_object();
@@ -58,7 +58,7 @@ static int file_add(json_t *body, const char *member, const char *path, struct e
     return 0;
 }
 
-static int pictures_add(const struct image_command *m, json_t *body, struct err *e)
+int image_body_files(const struct image_command *m, json_t *body, struct err *e)
 {
     int rc = m->initial != NULL ? file_add(body, "image", m->initial, e) : 0;
     if (rc == 0 && m->mask != NULL)
@@ -69,22 +69,30 @@ static int pictures_add(const struct image_command *m, json_t *body, struct err 
 
 // ---- what is told --------------------------------------------------------------------------------
 
-static uint32_t number(const json_t *event, const char *member)
-{
-    json_int_t v = json_integer_value(json_object_get(event, member));
-    return v >= 0 && v <= UINT32_MAX ? (uint32_t)v : 0;
-}
-
 static void on_progress(struct image_command *m, const json_t *event)
 {
     struct image_event ev = {.kind = IMAGE_PROGRESS,
-                             .index = number(event, "index"),
-                             .step = number(event, "step"),
-                             .steps = number(event, "steps"),
+                             .index = json_u32(event, "index"),
+                             .step = json_u32(event, "step"),
+                             .steps = json_u32(event, "steps"),
                              .step_s = json_number_value(json_object_get(event, "step_s"))};
     m->request.steps = ev.steps;
     m->draw_s += ev.step_s;
     image_progress_show(m, &ev);
+}
+
+int image_event_picture(struct image_command *m, const json_t *event,
+                        const struct image_event_file *f, struct err *e)
+{
+    struct image_event ev = {.index = json_u32(event, "index"),
+                             .seed = json_integer_value(json_object_get(event, "seed"))};
+    int rc = image_decode(f->data, f->len, &ev.picture, e);
+    if (rc == 0 && f->whole)
+        rc = image_file_put(m, &ev, f->data, f->len, e);
+    else if (rc == 0)
+        image_preview_show(m, &ev.picture);
+    image_picture_fini(&ev.picture);
+    return rc;
 }
 
 static int on_picture(struct image_command *m, const json_t *event, bool whole, struct err *e)
@@ -92,18 +100,11 @@ static int on_picture(struct image_command *m, const json_t *event, bool whole, 
     const json_t *text = json_object_get(event, "b64_json");
     size_t n = json_string_length(text), len = 0, bad = 0;
     uint8_t *data = mem_alloc(n / 4 * 3 + 4);
-    struct image_event ev = {.index = number(event, "index"),
-                             .seed = json_integer_value(json_object_get(event, "seed"))};
     int rc = 0;
     if (n == 0 || !base64_decode(json_string_value(text), n, data, &len, &bad))
         rc = err_set(e, ERR_CORRUPT, "the server sent a picture that is no base64");
     if (rc == 0)
-        rc = image_decode(data, len, &ev.picture, e);
-    if (rc == 0 && whole)
-        rc = image_file_put(m, &ev, data, len, e);
-    else if (rc == 0)
-        image_preview_show(m, &ev.picture);
-    image_picture_fini(&ev.picture);
+        rc = image_event_picture(m, event, &(struct image_event_file){data, len, whole}, e);
     free(data);
     return rc;
 }
@@ -114,7 +115,7 @@ static bool ends_in(const char *s, const char *end)
     return n >= k && strcmp(s + n - k, end) == 0;
 }
 
-static int on_event(void *ctx, const json_t *event, struct err *e)
+int image_event_show(void *ctx, const json_t *event, struct err *e)
 {
     struct image_command *m = ctx;
     const char *type = json_string_value(json_object_get(event, "type"));
@@ -134,7 +135,7 @@ static int on_event(void *ctx, const json_t *event, struct err *e)
 }
 
 // What a server says while nothing is drawn yet.
-static void on_comment(void *ctx, const char *text)
+void image_comment_show(void *ctx, const char *text)
 {
     image_line_show(ctx, text[0] == ' ' ? text + 1 : text);
 }
@@ -156,15 +157,15 @@ static void result_print(const struct image_command *m)
 
 int image_server_draw(struct image_command *m, struct err *e)
 {
-    json_t *body = body_make(m);
+    json_t *body = image_body_make(m);
     bool edit = m->initial != NULL || m->mask != NULL;
     const struct client_stream s = {.path = edit ? "/v1/images/edits" : "/v1/images/generations",
                                     .body = body,
-                                    .on_event = on_event,
-                                    .on_comment = on_comment,
+                                    .on_event = image_event_show,
+                                    .on_comment = image_comment_show,
                                     .ctx = m,
                                     .stop = m->stop};
-    int rc = edit ? pictures_add(m, body, e) : 0;
+    int rc = edit ? image_body_files(m, body, e) : 0;
     image_line_show(m, "asking the server");
     if (rc == 0)
         rc = client_stream(&m->client, &s, e);

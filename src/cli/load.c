@@ -22,9 +22,7 @@ struct order {
 
 static const char *state_of(const json_t *model)
 {
-    const char *s = json_string_value(json_object_get(json_object_get(model, "status"), "value"));
-
-    return s ? s : "unknown";
+    return json_string_or(json_object_get(model, "status"), "value", "unknown");
 }
 
 // Looks until the server says `wanted`, or that it failed.

@@ -1,63 +1,38 @@
 // tandem node: the daemon on another machine. It keeps one worker alive, which answers peers itself.
+#include "cli/node.h"
 #include "base/buf.h"
 #include "base/clock.h"
 #include "base/json.h"
 #include "base/log.h"
-#include "cli/cli.h"
 #include "cli/discover.h"
+#include "cli/image.h"
 #include "cli/models.h"
-#include "cli/wait.h"
 #include "net/words.h"
 #include "node/message_spread.h"
-#include "os/discover.h"
-#include "wire/wire.h"
 
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 static const char usage[] =
-    "usage: tandem node [-m MODEL ...] [--lend MEMORY] [--listen ADDR:PORT] [OPTIONS]";
+    "usage: tandem node [-m MODEL ...] [--image-model FILE] [--lend MEMORY] [--listen ADDR:PORT] "
+    "[OPTIONS]";
 static const char about[] =
     "Offers this machine to a gateway (\"tandem serve --prefill "
     "THIS:7077\") for reading prompts or\n"
     "answering whole requests. Each further model has the next port, and "
     "after them what --lend offers to\n"
-    "\"tandem serve --spread THIS:PORT\". Other machines need the cluster "
-    "key: \"tandem pair\". On SIGINT and\n"
-    "SIGTERM gateways give it nothing new, running requests end, then it stops.";
+    "\"tandem serve --spread THIS:PORT\". With --image-model it also draws pictures: the gateway "
+    "finds "
+    "its\n"
+    "port, the last one, by itself; without any other model it is the port that --prefill names. "
+    "Other machines\n"
+    "need the cluster key: \"tandem pair\". On SIGINT and SIGTERM gateways give it nothing new, "
+    "running\n"
+    "requests end, then it stops.";
 
-#define ALL_OPTIONS 48
+#define ALL_OPTIONS 80
 #define DRAIN_S 30.0
-
-// One model and its worker, or the one that lends.
-struct unit {
-    struct node *node;
-    struct node_worker_options worker;
-    char listen[300], advertise[300];
-    struct node_supervisor *supervisor;
-    uint16_t port;
-    // The supervisor's thread only: the link to the worker. It must stay open, or the worker ends.
-    struct wire_link *link;
-    // Written by the link's reader, read when the link has ended: why the worker cannot start.
-    char refusal[WAIT_TEXT_BYTES];
-    _Atomic bool up;               // has been, at some time
-    _Atomic bool ended;            // draining: nothing runs any more
-    struct os_announce *announced; // NULL: it is not
-};
-
-struct node {
-    struct node_worker_options worker; // of all
-    struct cli_list models;
-    const char *listen, *key_file, *lend, *advertise;
-    bool json, no_memory_check, no_announce, announce_models, list;
-    double drain_s;
-    struct net_addr bound, advertised;
-    _Atomic bool draining; // released before the supervisors are told, acquired in what they call
-    struct unit units[CLI_LIST_MAX + 1];
-    size_t n_units;
-};
 
 static void options_fill(struct node *n, struct cli_option *out)
 {
@@ -133,6 +108,8 @@ static void options_fill(struct node *n, struct cli_option *out)
 
     memcpy(out, own, sizeof(own));
     out[count++] = cli_model_room_option(&n->no_memory_check);
+    count += cli_image_options(&n->drawer.options.worker, out + count, CLI_IMAGE_OPTIONS);
+    count += node_drawer_options(&n->drawer, out + count);
     count += cli_worker_options(&n->worker, out + count, ALL_OPTIONS - count - 1, false);
     memset(&out[count], 0, sizeof(out[count]));
 }
@@ -167,6 +144,7 @@ static int unit_set(struct node *n, size_t i, struct err *e)
     // What the command line says is the first one's.
     if (i > 0)
         u->worker.engine.projector = NULL;
+    u->worker.image_port = n->drawer.port;
     // How much of a spread model comes here is known when the others have been asked.
     rc = cli_model_find(n->models.items[i], &u->worker.engine,
                         n->no_memory_check || n->worker.spread, &found, e);
@@ -210,19 +188,24 @@ static int advertise_parse(struct node *n, struct err *e)
 
 static int options_apply(struct node *n, struct err *e)
 {
+    size_t ports;
     int rc = net_addr_parse(n->listen ? n->listen : "127.0.0.1", "127.0.0.1", MESSAGE_PORT,
                             &n->bound, e);
 
     n->n_units = n->models.n + (n->lend ? 1 : 0);
-    if (rc == 0 && n->n_units == 0)
-        return err_set(e, ERR_INVALID,
-                       "no model: give -m with a GGUF file or a name of tandem ls, or --lend");
-    if (rc == 0 && n->n_units > 1 && (n->bound.port == 0 || n->bound.port + n->n_units > 65536))
+    ports = n->n_units + (n->drawer.options.worker.model ? 1 : 0);
+    if (rc == 0 && ports == 0)
         return err_set(
             e, ERR_INVALID,
-            "%zu models%s need as many ports from --listen on; say ADDR:PORT with a port "
-            "that has so many behind it",
-            n->models.n, n->lend ? " and --lend" : "");
+            "no model: give -m with a GGUF file or a name of tandem ls, --image-model, or "
+            "--lend");
+    if (rc == 0 && ports > 1 && (n->bound.port == 0 || n->bound.port + ports > 65536))
+        return err_set(
+            e, ERR_INVALID,
+            "%zu models%s%s have a port each: %zu in a row are needed from --listen on; say "
+            "ADDR:PORT with a port that has so many behind it",
+            n->models.n, n->drawer.options.worker.model ? ", --image-model" : "",
+            n->lend ? ", --lend" : "", ports);
     if (rc == 0)
         rc = cli_role_check(&n->worker, e);
     if (rc == 0)
@@ -234,25 +217,29 @@ static int options_apply(struct node *n, struct err *e)
     // Without a key only this machine may connect: binding another address is refused further down.
     if (rc == ERR_NOT_FOUND && !n->key_file)
         rc = 0;
+    if (rc == 0)
+        rc = node_drawer_apply(n, e);
     for (size_t i = 0; rc == 0 && i < n->models.n; i++)
         rc = unit_set(n, i, e);
+    if (rc == 0)
+        rc = node_drawer_room(n, e);
     return rc == 0 && n->lend ? lend_set(n, e) : rc;
 }
 
 // ---- the link to the own worker -------------------------------------------------------------------
 
-static bool all_up(const struct node *n)
+bool node_all_up(const struct node *n)
 {
     for (size_t i = 0; i < n->n_units; i++)
         if (!n->units[i].up)
             return false;
-    return true;
+    return !n->drawer.options.worker.model || n->drawer.up;
 }
 
 static void unit_up(struct unit *u, const char *what)
 {
     u->up = true;
-    if (all_up(u->node))
+    if (node_all_up(u->node))
         wait_post(WAIT_READY, what);
 }
 
@@ -276,6 +263,7 @@ static int welcome_read(struct unit *u, const json_t *head, struct err *e)
 
     if (rc == 0) {
         log_info("node", "a worker is up: model=\"%s\" port=%u", w->model, u->port);
+        u->pulse.ready = true;
         unit_up(u, w->model);
     }
     free(w);
@@ -287,13 +275,14 @@ static int link_on_frame(void *ctx, struct wire_frame *f, struct err *e)
 {
     struct unit *u = ctx;
     json_t *head = wire_frame_parse(f, e);
-    const char *why = json_string_value(json_object_get(head, "message"));
     int rc = head ? 0 : e->code;
 
     if (rc == 0 && f->type == WIRE_WELCOME)
         rc = u->worker.lend ? lend_read(u, head, e) : welcome_read(u, head, e);
+    else if (rc == 0 && f->type == WIRE_STATUS_IS)
+        unit_pulse_take(u, head);
     else if (rc == 0 && f->type == WIRE_REFUSED)
-        snprintf(u->refusal, sizeof(u->refusal), "%s", why ? why : "");
+        snprintf(u->refusal, sizeof(u->refusal), "%s", json_string_or(head, "message", ""));
     json_decref(head);
     wire_frame_fini(f);
     return rc;
@@ -310,9 +299,13 @@ static const struct wire_link_ops link_ops = {.on_frame = link_on_frame, .on_clo
 // What `on_up` and `on_down` share; also called at the end, when the supervisor is gone.
 static void link_end(struct unit *u)
 {
-    if (u->link)
-        wire_link_free(u->link);
+    struct wire_link *link = u->link;
+
+    pthread_mutex_lock(&u->lock);
     u->link = NULL;
+    pthread_mutex_unlock(&u->lock);
+    unit_pulse_reset(u);
+    wire_link_free(link);
 }
 
 static void on_up(void *ctx, struct net_conn *control)
@@ -329,7 +322,9 @@ static void on_up(void *ctx, struct net_conn *control)
     snprintf(hello.role, sizeof(hello.role), "tool");
     snprintf(hello.name, sizeof(hello.name), "node");
     snprintf(hello.build, sizeof(hello.build), "tandem %s", TANDEM_VERSION);
+    pthread_mutex_lock(&u->lock);
     u->link = wire_link_start(control, &link_ops, u, &o);
+    pthread_mutex_unlock(&u->lock);
     wire_link_send(u->link, wire_frame_json(WIRE_HELLO, 0, message_hello_json(&hello)), 0);
 }
 
@@ -342,12 +337,12 @@ static void on_down(void *ctx, const char *why, int64_t retry_ns)
         wait_post(WAIT_FAILED, u->refusal[0] ? u->refusal : why);
 }
 
-static bool all_ended(const struct node *n)
+bool node_all_ended(const struct node *n)
 {
     for (size_t i = 0; i < n->n_units; i++)
         if (!n->units[i].ended && !n->units[i].worker.lend)
             return false;
-    return true;
+    return !n->drawer.images || n->drawer.ended;
 }
 
 static void on_rest(void *ctx)
@@ -358,7 +353,7 @@ static void on_rest(void *ctx)
     if (!atomic_load_explicit(&u->node->draining, memory_order_acquire))
         return;
     u->ended = true;
-    if (all_ended(u->node))
+    if (node_all_ended(u->node))
         wait_post(WAIT_DRAINED, "");
 }
 
@@ -378,13 +373,15 @@ static int units_start(struct node *n, struct err *e)
 {
     int rc = 0;
 
+    for (size_t i = 0; i < n->n_units; i++)
+        pthread_mutex_init(&n->units[i].lock, NULL);
     for (size_t i = 0; rc == 0 && i < n->n_units; i++) {
         struct unit *u = &n->units[i];
 
         u->port = (uint16_t)(n->bound.port + i);
         rc = node_supervisor_start(&u->worker, &supervisor_ops, u, &u->port, &u->supervisor, e);
     }
-    return rc;
+    return rc == 0 ? node_drawer_start(n, e) : rc;
 }
 
 // ---- announcing -----------------------------------------------------------------------------------
@@ -398,10 +395,11 @@ static void model_name(const char *path, char out[128])
     snprintf(out, 128, "%.*s", dot && dot > name ? (int)(dot - name) : (int)strlen(name), name);
 }
 
-static int unit_announce(struct unit *u, struct err *e)
+static int port_announce(const struct node *n, uint16_t port, const char *path,
+                         struct os_announce **out, struct err *e)
 {
-    const struct node *n = u->node;
-    struct os_announce_options o = {.port = u->port, .version = TANDEM_VERSION};
+    struct os_announce_options o = {.port = port, .version = TANDEM_VERSION};
+    unsigned index = n->n_units > 0 ? (unsigned)(port - n->units[0].port) : 0;
     char name[64], model[128], id[OS_ID_HEX + 1];
 
     node_id_get(n->worker.name, id);
@@ -410,27 +408,34 @@ static int unit_announce(struct unit *u, struct err *e)
     else
         node_name_default(name, 50);
     // Each model is a node of its own, at a port of its own.
-    if (u != n->units)
-        snprintf(name + strlen(name), 8, " %u", (unsigned)(u - n->units) + 1);
-    model_name(u->worker.engine.model, model);
+    if (index > 0)
+        snprintf(name + strlen(name), 8, " %u", index + 1);
+    model_name(path, model);
     o.name = name;
     o.id = id;
     o.models = n->announce_models ? model : NULL;
-    return os_announce_start(&o, &u->announced, e);
+    return os_announce_start(&o, out, e);
 }
 
 // Where only this machine can connect there is nothing to tell others.
 static void units_announce(struct node *n)
 {
     struct err e = {0};
+    int rc = 0;
 
     if (n->no_announce || net_addr_is_loopback(&n->bound))
         return;
-    for (size_t i = 0; i < n->models.n; i++)
-        if (unit_announce(&n->units[i], &e) != 0) {
-            log_info("node", "not announced on the network: %s", e.message);
-            return;
-        }
+    for (size_t i = 0; rc == 0 && i < n->models.n; i++)
+        rc = port_announce(n, n->units[i].port, n->units[i].worker.engine.model,
+                           &n->units[i].announced, &e);
+    // Beside a chat model it is that one which tells of it.
+    if (rc == 0 && n->models.n == 0 && n->drawer.images)
+        rc = port_announce(n, n->drawer.port, n->drawer.options.worker.model, &n->drawer.announced,
+                           &e);
+    if (rc != 0) {
+        log_info("node", "not announced on the network: %s", e.message);
+        return;
+    }
     log_info("node", "announced on the local network; --no-announce keeps it quiet");
 }
 
@@ -440,6 +445,8 @@ static void units_hush(struct node *n)
         os_announce_stop(n->units[i].announced);
         n->units[i].announced = NULL;
     }
+    os_announce_stop(n->drawer.announced);
+    n->drawer.announced = NULL;
 }
 
 // Gateways are told, and let go when what runs has ended.
@@ -451,13 +458,16 @@ static void units_drain(struct node *n)
     for (size_t i = 0; i < n->n_units; i++)
         if (!n->units[i].worker.lend) // who borrows uses it for as long as it is there
             node_supervisor_retire(n->units[i].supervisor);
-    if (!all_ended(n) && !wait_drained(n->drain_s))
+    if (n->drawer.images)
+        node_images_drain(n->drawer.images);
+    if (!node_all_ended(n) && !wait_drained(n->drain_s))
         log_warn("node", "stopping: what still runs is cut off");
 }
 
 static void units_stop(struct node *n)
 {
     units_hush(n);
+    node_drawer_stop(n); // it asks the workers what they do
     for (size_t i = 0; i < n->n_units; i++) {
         node_supervisor_free(n->units[i].supervisor);
         link_end(&n->units[i]);
@@ -473,6 +483,8 @@ static int node_run(int argc, char **argv)
     int rc;
 
     n.drain_s = DRAIN_S;
+    n.drawer.policy = "pause";
+    n.drawer.options.queue = NODE_IMAGES_QUEUE;
     node_worker_options_default(&n.worker);
     options_fill(&n, options);
     rc = cli_parse(argc, argv, options, usage, about, NULL, &done, &e);
@@ -499,7 +511,7 @@ static int node_run(int argc, char **argv)
                                .what = "node on",
                                .scheme = "",
                                .host = n.bound.host,
-                               .port = n.units[0].port,
+                               .port = n.n_units > 0 ? n.units[0].port : n.drawer.port,
                                .json = n.json};
     rc = wait_until_stopped(&ready);
     if (rc == 0)
@@ -509,4 +521,4 @@ static int node_run(int argc, char **argv)
 }
 
 const struct cli_command cli_node = {
-    "node", "the daemon on another machine: reads prompts for a gateway", node_run};
+    "node", "the daemon on another machine: reads prompts and draws for a gateway", node_run};

@@ -34,27 +34,17 @@ struct nodes {
     bool force, no_wait, json;
 };
 
-static const char *text(const json_t *o, const char *member)
-{
-    const char *v = json_string_value(json_object_get(o, member));
-
-    return v ? v : "-";
-}
-
-static double number(const json_t *o, const char *member)
-{
-    return json_number_value(json_object_get(o, member));
-}
-
 // ---- showing ------------------------------------------------------------------------------------------
 
 static void node_print(const json_t *node)
 {
     const char *why = json_string_value(json_object_get(node, "why"));
 
-    printf("%-16.16s %-24.24s %-10s %-5s %4.0f  %-6s %s\n", text(node, "name"),
-           text(node, "address"), text(node, "state"), text(node, "does"), number(node, "requests"),
-           json_is_true(json_object_get(node, "added")) ? "added" : "-", text(node, "node_id"));
+    printf("%-16.16s %-24.24s %-10s %-5s %4.0f  %-6s %s\n", json_string_or(node, "name", "-"),
+           json_string_or(node, "address", "-"), json_string_or(node, "state", "-"),
+           json_string_or(node, "does", "-"), json_number_or(node, "requests", 0),
+           json_is_true(json_object_get(node, "added")) ? "added" : "-",
+           json_string_or(node, "node_id", "-"));
     if (why && why[0])
         printf("    %s\n", why);
 }
@@ -132,7 +122,7 @@ static bool is_settled(const struct nodes *n, const json_t *node)
     bool removed = strcmp(n->word, "remove") == 0;
 
     return (!removed && strcmp(n->word, "drain") != 0) ||
-           (!removed && number(node, "requests") < 1);
+           (!removed && json_number_or(node, "requests", 0) < 1);
 }
 
 // Until it is gone (*node is then as it was last), or nothing runs on it any more.
@@ -147,8 +137,8 @@ static int settle(const struct nodes *n, json_t **node, struct err *e)
         json_t *now = NULL;
 
         if (seen)
-            fprintf(stderr, "\r%s: %.0f requests to end ", text(*node, "address"),
-                    number(*node, "requests"));
+            fprintf(stderr, "\r%s: %.0f requests to end ", json_string_or(*node, "address", "-"),
+                    json_number_or(*node, "requests", 0));
         rc = client_get(&n->client, path, &now, e);
         if (rc == ERR_NOT_FOUND && strcmp(n->word, "remove") == 0) {
             rc = 0;
@@ -181,11 +171,13 @@ static int change(const struct nodes *n)
     if (n->json)
         line_print(node);
     else if (strcmp(n->word, "remove") == 0)
-        printf("%s: %s\n", text(node, "address"), n->no_wait ? "leaving" : "removed");
+        printf("%s: %s\n", json_string_or(node, "address", "-"),
+               n->no_wait ? "leaving" : "removed");
     else if (n->role)
-        printf("%s: %s\n", text(node, "address"), text(node, "does"));
+        printf("%s: %s\n", json_string_or(node, "address", "-"), json_string_or(node, "does", "-"));
     else
-        printf("%s: %s\n", text(node, "address"), text(node, "state"));
+        printf("%s: %s\n", json_string_or(node, "address", "-"),
+               json_string_or(node, "state", "-"));
     json_decref(node);
     return 0;
 }

@@ -1,4 +1,5 @@
 // tandem ps: nodes, rates and requests of a running server.
+#include "cli/ps.h"
 #include "base/buf.h"
 #include "base/json.h"
 #include "cli/cli.h"
@@ -12,19 +13,23 @@
 
 #define PS_IMAGE_MODELS 8 // of one server, on its line
 
-static const char usage[] = "usage: tandem ps [--server URL] [--facts] [--discover] [--json]";
+static const char usage[] =
+    "usage: tandem ps [--server URL] [--api-key KEY] [--profiles] [--facts] [--json]\n"
+    "       tandem ps --discover [--json]";
 static const char about[] =
     "Shows the nodes of a running server, what they can do and what they do now. KEPT are the "
     "tokens\n"
     "of finished requests that a node remembers; \"tandem forget\" erases them.\n"
     "Links are from the node that reads prompts to the one that writes: THERE is the way that the\n"
-    "KV cache goes, and SETUP what passes until it can be taken in.";
+    "KV cache goes, and SETUP what passes until it can be taken in. With --profiles follows for "
+    "each\n"
+    "node and model what placement reckons with: prompts and answers of some lengths, KV out of "
+    "the\n"
+    "engine and into it, links, memory, and how far off that is expected to be.";
 
 static const char *text(const json_t *o, const char *member)
 {
-    const char *v = json_string_value(json_object_get(o, member));
-
-    return v ? v : "-";
+    return json_string_or(o, member, "-");
 }
 
 static double number(const json_t *o, const char *member)
@@ -42,14 +47,6 @@ static bool is_upstream(const json_t *node)
     return strcmp(text(node, "role"), "upstream") == 0;
 }
 
-static void rate_format(double v, char out[16])
-{
-    if (v > 0)
-        snprintf(out, 16, v < 100 ? "%.1f" : "%.0f", v);
-    else
-        snprintf(out, 16, "-");
-}
-
 // What the worker measured since it started, where it tells; else what it knew when it greeted.
 static double rate(const json_t *node, const char *member)
 {
@@ -61,17 +58,17 @@ static double rate(const json_t *node, const char *member)
 
 static void node_print(const json_t *node)
 {
-    char prefill[16], decode[16];
+    char prefill[PS_FIGURE_BYTES], decode[PS_FIGURE_BYTES];
     bool color = term_color(stdout), up = is_up(node);
 
-    rate_format(rate(node, "prefill_tokens_per_s"), prefill);
-    rate_format(rate(node, "decode_tokens_per_s"), decode);
     printf("%-16.16s %-8s %-22.22s %s%-10s%s %9s %8s %4.0f %7.0f  %-11s %s\n", text(node, "name"),
            text(node, is_upstream(node) ? "role" : "does"), text(node, "address"),
            !color ? ""
            : up   ? "\033[32m"
                   : "\033[33m",
-           text(node, "state"), color ? "\033[0m" : "", prefill, decode, number(node, "requests"),
+           text(node, "state"), color ? "\033[0m" : "",
+           ps_figure(rate(node, "prefill_tokens_per_s"), prefill),
+           ps_figure(rate(node, "decode_tokens_per_s"), decode), number(node, "requests"),
            number(json_object_get(node, "worker"), "cells_kept"), text(node, "handoff"),
            text(node, "weights"));
     if (!up)
@@ -177,12 +174,21 @@ static void machines_print(const json_t *status)
 
 // ---- pictures -----------------------------------------------------------------------------------------
 
-// The image model, and what was learned of its speed.
-static void images_print(const json_t *o)
+// What was learned of a model's speed, of a step or of a picture.
+static void speeds_print(const json_t *speeds, const char *of)
 {
     const json_t *speed;
     size_t i;
 
+    json_array_foreach(speeds, i, speed)
+    {
+        printf("    %4.0f x %-4.0f  %.3g s a %s\n", number(speed, "width"), number(speed, "height"),
+               number(speed, "step_s"), of);
+    }
+}
+
+static void images_print(const json_t *o)
+{
     if (!json_is_object(o))
         return;
     printf("\nIMAGES %s, %s, %s%s: %.0f waiting, %.0f drawn, %.0f failed, %.0f cancelled\n",
@@ -192,14 +198,10 @@ static void images_print(const json_t *o)
            number(o, "cancelled"));
     if (strcmp(text(o, "state"), "failed") == 0)
         printf("    %s\n", text(o, "why"));
-    json_array_foreach(json_object_get(o, "speeds"), i, speed)
-    {
-        printf("    %4.0f x %-4.0f  %.3g s a step\n", number(speed, "width"),
-               number(speed, "height"), number(speed, "step_s"));
-    }
+    speeds_print(json_object_get(o, "speeds"), "step");
 }
 
-// Other servers that draw.
+// Nodes, and other servers, that draw.
 static void image_nodes_print(const json_t *nodes)
 {
     const json_t *o, *m;
@@ -221,29 +223,38 @@ static void image_nodes_print(const json_t *nodes)
         printf("%s\n", k > PS_IMAGE_MODELS ? " ..." : "");
         if (strcmp(text(o, "state"), "down") == 0)
             printf("    %s\n", text(o, "why"));
+        json_array_foreach(json_object_get(o, "models"), k, m)
+        {
+            if (k < PS_IMAGE_MODELS)
+                speeds_print(json_object_get(m, "speeds"), text(o, "speeds_of"));
+        }
     }
 }
 
-static void measure_format(const json_t *link, const char *member, double scale, char out[16])
+static void image_jobs_print(const json_t *o)
 {
-    double v = number(link, member) * scale;
+    static const char *const members[] = {"queued", "in_progress", "completed", "failed",
+                                          "cancelled"};
+    double all = 0;
 
-    if (v > 0)
-        snprintf(out, 16, "%.3g", v);
-    else
-        snprintf(out, 16, "-");
+    for (size_t i = 0; i < 5; i++)
+        all += number(o, members[i]);
+    if (all > 0)
+        printf("\nIMAGE JOBS %.0f queued, %.0f in progress, %.0f completed, %.0f failed, %.0f "
+               "cancelled\n",
+               number(o, "queued"), number(o, "in_progress"), number(o, "completed"),
+               number(o, "failed"), number(o, "cancelled"));
 }
 
 static void way_print(const json_t *link)
 {
-    char rtt[16], up[16], down[16], setup[16];
+    char rtt[PS_FIGURE_BYTES], up[PS_FIGURE_BYTES], down[PS_FIGURE_BYTES], setup[PS_FIGURE_BYTES];
 
-    measure_format(link, "rtt_s", 1e3, rtt);
-    measure_format(link, "up_bytes_per_s", 1e-6, up);
-    measure_format(link, "down_bytes_per_s", 1e-6, down);
-    measure_format(link, "setup_s", 1e3, setup);
-    printf("%-16.16s %-16.16s %10s %10s %10s %10s\n", text(link, "from"), text(link, "to"), rtt, up,
-           down, setup);
+    printf("%-16.16s %-16.16s %10s %10s %10s %10s\n", text(link, "from"), text(link, "to"),
+           ps_figure(number(link, "rtt_s") * 1e3, rtt),
+           ps_figure(number(link, "up_bytes_per_s") * 1e-6, up),
+           ps_figure(number(link, "down_bytes_per_s") * 1e-6, down),
+           ps_figure(number(link, "setup_s") * 1e3, setup));
 }
 
 static void ways_print(const json_t *links)
@@ -278,6 +289,7 @@ static void status_print(const json_t *status)
            number(totals, "cancelled"), number(totals, "refused"));
     images_print(json_object_get(status, "images"));
     image_nodes_print(json_object_get(status, "image_nodes"));
+    image_jobs_print(json_object_get(status, "image_jobs"));
     if (json_array_size(requests) == 0)
         return;
     printf("\n%-34s %-6s %-9s %-8s %7s %6s %7s  %s\n", "REQUEST", "KIND", "PHASE", "PLAN", "PROMPT",
@@ -289,7 +301,7 @@ static void status_print(const json_t *status)
 static int ps_run(int argc, char **argv)
 {
     struct client c = {.server = CLIENT_SERVER};
-    bool json = false, done = false, discover = false, facts = false;
+    bool json = false, done = false, discover = false, facts = false, profiles = false;
     const struct cli_option options[] = {
         {.name = "--server",
          .kind = CLI_STRING,
@@ -301,6 +313,10 @@ static int ps_run(int argc, char **argv)
          .value = (void *)&c.api_key,
          .arg = "KEY",
          .help = "its API key, if it has one"},
+        {.name = "--profiles",
+         .kind = CLI_FLAG,
+         .value = &profiles,
+         .help = "show also how fast each node is at what, as measured"},
         {.name = "--facts",
          .kind = CLI_FLAG,
          .value = &facts,
@@ -333,6 +349,8 @@ static int ps_run(int argc, char **argv)
         status_print(status);
         discover_print(json_object_get(status, "seen"),
                        "\nSeen on the network, not used (\"tandem nodes add ADDRESS\"):");
+        if (profiles)
+            ps_profiles_print(status);
         if (facts)
             machines_print(status);
     }

@@ -19,11 +19,10 @@ static const char usage[] =
     "[--prefill HOST:PORT ...] [--upstream NAME=URL ...] [--image-model FILE] "
     "[--image-upstream NAME=URL ...] [OPTIONS]";
 static const char about[] =
-    "Answers OpenAI's /v1/chat/completions and /v1/completions. The answer is written by a worker "
-    "on\n"
-    "this machine; long prompts are read by the prefill nodes that are given, and their KV cache\n"
-    "streams over meanwhile. With --image-model it also draws pictures, at /v1/images, and\n"
-    "with --image-upstream other servers do. SIGINT and SIGTERM let running requests end, then it\n"
+    "Answers OpenAI's, Anthropic's and Ollama's clients (GET / lists all routes). The answer is\n"
+    "written by a worker on this machine; long prompts are read by the prefill nodes, and their\n"
+    "KV cache streams over meanwhile. With --image-model it also draws pictures, and with\n"
+    "--image-upstream other servers do. SIGINT and SIGTERM let running requests end, then it\n"
     "stops.";
 
 struct serve {
@@ -130,7 +129,8 @@ static size_t cluster_options(struct serve *s, struct cli_option *out)
          .kind = CLI_LIST,
          .value = &s->prefill,
          .arg = "HOST:PORT",
-         .help = "a machine that runs \"tandem node\" and reads long prompts; may be repeated"},
+         .help = "a machine that runs \"tandem node\" and reads long prompts, or draws; may be "
+                 "repeated"},
         {.name = "--upstream",
          .kind = CLI_LIST,
          .value = &s->upstreams,
@@ -211,11 +211,23 @@ static size_t image_options(struct serve *s, struct cli_option *out)
          .help = "requests for pictures that may wait (8); more get 429 and when to come back",
          .min = 0,
          .max = IMAGE_QUEUE_MAX - 1},
+        {.name = "--image-jobs",
+         .kind = CLI_UINT32,
+         .value = &o->jobs,
+         .arg = "N",
+         .help = "image jobs that may wait or be drawn (100); more get 429",
+         .max = GATEWAY_IMAGE_JOBS_MAX},
+        {.name = "--image-jobs-per-key",
+         .kind = CLI_UINT32,
+         .value = &o->jobs_per_key,
+         .arg = "N",
+         .help = "those of one API key (50)",
+         .max = GATEWAY_IMAGE_JOBS_MAX},
         {.name = "--image-expiry",
          .kind = CLI_DOUBLE,
          .value = &s->image_expiry_s,
          .arg = "SECONDS",
-         .help = "how long a picture can be fetched by url (3600)",
+         .help = "how long a picture can be fetched by url, and an image job after its end (3600)",
          .min = 1,
          .max = 1e9},
     };
@@ -304,6 +316,7 @@ static int options_apply(struct serve *s, struct err *e)
     int rc;
 
     o->models_idle_ns = (int64_t)(s->models.idle_s * 1e9);
+    o->n_prefill = s->prefill.n;
     s->models.any_memory = s->models.any_memory || o->worker.spread;
     rc = serve_placing_apply(&s->placing, o, e);
     if (rc == 0)
@@ -322,7 +335,6 @@ static int options_apply(struct serve *s, struct err *e)
         rc = net_addr_parse(s->listen, "127.0.0.1", GATEWAY_PORT, &o->listen, e);
     for (size_t i = 0; rc == 0 && i < s->prefill.n; i++)
         rc = net_addr_parse(s->prefill.items[i], "127.0.0.1", MESSAGE_PORT, &o->prefill[i], e);
-    o->n_prefill = s->prefill.n;
     for (size_t i = 0; i < s->allow_hosts.n && i < GATEWAY_HOSTS_MAX; i++)
         o->allow_hosts[o->n_allow_hosts++] = s->allow_hosts.items[i];
     o->same_weights = !s->different_weights;
@@ -339,7 +351,7 @@ static int options_apply(struct serve *s, struct err *e)
     return rc == 0 ? discover_set(s, e) : rc;
 }
 
-// On the core's thread.
+// On the core's thread, or that of those who draw (gateway.h).
 static void on_event(void *ctx, enum gateway_event event, const char *text)
 {
     (void)ctx;
@@ -365,7 +377,7 @@ static void ready_early(const struct gateway_options *o)
 
     snprintf(any, sizeof(any), "any of %zu, on demand", o->n_models);
     if (o->n_models == 0)
-        wait_post(WAIT_READY, "those of upstream servers");
+        wait_post(WAIT_READY, "those of other machines");
     else if (o->models[0].on_demand)
         wait_post(WAIT_READY, any);
 }

@@ -1,6 +1,7 @@
 // Which models a server has: those of -m, which stay, and those of the store, loaded when they are asked for.
 #include "base/buf.h"
 #include "base/log.h"
+#include "cli/image.h"
 #include "cli/models.h"
 #include "cli/serve.h"
 #include "models/fetch.h"
@@ -114,8 +115,9 @@ int serve_models_find(const struct serve_models *s, struct gateway_options *o, s
         rc = add_given(o, s->given.items[i], s->any_memory, e);
     if (rc == 0 && (s->store || (s->given.n == 0 && o->n_upstreams == 0)))
         rc = add_store(o, e);
-    // Who has others draw may have no model at all.
-    if (rc == 0 && o->n_models == 0 && o->n_upstreams == 0 && o->n_image_upstreams == 0)
+    // Who draws, or has others draw, may have no model at all.
+    if (rc == 0 && o->n_models == 0 && o->n_upstreams == 0 && o->n_image_upstreams == 0 &&
+        o->n_prefill == 0 && !o->images.worker.model)
         rc = err_set(e, ERR_INVALID,
                      "no model: give -m with a GGUF file, pull one with \"tandem pull\", or name "
                      "another server with --upstream");
@@ -124,26 +126,16 @@ int serve_models_find(const struct serve_models *s, struct gateway_options *o, s
 
 int serve_models_room(const struct serve_models *s, const struct gateway_options *o, struct err *e)
 {
-    uint64_t image = image_worker_need(&o->images.worker), all = image;
-    uint64_t available = os_memory_available();
-    char need[MODELS_SIZE_TEXT], of_image[MODELS_SIZE_TEXT], room[MODELS_SIZE_TEXT];
+    uint64_t need = 0;
 
-    for (size_t i = 0; i < o->n_models; i++) {
+    for (size_t i = 0; !s->any_memory && i < o->n_models; i++) {
         struct engine_options engine = o->worker.engine;
 
         engine.model = o->models[i].path;
         engine.projector = o->models[i].projector;
-        all += o->models[i].on_demand ? 0 : cli_model_need(&engine);
+        need += o->models[i].on_demand ? 0 : cli_model_need(&engine);
     }
-    if (s->any_memory || available == 0 || all <= available)
-        return 0;
-    models_size_format(all, need);
-    models_size_format(image, of_image);
-    models_size_format(available, room);
-    return err_set(e, ERR_BUSY,
-                   "the models need about %s together (the image model %s of it) and this machine "
-                   "has %s free; use smaller ones, --image-type q4_0, or say --no-memory-check",
-                   need, of_image, room);
+    return s->any_memory ? 0 : cli_image_room(&o->images.worker, need, e);
 }
 
 size_t serve_models_options(struct serve_models *s, struct gateway_options *o,

@@ -1,4 +1,5 @@
 // The loss as a picture: braille dots or letters for a terminal, SVG for a file.
+#include "base/json.h"
 #include "cli/train.h"
 
 #include <math.h>
@@ -12,12 +13,6 @@
 #define ROWS_MAX 40
 
 // ---- collecting ----------------------------------------------------------------------------------
-
-static double number(const json_t *o, const char *name, double otherwise)
-{
-    const json_t *v = json_object_get(o, name);
-    return json_is_number(v) ? json_number_value(v) : otherwise;
-}
 
 static void curve_grow(struct train_curve *c, size_t n)
 {
@@ -35,20 +30,20 @@ static void curve_grow(struct train_curve *c, size_t n)
 
 static void line_add(struct train_curve *c, const json_t *line)
 {
-    double step = number(line, "step", 0);
+    double step = json_number_or(line, "step", 0);
     if (!(step >= 1 && step <= TRAIN_CURVE_MAX))
         return;
     size_t at = (size_t)step - 1;
-    double loss = number(line, "loss", NAN), eval = number(line, "eval_loss", NAN);
+    double loss = json_number_or(line, "loss", NAN), eval = json_number_or(line, "eval_loss", NAN);
     curve_grow(c, at + 1);
     if (isfinite(loss)) {
         c->loss[at] = (float)loss;
         c->last_loss = loss;
         c->step = (int64_t)step;
-        c->steps = (int64_t)number(line, "steps", (double)c->steps);
-        c->lr = number(line, "lr", c->lr);
-        c->tokens_per_s = number(line, "tokens_per_s", c->tokens_per_s);
-        c->eta_s = number(line, "eta_s", c->eta_s);
+        c->steps = (int64_t)json_number_or(line, "steps", (double)c->steps);
+        c->lr = json_number_or(line, "lr", c->lr);
+        c->tokens_per_s = json_number_or(line, "tokens_per_s", c->tokens_per_s);
+        c->eta_s = json_number_or(line, "eta_s", c->eta_s);
     }
     if (isfinite(eval)) {
         c->eval[at] = (float)eval;

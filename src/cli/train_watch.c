@@ -17,7 +17,6 @@
 #define TICK_NS (2 * NS_PER_S)  // a runner that was killed is started again
 #define LINE_NS (10 * NS_PER_S) // between two lines where nothing is drawn
 #define CURVE_ROWS 12
-#define INTERRUPTED 130
 
 static volatile sig_atomic_t signal_seen; // set by the handler, read by the loop
 
@@ -175,15 +174,6 @@ static int svg_write(const struct watching *w, struct err *e)
     return rc == 0 ? 0 : err_wrap(e, "--svg %s", w->options->svg);
 }
 
-static int interrupted(const struct watching *w)
-{
-    fprintf(stderr,
-            "tandem train: the job goes on. To see it again: tandem train watch %s\n"
-            "              To end it: tandem train cancel %s\n",
-            w->job.name, w->job.name);
-    return INTERRUPTED;
-}
-
 static int ended(const struct watching *w)
 {
     const struct jobs_job *job = &w->job;
@@ -216,7 +206,7 @@ int train_watch(struct jobs *j, const char *id, const struct train_watch *option
     if (rc != 0)
         code = train_fail(&e);
     else
-        code = jobs_state_final(w.job.state) ? ended(&w) : interrupted(&w);
+        code = jobs_state_final(w.job.state) ? ended(&w) : term_job_left("train", w.job.name, "");
     train_curve_fini(&w.curve);
     jobs_job_fini(&w.job);
     return code;

@@ -2,7 +2,7 @@
 // and samplers; it knows no sockets, no requests and no peers.
 //
 // Owner: the worker's engine thread. Every call comes from that one thread, with two exceptions:
-// engine_interrupt, from any thread, and the text calls (tokenize, piece, render), which read
+// `interrupt`, from any thread, and the text calls (tokenize, piece, render), which read
 // immutable data and may be called from one other thread.
 //
 // A sequence is a slot number 0 <= seq < limits.n_seq; its tokens have positions 0, 1, 2, ...
@@ -10,7 +10,7 @@
 // a sequence of another engine that holds exactly [0, p0). Those two calls are what streaming,
 // prefix deltas, disk and failover are made of.
 //
-// Implementations: engine_llama.c (llama.cpp), engine_fake.c (deterministic, for tests),
+// Implementations: llama_* (llama.cpp), engine_fake*.c (deterministic, for tests),
 // engine_paced.c (wraps another one and slows it down to given rates, for emulated machines).
 #ifndef ENGINE_ENGINE_H
 #define ENGINE_ENGINE_H
@@ -180,7 +180,7 @@ typedef void engine_tile_callback(void *ctx, uint32_t layer, const void *data, s
 struct engine_ops {
     const char *name;
     void (*free)(struct engine *g);
-    // Computes rows in order (0 < n <= limits.n_batch). ERR_CANCELLED after engine_interrupt:
+    // Computes rows in order (0 < n <= limits.n_batch). ERR_CANCELLED after `interrupt`:
     // positions of this step are then absent. ERR_BUSY: no cells left. ERR_ENGINE otherwise.
     int (*step)(struct engine *g, const struct engine_row *rows, size_t n, struct err *e);
     // n_vocab floats of row `row` of the last step; it must have wanted them. Borrowed until the next step.
@@ -281,7 +281,7 @@ struct engine_ops {
     // ---- embeddings ----
     // The pooled (mean, unless the model says otherwise), L2-normalised embedding of 1 to
     // limits.n_embed_tokens tokens: identity.n_embd floats (one, a score, where limits.ranks). Touches no
-    // sequence. ERR_CANCELLED after engine_interrupt; ERR_UNSUPPORTED: the model makes none.
+    // sequence. ERR_CANCELLED after `interrupt`; ERR_UNSUPPORTED: the model makes none.
     int (*embed)(struct engine *g, const int32_t *tokens, size_t n, float *out, struct err *e);
 
     // ---- images (NULL without limits.media) ----

@@ -255,8 +255,7 @@ int engine_identity_parse(const json_t *object, struct engine_identity *id, stru
     if (!json_is_object(object))
         return err_set(e, ERR_INVALID, "\"identity\" must be an object");
     for (size_t i = 0; i < N_MEMBERS; i++) {
-        const json_t *v = json_object_get(object, members[i].name);
-        if (v == NULL || json_is_null(v))
+        if (json_member(object, members[i].name) == NULL)
             return err_set(e, ERR_INVALID, "identity lacks member \"%s\"", members[i].name);
         int rc = member_parse(object, &members[i], id, e);
         if (rc != 0) {

@@ -4,6 +4,7 @@
 
 #include "base/json.h"
 #include "engine/llama_chat.h"
+#include "engine/schema.h"
 
 #include <limits.h>
 #include <stdlib.h>
@@ -102,6 +103,8 @@ int llama_text_render(struct engine *base, const json_t *request, json_t **rende
     if (!g->chat)
         return err_set(e, ERR_UNSUPPORTED, "model '%s' has no tokenizer and so no chat",
                        base->identity.model);
+    if (schema_weigh(request, e) != 0)
+        return err_wrap(e, "the request cannot be rendered");
     json_t *marked = marker ? images_mark(request, marker) : NULL;
     char *text = json_text(marked ? marked : request);
     json_decref(marked);

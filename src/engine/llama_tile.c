@@ -34,8 +34,7 @@ struct llama_tiles {
 // The range of a sequence that is being filled. Each sequence has its own: transfers may interleave.
 struct tile_stage {
     uint32_t p0, p1, next_layer;
-    uint8_t *blob;
-    size_t blob_cap;
+    uint8_t *blob; // from the first layer to the last: a whole chunk's KV, too much to keep
 };
 
 // ---- out -----------------------------------------------------------------------------------------------
@@ -198,16 +197,10 @@ static int range_begin(struct llama_engine *g, uint32_t seq, const struct blob_r
 {
     struct tile_stage *t = &g->tiles->stages[seq];
     size_t bytes = blob_bytes_max(&g->layout, range);
-    if (bytes > t->blob_cap) {
-        uint8_t *blob = realloc(t->blob, bytes);
-        if (!blob)
-            return err_set(e, ERR_RANGE, "no memory for a range of %zu bytes", bytes);
-        t->blob = blob;
-        t->blob_cap = bytes;
-    }
-    t->p0 = range->p0;
-    t->p1 = range->p1;
-    t->next_layer = 0;
+    free(t->blob);
+    *t = (struct tile_stage){.p0 = range->p0, .p1 = range->p1, .blob = malloc(bytes)};
+    if (!t->blob)
+        return err_set(e, ERR_RANGE, "no memory for a range of %zu bytes", bytes);
     blob_tiles_begin(&g->layout, range, t->blob);
     return 0;
 }
@@ -252,7 +245,9 @@ int llama_tile_import(struct engine *base, uint32_t seq, uint32_t p0, uint32_t p
     t->next_layer = layer + 1;
     if (t->next_layer < blob_tile_layers(&g->layout))
         return 0;
-    t->next_layer = 0;
-    return llama_range_import(base, seq, p0, p1, true, t->blob, blob_bytes_max(&g->layout, &range),
-                              e);
+    rc =
+        llama_range_import(base, seq, p0, p1, true, t->blob, blob_bytes_max(&g->layout, &range), e);
+    free(t->blob);
+    *t = (struct tile_stage){0};
+    return rc;
 }

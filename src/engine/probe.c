@@ -49,25 +49,19 @@ void probe_reason_add(struct probe_result *r, const char *format, ...)
     va_end(args);
 }
 
-static double real_of(const json_t *object, const char *member)
-{
-    const json_t *v = json_object_get(object, member);
-    return json_is_number(v) ? json_number_value(v) : NAN;
-}
-
 void probe_result_read(const json_t *o, struct probe_result *out)
 {
     const char *mode = json_string_value(json_object_get(o, "handoff"));
-    const char *reason = json_string_value(json_object_get(o, "reason"));
+    const char *reason = json_string_or(o, "reason", "");
     *out = (struct probe_result){
-        .max_logit_diff = real_of(o, "max_logit_diff"),
-        .control_logit_diff = real_of(o, "control_logit_diff"),
-        .kv_bytes_per_token = real_of(o, "kv_bytes_per_token"),
+        .max_logit_diff = json_number_or(o, "max_logit_diff", NAN),
+        .control_logit_diff = json_number_or(o, "control_logit_diff", NAN),
+        .kv_bytes_per_token = json_number_or(o, "kv_bytes_per_token", NAN),
         .state_bytes = (uint64_t)json_integer_value(json_object_get(o, "state_bytes")),
     };
     if (!mode || engine_handoff_parse(mode, &out->handoff) != 0)
         out->handoff = ENGINE_HANDOFF_NONE;
-    snprintf(out->reason, sizeof out->reason, "%s", reason ? reason : "");
+    snprintf(out->reason, sizeof out->reason, "%s", reason);
 }
 
 // ---- the cache -------------------------------------------------------------------------------------------

@@ -33,21 +33,19 @@ static int child_result(struct probe_child *c, const char *who, json_t **report,
 
 static double real_of(const json_t *report, const char *member)
 {
-    const json_t *v = json_object_get(json_object_get(report, "result"), member);
-    return json_is_number(v) ? json_number_value(v) : NAN;
+    return json_number_or(json_object_get(report, "result"), member, NAN);
 }
 
 static void comparison_read(struct comparison *c, const json_t *prefill, const json_t *decode)
 {
-    const char *note =
-        json_string_value(json_object_get(json_object_get(decode, "result"), "note"));
+    const char *note = json_string_or(json_object_get(decode, "result"), "note", "");
     *c = (struct comparison){
         .max_logit_diff = real_of(decode, "max_logit_diff"),
         .control_logit_diff = real_of(decode, "control_logit_diff"),
         .kv_bytes_per_token = real_of(prefill, "kv_bytes_per_token"),
         .state_bytes = (uint64_t)real_of(prefill, "state_bytes"),
     };
-    snprintf(c->note, sizeof c->note, "%s", note ? note : "");
+    snprintf(c->note, sizeof c->note, "%s", note);
 }
 
 // Both children run; the error that says most is kept: a child that died explains one that was left alone.

@@ -228,8 +228,6 @@ int probe_report_check(const json_t *report, struct err *e)
     const json_t *error = json_object_get(report, "error");
     if (!error)
         return 0;
-    const char *code = json_string_value(json_object_get(error, "code"));
-    const char *message = json_string_value(json_object_get(error, "message"));
-    return err_set(e, err_from_name(code ? code : ""), "%s",
-                   message ? message : "the probe failed");
+    return err_set(e, err_from_name(json_string_or(error, "code", "")), "%s",
+                   json_string_or(error, "message", "the probe failed"));
 }

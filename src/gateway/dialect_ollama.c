@@ -3,7 +3,6 @@
 // A tool call is told whole, once its arguments are: `blocks` counts those that were.
 #include "gateway/answer.h"
 #include "gateway/ollama.h"
-#include "gateway/timing.h"
 
 #include "base/json.h"
 
@@ -60,7 +59,7 @@ static void part_put(json_t *line, struct buf *out)
 
 static json_t *nanoseconds(const struct answer *a, const char *member)
 {
-    return json_integer((json_int_t)(timing_number(a->timings, member, 0) * S_TO_NS));
+    return json_integer((json_int_t)(json_number_or(a->timings, member, 0) * S_TO_NS));
 }
 
 // A call ends an answer like any other word; a request that said nothing has no answer.
@@ -141,17 +140,17 @@ static void beat(struct answer *a, struct buf *out)
 static void delta(struct answer *a, struct answer_choice *c, const json_t *d,
                   const json_t *logprobs, struct buf *out)
 {
-    const char *text = json_string_value(json_object_get(d, "content"));
+    const char *text = json_string_or(d, "content", "");
     const char *thought = json_string_value(json_object_get(d, "reasoning"));
     const json_t *tool = json_object_get(d, "tool");
     json_t *line;
 
     if (tool)
         calls_put(a, c, (size_t)json_integer_value(tool), out);
-    if (!(thought && thought[0]) && !(text && text[0]) && !json_array_size(logprobs))
+    if (!(thought && thought[0]) && !text[0] && !json_array_size(logprobs))
         return;
     line = line_new(a);
-    words_put(a, line, text ? text : "", thought, NULL);
+    words_put(a, line, text, thought, NULL);
     if (logprobs)
         json_put(line, "logprobs", json_copy((json_t *)(uintptr_t)logprobs));
     part_put(line, out);

@@ -324,8 +324,8 @@ static int step_prompt(const struct spot *body, json_t *chat)
 // A request that says nothing has its model loaded: clients send it before the first words come.
 static bool says_nothing(const json_t *body, const char *member)
 {
-    const json_t *v = json_object_get(body, member);
-    bool none = !v || json_is_null(v) || (json_is_array(v) && json_array_size(v) == 0) ||
+    const json_t *v = json_member(body, member);
+    bool none = !v || (json_is_array(v) && json_array_size(v) == 0) ||
                 (json_is_string(v) && json_string_length(v) == 0);
 
     return none && json_is_string(json_object_get(body, "model"));

@@ -305,9 +305,9 @@ static int step_include(const struct spot *body, json_t *chat)
 
 static json_t *member_or(const json_t *body, const char *member, json_t *otherwise)
 {
-    json_t *v = json_object_get(body, member);
+    json_t *v = json_member(body, member);
 
-    if (!v || json_is_null(v))
+    if (!v)
         return otherwise;
     json_decref(otherwise);
     return json_incref(v);

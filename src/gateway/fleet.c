@@ -3,6 +3,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "gateway/core.h"
+#include "gateway/image_upstream.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -43,10 +44,6 @@ static int address_check(struct core *c, const struct net_addr *a, struct err *e
     if (a->port == 0)
         return err_set(e, ERR_INVALID, "port 0 is no node's; say HOST:PORT, as in %.100s:%d",
                        a->host, MESSAGE_PORT);
-    if (c->n_models == 0)
-        return err_set(e, ERR_UNSUPPORTED,
-                       "this server has no model of its own that a node could have a part in; "
-                       "start it with -m");
     if (p)
         return err_set(e, ERR_BUSY, "%s is a node already%s", p->address,
                        p->leaving ? ", on its way out; add it again when it has left" : "");
@@ -103,7 +100,7 @@ static struct peer *by_name(struct core *c, const char *name)
     for (size_t i = c->n_models; i < c->n_peers; i++) {
         struct peer *p = &c->peers[i];
 
-        if (p->state == PEER_FREE || strcmp(peer_name(p), name) != 0)
+        if (p->state == PEER_FREE || p->companion || strcmp(peer_name(p), name) != 0)
             continue;
         if (found)
             return NULL;
@@ -125,14 +122,51 @@ struct peer *fleet_find(struct core *c, const char *text)
 
 // ---- leaving --------------------------------------------------------------------------------------------
 
+static bool is_companion(const struct peer *p, const struct peer *of)
+{
+    return p->state != PEER_FREE && p->companion && p->parent == of->index;
+}
+
+void fleet_companion(struct core *c, struct peer *p)
+{
+    struct net_addr a = p->addr;
+    struct peer *q = NULL;
+    struct err e = {0};
+
+    a.port = p->welcome.image_port;
+    for (size_t i = c->n_models; i < c->n_peers; i++)
+        if (is_companion(&c->peers[i], p) && c->peers[i].addr.port != a.port &&
+            !c->peers[i].leaving)
+            fleet_remove(c, &c->peers[i], false);
+    if (p->local || a.port == 0 || at_address(c, &a))
+        return;
+    if (fleet_add(c, &a, &q, &e) != 0) {
+        log_warn("gateway", "node %s draws as well, but not for this server: %s", peer_name(p),
+                 e.message);
+        return;
+    }
+    q->companion = true;
+    q->parent = p->index;
+    q->drained = p->drained;
+}
+
+// Requests of both kinds: an answer's, and a picture's.
+static uint32_t requests_of(const struct core *c, const struct peer *p)
+{
+    return p->drawers ? image_nodes_requests(p->drawers, p->place) : request_count(c, p);
+}
+
 void fleet_remove(struct core *c, struct peer *p, bool force)
 {
     p->leaving = true;
     peer_hold_apply(p); // first, so that no request that is planned again is given to it
     log_info("gateway", "node %s is removed: address=%s requests=%u%s", peer_name(p), p->address,
-             request_count(c, p), force ? ", not waited for" : "");
+             requests_of(c, p), force ? ", not waited for" : "");
     if (force && p->link)
         peer_drop(p, "it was removed");
+    for (size_t i = c->n_models; i < c->n_peers; i++)
+        if (is_companion(&c->peers[i], p) && !c->peers[i].leaving)
+            fleet_remove(c, &c->peers[i], force);
     fleet_save(c);
 }
 
@@ -140,6 +174,9 @@ void fleet_drain(struct core *c, struct peer *p, bool on)
 {
     p->drained = on;
     peer_hold_apply(p);
+    for (size_t i = c->n_models; i < c->n_peers; i++)
+        if (is_companion(&c->peers[i], p))
+            fleet_drain(c, &c->peers[i], on);
     fleet_save(c);
 }
 
@@ -171,7 +208,7 @@ static void refused_retry(struct core *c)
 
 static void leave(struct core *c, struct peer *p)
 {
-    if (p->link && request_count(c, p) > 0)
+    if (p->link && requests_of(c, p) > 0)
         return;
     peer_close(p, "the node was removed");
     if (is_referred(c, p))
@@ -189,7 +226,7 @@ void fleet_tick(struct core *c)
 
         if (p->leaving)
             leave(c, p);
-        else if (p->quitting && p->link && request_count(c, p) == 0)
+        else if (p->quitting && p->link && requests_of(c, p) == 0)
             peer_part(p);
     }
     while (c->n_peers > c->n_models && c->peers[c->n_peers - 1].state == PEER_FREE)

@@ -64,6 +64,9 @@ int fleet_add(struct core *c, const struct net_addr *addr, struct peer **out, st
 struct peer *fleet_find(struct core *c, const char *text);
 void fleet_remove(struct core *c, struct peer *p, bool force);
 void fleet_drain(struct core *c, struct peer *p, bool on);
+// A node that was greeted: the image model that its machine has, at a port of its own, joins with it, and leaves and
+// drains with it.
+void fleet_companion(struct core *c, struct peer *p);
 // What it is there for from now on, whatever it says itself. Of a local worker until the server ends.
 void fleet_role(struct core *c, struct peer *p, uint32_t role);
 // Lets go of nodes that have nothing left to do, and frees slots.

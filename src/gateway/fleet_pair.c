@@ -1,4 +1,5 @@
 // Ways between workers: where one dials another, and which pairs could not.
+#include "base/json.h"
 #include "base/log.h"
 #include "gateway/core.h"
 
@@ -83,13 +84,13 @@ static void pair_failed(struct core *c, const struct peer *decode, const struct 
 
 void fleet_on_done(struct core *c, const struct request *r, uint32_t at, const json_t *head)
 {
-    const char *told = json_string_value(json_object_get(head, "fallback"));
+    const char *told = json_string_or(head, "fallback", "it cannot be dialled");
     size_t i;
 
     if (at != 0 || !r->prefill || !r->decode)
         return;
     if (json_is_true(json_object_get(head, "unreached"))) {
-        pair_failed(c, r->decode, r->prefill, told ? told : "it cannot be dialled");
+        pair_failed(c, r->decode, r->prefill, told);
     } else if (json_is_number(json_object_get(head, "handoff_end_s"))) {
         i = pair_find(c, r->decode, r->prefill);
         if (i < FLEET_PAIRS)

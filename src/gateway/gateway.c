@@ -5,6 +5,7 @@
 #include "gateway/access.h"
 #include "gateway/core.h"
 #include "gateway/http.h"
+#include "gateway/image_jobs.h"
 #include "gateway/image_upstream.h"
 #include "gateway/images.h"
 #include "gateway/room.h"
@@ -25,7 +26,8 @@ struct gateway {
     struct http *http;
     struct tuning *tuning;
     struct images *images;                   // NULL: this server draws none
-    struct image_upstreams *image_upstreams; // NULL: no other server does for it
+    struct image_upstreams *image_upstreams; // others that draw
+    struct image_jobs *image_jobs;
     struct room room;
     atomic_int undrained; // the core, and who draws; who comes last tells
 };
@@ -43,6 +45,8 @@ void gateway_options_default(struct gateway_options *o)
     node_worker_options_default(&o->worker);
     o->images.queue = GATEWAY_IMAGE_QUEUE;
     o->images.expiry_s = GATEWAY_IMAGE_EXPIRY_S;
+    o->images.jobs = GATEWAY_IMAGE_JOBS;
+    o->images.jobs_per_key = GATEWAY_IMAGE_JOBS_PER_KEY;
 }
 
 // ---- the real worker ----------------------------------------------------------------------------------
@@ -149,9 +153,6 @@ static int options_check(const struct gateway_options *o, struct err *e)
     if (o->n_upstreams > GATEWAY_UPSTREAMS_MAX)
         return err_set(e, ERR_RANGE, "%zu upstream servers were given, at most %d are taken",
                        o->n_upstreams, GATEWAY_UPSTREAMS_MAX);
-    if (o->n_models == 0 && o->n_upstreams > 0 && o->n_prefill > 0)
-        return err_set(e, ERR_INVALID,
-                       "prefill nodes read prompts for a local model, and there is none: give -m");
     if (o->max_requests == 0 || o->max_requests > 4096)
         return err_set(e, ERR_RANGE, "the most requests at one time is %u, must be 1 to 4096",
                        o->max_requests);
@@ -173,6 +174,7 @@ static int gateway_run(struct gateway *g, const struct core_source *source, uint
     *port = g->options.listen.port;
     core.on_event = core_on_event;
     core.on_event_ctx = g;
+    core.drawers = g->image_upstreams;
     rc = core_start(&core, source, &g->core, e);
     if (rc != 0) {
         close(fd);
@@ -183,6 +185,7 @@ static int gateway_run(struct gateway *g, const struct core_source *source, uint
     parts.tuning = g->tuning;
     parts.images = g->images;
     parts.image_upstreams = g->image_upstreams;
+    parts.image_jobs = g->image_jobs;
     rc = http_start(&parts, fd, &g->http, e);
     if (rc != 0) {
         core_stop(g->core);
@@ -199,13 +202,32 @@ static int images_run(struct gateway *g, struct err *e)
     const struct gateway_options *o = &g->options;
     int rc = 0;
 
-    atomic_init(&g->undrained, 1 + (o->images.worker.model != NULL) + (o->n_image_upstreams > 0));
+    atomic_init(&g->undrained, 2 + (o->images.worker.model != NULL));
     if (o->images.worker.model)
         rc = images_start(o, &hooks, &g->images, e);
     g->room.images = g->images;
-    if (rc == 0 && o->n_image_upstreams > 0)
+    if (rc == 0) // a node that draws may join at any time
         rc = image_upstreams_start(o, g->images, &hooks, &g->image_upstreams, e);
+    if (rc == 0)
+        rc = image_jobs_start(o, &(struct images_places){g->images, g->image_upstreams},
+                              &g->image_jobs, e);
     return rc;
+}
+
+// Those who draw first: an image job that they had is put back then.
+static void images_end(struct gateway *g)
+{
+    image_jobs_drain(g->image_jobs);
+    image_upstreams_stop(g->image_upstreams); // it hands over to the other
+    images_stop(g->images);
+    image_jobs_stop(g->image_jobs);
+}
+
+static void images_drop(struct gateway *g)
+{
+    image_upstreams_free(g->image_upstreams);
+    images_free(g->images);
+    image_jobs_free(g->image_jobs);
 }
 
 int gateway_start_on(const struct gateway_options *o, const struct core_source *source,
@@ -219,7 +241,8 @@ int gateway_start_on(const struct gateway_options *o, const struct core_source *
         return rc;
     g = mem_alloc(sizeof(*g));
     g->options = *o;
-    if (o->n_models == 0 && o->n_upstreams == 0 && o->n_image_upstreams == 0) {
+    if (o->n_models == 0 && o->n_upstreams == 0 && o->n_image_upstreams == 0 &&
+        o->worker.engine.model) {
         g->options.n_models = 1;
         g->options.models[0] = (struct gateway_model){.path = o->worker.engine.model};
     }
@@ -236,10 +259,8 @@ int gateway_start_on(const struct gateway_options *o, const struct core_source *
     if (rc != 0) {
         tuning_stop(g->tuning);
         tuning_free(g->tuning);
-        image_upstreams_stop(g->image_upstreams);
-        image_upstreams_free(g->image_upstreams);
-        images_stop(g->images);
-        images_free(g->images);
+        images_end(g);
+        images_drop(g);
         room_fini(&g->room);
         access_free(g->access);
         free(g);
@@ -263,8 +284,8 @@ struct core *gateway_core(struct gateway *g)
 void gateway_drain(struct gateway *g)
 {
     core_drain(g->core);
-    if (g->image_upstreams)
-        image_upstreams_drain(g->image_upstreams);
+    image_jobs_drain(g->image_jobs);
+    image_upstreams_drain(g->image_upstreams);
     if (g->images)
         images_drain(g->images);
 }
@@ -273,15 +294,13 @@ void gateway_free(struct gateway *g)
 {
     if (!g)
         return;
-    tuning_stop(g->tuning);                   // its streams end before HTTP does
-    image_upstreams_stop(g->image_upstreams); // it hands over to the other
-    images_stop(g->images);
+    tuning_stop(g->tuning); // its streams end before HTTP does
+    images_end(g);
     core_stop(g->core);
     http_stop(g->http);
     core_free(g->core);
     tuning_free(g->tuning);
-    image_upstreams_free(g->image_upstreams);
-    images_free(g->images);
+    images_drop(g);
     room_fini(&g->room);
     access_free(g->access);
     free(g);

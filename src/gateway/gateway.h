@@ -1,10 +1,11 @@
 // The gateway: the HTTP front. It owns requests from the first byte to the last, decides where each
 // part of one runs, and speaks to workers over links; it links no model library.
 //
-// Threads: libmicrohttpd's own (parsing, copying out), one core thread that owns every request,
-// worker table and timer, and one greeter per worker (dialling and the first two frames may block).
-// All of them send messages to the core through a bounded channel; bytes for a client go into that
-// request's outgoing buffer, whose lock is the one thing that HTTP and core share.
+// Threads: libmicrohttpd's own (parsing, copying out), one core thread that owns every request to
+// workers, the worker table and its timers, one greeter per worker (dialling and the first two frames
+// may block), and one each for upstream servers, pictures drawn here, pictures drawn elsewhere, image
+// jobs and fine-tuning. They send each other messages through bounded channels; bytes for a client go
+// into that request's outgoing buffer (reply.h), whose lock is the one thing that HTTP and core share.
 //
 // Files (NAME* are several; each says more itself):
 //
@@ -19,10 +20,11 @@
 //   model, peer, greet       this machine's models, workers of all kinds, their links
 //   fleet*, discover         nodes that join, drain, leave, and announce themselves
 //   ship, room               adapters on their way to workers, memory for training jobs
-//   upstream*                other servers as nodes; upstream_thread talks to them
-//   images*                  pictures, on a thread of their own
-//   image_*                  pictures by other servers, on another
-//   tuning*, files           fine-tuning jobs and what was uploaded for them, on a third
+//   upstream*                other servers as nodes; upstream_thread talks to them, on its own thread
+//   images*                  pictures drawn here, on a thread of their own
+//   image_jobs*              pictures as jobs, on another
+//   image_* (the others)     pictures drawn by other servers and by nodes, on a third
+//   tuning*, files           fine-tuning jobs and what was uploaded for them, on a fourth
 //   status*, metrics, ollama what operators and lists of models show
 #ifndef GATEWAY_GATEWAY_H
 #define GATEWAY_GATEWAY_H
@@ -47,14 +49,19 @@
 
 #define GATEWAY_IMAGE_QUEUE 8
 #define GATEWAY_IMAGE_EXPIRY_S 3600
+#define GATEWAY_IMAGE_JOBS 100
+#define GATEWAY_IMAGE_JOBS_PER_KEY 50
+#define GATEWAY_IMAGE_JOBS_MAX 1000
 
 // Pictures (gateway/images.h).
 struct gateway_images {
     struct image_worker_options worker; // model NULL: this server draws none
     const char *name;                   // of the model; NULL: as its file is called
-    bool wait;        // other requests wait for a step, in place of the picture's pausing for them
-    uint32_t queue;   // requests that may wait (default 8); beyond: 429 with Retry-After
-    int64_t expiry_s; // how long a picture can be fetched by url (default 1 h)
+    bool wait;      // other requests wait for a step, in place of the picture's pausing for them
+    uint32_t queue; // requests that may wait (default 8); beyond: 429 with Retry-After
+    int64_t
+        expiry_s; // how long a picture can be fetched by url, and a job's after its end (default 1 h)
+    uint32_t jobs, jobs_per_key; // that wait or are drawn (image_jobs.h; default 100 and 50)
 };
 
 enum gateway_event {
@@ -111,6 +118,8 @@ enum gateway_discover {
     GATEWAY_DISCOVER_USE, // those that hold the cluster key
 };
 
+struct image_upstreams;
+
 struct gateway_options {
     struct net_addr listen; // default 127.0.0.1:8080; port 0 takes a free one
     // The local decode workers: what is said for all of them, and their models. Without any there is the
@@ -145,6 +154,8 @@ struct gateway_options {
     int64_t heartbeat_ns; // comment lines while a prompt is read (default 5 s)
     double stall_s;       // a prefill node that is silent for this long is given up (default 3)
     struct gateway_images images;
+    struct image_upstreams
+        *drawers; // who learns of nodes that draw: the gateway's own; NULL: nobody
     // Keys that clients must send, when any is given; needed for a public address (access.h).
     const char *api_key;      // good for everything
     const char *api_key_file; // of lines "NAME SCOPES KEY"
@@ -156,7 +167,8 @@ struct gateway_options {
     // Names besides localhost by which a server on a loopback address may be called.
     const char *allow_hosts[GATEWAY_HOSTS_MAX];
     size_t n_allow_hosts;
-    // Called on the core thread; must return at once. May be NULL.
+    // Called on the core thread; GATEWAY_DRAINED on the thread that ended last (core, images or image
+    // servers). Must return at once. May be NULL.
     void (*on_event)(void *ctx, enum gateway_event event, const char *text);
     void *on_event_ctx;
 };

@@ -172,6 +172,17 @@ int http_argument_number(const struct exchange *x, const char *name, int64_t min
     return 0;
 }
 
+const char *http_id_take(const struct exchange *x, char *id, size_t cap)
+{
+    size_t n = strcspn(x->rest, "/");
+
+    if (n == 0 || n >= cap)
+        return NULL;
+    memcpy(id, x->rest, n);
+    id[n] = '\0';
+    return x->rest[n] ? x->rest + n + 1 : "";
+}
+
 const char *http_body(const struct exchange *x, size_t *n)
 {
     *n = x->body.len;
@@ -265,6 +276,7 @@ static struct exchange *exchange_new(struct http *h, struct MHD_Connection *conn
     x->tuning = h->parts.tuning;
     x->images = h->parts.images;
     x->image_upstreams = h->parts.image_upstreams;
+    x->image_jobs = h->parts.image_jobs;
     x->connection = connection;
     x->url = url;
     x->begun_ns = clock_now_ns();
@@ -438,6 +450,8 @@ void http_metrics_put(const struct exchange *x, struct buf *out)
                   connections_count(x));
 }
 
+// What is no HTTP, or has a head that is too long, libmicrohttpd refuses by itself (400, 414, 431, 505), with a page of
+// HTML: it has no call that would let somebody else say it.
 static struct MHD_Daemon *daemon_start(struct http *h, int listen_fd)
 {
     return MHD_start_daemon(

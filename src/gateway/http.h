@@ -20,14 +20,17 @@
 #define HTTP_DRAIN_MAX (1u << 30)
 #define HTTP_IDLE_S 60 // a client that moves no byte for this long is cut
 #define HTTP_CONNECTIONS_MAX 16384
-#define HTTP_CONNECTION_BYTES (16u << 10) // for a connection's head and its answer's
-#define HTTP_FILES_OTHER 128              // descriptors besides those of connections and requests
-#define HTTP_FLUSH_NS NS_PER_S            // at the end: for last bytes to leave
+// For a connection's head and its answer's: four lines of 8 KB fit, as with other servers, and 32 KB of lines of 250
+// bytes (each takes 60 more). One that has had a request keeps all of it, so 5,000 idle ones take 220 MB.
+#define HTTP_CONNECTION_BYTES (44u << 10)
+#define HTTP_FILES_OTHER 128   // descriptors besides those of connections and requests
+#define HTTP_FLUSH_NS NS_PER_S // at the end: for last bytes to leave
 
 struct access;
 struct access_key;
 struct http;
 struct http_form;
+struct image_jobs;
 struct image_upstreams;
 struct images;
 struct route;
@@ -41,7 +44,8 @@ struct exchange {
     struct core *core;
     struct tuning *tuning;
     struct images *images;                   // NULL: this server draws none
-    struct image_upstreams *image_upstreams; // NULL: no other server does for it
+    struct image_upstreams *image_upstreams; // others that draw; there may be none
+    struct image_jobs *image_jobs;
     struct MHD_Connection *connection;
     const struct route *route;    // NULL: there is none for its path and method
     const char *url;              // its path
@@ -72,6 +76,7 @@ struct http_parts {
     struct tuning *tuning;
     struct images *images;
     struct image_upstreams *image_upstreams;
+    struct image_jobs *image_jobs;
 };
 
 // Takes the listening socket, also on failure.
@@ -90,6 +95,8 @@ const char *http_argument(const struct exchange *x, const char *name);
 // The same as a whole number within limits; absent leaves *out. ERR_INVALID names the argument.
 int http_argument_number(const struct exchange *x, const char *name, int64_t min, int64_t max,
                          int64_t *out, struct err *e);
+// "ID" or "ID/WORD" behind the route: copies the id, returns the word ("": none), or NULL for an id that is none.
+const char *http_id_take(const struct exchange *x, char *id, size_t cap);
 // The body, never NULL; it lives until http_body_drop.
 const char *http_body(const struct exchange *x, size_t *n);
 void http_body_drop(struct exchange *x);

@@ -3,7 +3,6 @@
 #include "base/clock.h"
 #include "base/json.h"
 #include "gateway/answer.h"
-#include "gateway/upstream_impl.h"
 #include "os/os.h"
 
 #include <math.h>
@@ -45,6 +44,28 @@ double image_upstream_units(const struct image_upstream_server *s, const struct 
     return s->kind->by_picture ? 1 : r->steps > 0 ? r->steps : IMAGE_UPSTREAM_STEPS;
 }
 
+bool image_upstream_edits(const struct image_upstream_server *s)
+{
+    return s->node ? s->node->now.canvas.like.edits : s->kind->edits;
+}
+
+// What is known of a server's model is little, of a node's everything.
+static void pick_model_set(struct image_upstream_pick *p, const struct image_upstream_server *s)
+{
+    p->model = (struct image_model){.multiple = s->kind->by_picture ? 1 : MULTIPLE,
+                                    .side = IMAGE_UPSTREAM_SIDE,
+                                    .steps = IMAGE_UPSTREAM_STEPS,
+                                    .cfg = IMAGE_UPSTREAM_CFG,
+                                    .edits = s->kind->edits};
+    snprintf(p->model.layout, sizeof(p->model.layout), "%s", s->kind->name);
+    p->of_fleet = s->node != NULL;
+    if (s->node) {
+        p->model = s->node->now.canvas.like;
+        snprintf(p->file, sizeof(p->file), "%s", s->node->now.canvas.file);
+    }
+    p->known = (struct images_known){&p->model, p->ours, s->node ? p->file : NULL, true};
+}
+
 struct image_upstream_pick *image_upstream_pick_new(const struct image_upstream_server *s,
                                                     const struct image_upstream_model *m)
 {
@@ -52,17 +73,12 @@ struct image_upstream_pick *image_upstream_pick_new(const struct image_upstream_
 
     p->server = s->index;
     p->takes = s->takes;
+    p->seeds = s->takes & IMAGE_TAKES_SEED && !s->kind->by_picture;
     p->local = s->all->local && images_goes_by(images_known(s->all->local), m->ours);
     snprintf(p->node, sizeof(p->node), "%s", s->options->name);
     snprintf(p->theirs, sizeof(p->theirs), "%s", m->theirs);
     snprintf(p->ours, sizeof(p->ours), "%s", m->ours);
-    p->model = (struct image_model){.multiple = s->kind->by_picture ? 1 : MULTIPLE,
-                                    .side = IMAGE_UPSTREAM_SIDE,
-                                    .steps = IMAGE_UPSTREAM_STEPS,
-                                    .cfg = IMAGE_UPSTREAM_CFG,
-                                    .edits = s->kind->edits};
-    snprintf(p->model.layout, sizeof(p->model.layout), "%s", s->kind->name);
-    p->known = (struct images_known){&p->model, p->ours, NULL};
+    pick_model_set(p, s);
     return p;
 }
 
@@ -108,33 +124,13 @@ struct image_upstream_pick *image_upstreams_find(struct image_upstreams *u, cons
     return p;
 }
 
-bool image_upstreams_is_sooner(struct image_upstreams *u, const struct image_upstream_pick *p,
-                               const struct image_request *r, double local_s)
-{
-    const struct image_upstream_server *s = &u->servers[p->server];
-    const struct image_upstream_model *m;
-    bool sooner, idle;
-    double unit_s;
-
-    pthread_mutex_lock(&u->lock);
-    m = image_upstream_model_of(s, p->theirs);
-    unit_s = m ? images_speeds_step_s(&m->speeds, r) : 0;
-    idle = s->waiting + s->drawing == 0;
-    // One of whose speed nothing is known gets one request: it would never be found out otherwise.
-    sooner = unit_s > 0 ? s->left_s + unit_s * image_upstream_units(s, r) * r->count < local_s
-                        : idle && local_s > 0;
-    sooner = sooner && m && s->state == IMAGE_UPSTREAM_UP && !is_left_alone(s);
-    pthread_mutex_unlock(&u->lock);
-    return sooner;
-}
-
 // ---- what a server can be asked ------------------------------------------------------------------------
 
 static bool is_given(const struct images_ask *a, const char *member)
 {
-    const json_t *v = json_object_get(a->body, member);
+    const json_t *v = json_member(a->body, member);
 
-    return v && !json_is_null(v) && !(json_is_string(v) && !json_string_value(v)[0]);
+    return v && !(json_is_string(v) && !json_string_value(v)[0]);
 }
 
 int image_upstream_ask_check(const struct image_upstream_pick *p, const struct images_ask *a,
@@ -160,6 +156,16 @@ int image_upstream_ask_check(const struct image_upstream_pick *p, const struct i
                 "'%s' is not possible: server %.60s, which draws \"%.100s\", takes "
                 "none",
                 members[i].member, p->node, p->ours);
+    // What was taken out of a prompt for others is left in it for those that hear texts alone, and the other way round.
+    if (a->request.n_loras > 0 && !(p->takes & IMAGE_TAKES_LORAS))
+        return parse_fault_set(
+            fault, ERR_UNSUPPORTED, "prompt",
+            "LoRAs are not possible: server %.60s, which draws \"%.100s\", takes "
+            "none",
+            p->node, p->ours);
+    if (p->of_fleet && a->request.prompt && strstr(a->request.prompt, "<lora:"))
+        return parse_fault_set(fault, ERR_UNSUPPORTED, "prompt",
+                               "a LoRA stands in a prompt for servers of other kinds");
     if (a->request.width > 0 && !(p->takes & IMAGE_TAKES_SIZE))
         return parse_fault_set(
             fault, ERR_UNSUPPORTED, "size",
@@ -167,6 +173,81 @@ int image_upstream_ask_check(const struct image_upstream_pick *p, const struct i
             "own; leave it out or say \"auto\"",
             p->node);
     return 0;
+}
+
+// ---- who is done soonest ---------------------------------------------------------------------------------
+
+// Seconds until it would be done, behind what it has. One of whose speed nothing is known gets one request: it would
+// never be found out otherwise.
+static double done_s(const struct image_upstream_server *s, const struct image_upstream_model *m,
+                     const struct image_request *r)
+{
+    double unit_s = images_speeds_step_s(&m->speeds, r);
+
+    if (unit_s > 0)
+        return s->left_s + unit_s * image_upstream_units(s, r) * r->count;
+    return s->waiting + s->drawing == 0 ? 0 : INFINITY;
+}
+
+// The lock is held. NULL: it is not one that could draw this.
+static const struct image_upstream_model *rival(const struct image_upstream_server *s,
+                                                const struct image_upstream_pick *p,
+                                                const struct images_ask *a)
+{
+    const struct image_upstream_model *m = s->index == p->server
+                                               ? image_upstream_model_of(s, p->theirs)
+                                           : p->fixed ? NULL
+                                                      : model_called(s, p->ours);
+    struct image_upstream_pick *own;
+    struct parse_fault fault = {0};
+    bool can;
+
+    if (!m || s->state != IMAGE_UPSTREAM_UP || is_left_alone(s) ||
+        (a->edit && !image_upstream_edits(s)))
+        return NULL;
+    own = image_upstream_pick_new(s, m);
+    can = image_upstream_ask_check(own, a, &fault) == 0;
+    free(own);
+    return can ? m : NULL;
+}
+
+struct image_upstream_pick *image_upstreams_soonest(struct image_upstreams *u,
+                                                    const struct image_upstream_pick *p,
+                                                    const struct images_ask *a,
+                                                    const struct image_request *r, double local_s)
+{
+    struct image_upstream_pick *best = NULL;
+    double best_s = local_s;
+
+    pthread_mutex_lock(&u->lock);
+    for (size_t i = 0; i < u->n; i++) {
+        const struct image_upstream_server *s = &u->servers[i];
+        const struct image_upstream_model *m = rival(s, p, a);
+        double s_there = m ? done_s(s, m, r) : INFINITY;
+
+        if (s_there >= best_s)
+            continue;
+        free(best);
+        best = image_upstream_pick_new(s, m);
+        best->fixed = p->fixed;
+        best->local = best->local && !p->fixed;
+        best_s = s_there;
+    }
+    pthread_mutex_unlock(&u->lock);
+    return best;
+}
+
+bool image_upstreams_is_empty(struct image_upstreams *u)
+{
+    bool empty = true;
+
+    if (!u)
+        return true;
+    pthread_mutex_lock(&u->lock);
+    for (size_t i = 0; i < u->n; i++)
+        empty = empty && image_upstream_is_free(&u->servers[i]);
+    pthread_mutex_unlock(&u->lock);
+    return empty;
 }
 
 // ---- sending -------------------------------------------------------------------------------------------
@@ -247,6 +328,7 @@ int image_upstreams_start(const struct gateway_options *o, struct images *local,
     pthread_mutex_init(&u->lock, NULL);
     for (; rc == 0 && u->n < o->n_image_upstreams; u->n++)
         rc = server_init(u, u->n, e);
+    image_nodes_init(u);
     if (rc == 0)
         rc = net_http_pool_open(&u->pool, e);
     if (rc == 0 && pthread_create(&u->thread, NULL, image_upstream_main, u) != 0)
@@ -264,6 +346,7 @@ void image_upstreams_stop(struct image_upstreams *u)
     if (!u || !u->started)
         return;
     chan_close(u->inbox);
+    chan_close(u->frames);
     net_http_pool_wake(u->pool);
     pthread_join(u->thread, NULL);
     u->started = false;
@@ -293,6 +376,7 @@ void image_upstreams_free(struct image_upstreams *u)
     net_http_pool_close(u->pool);
     for (size_t i = 0; i < u->n; i++)
         server_fini(&u->servers[i]);
+    image_nodes_fini(u);
     chan_free(u->inbox);
     pthread_mutex_destroy(&u->lock);
     free(u);

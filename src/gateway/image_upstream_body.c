@@ -35,13 +35,6 @@ static void text_put(json_t *o, const char *member, char *text)
     free(text);
 }
 
-static bool is_given(const struct image_upstream_order *o, const char *member)
-{
-    const json_t *v = json_object_get(o->body, member);
-
-    return v && !json_is_null(v);
-}
-
 // ---- OpenAI's ------------------------------------------------------------------------------------------
 
 // OpenAI's own models since 2025 send no urls, and refuse the member that asks for none.
@@ -57,11 +50,11 @@ static void more_put(json_t *out, const struct image_upstream_order *o)
     const struct image_request *r = o->request;
 
     text_put(out, "negative_prompt", image_upstream_negative(o));
-    if (is_given(o, "seed") && o->seed >= 0)
+    if (json_member(o->body, "seed") && o->seed >= 0)
         json_put(out, "seed", json_integer(o->seed));
-    if (is_given(o, "steps"))
+    if (json_member(o->body, "steps"))
         json_put(out, "num_inference_steps", json_integer(r->steps));
-    if ((is_given(o, "cfg") || is_given(o, "cfg_scale")) && r->cfg >= 0)
+    if ((json_member(o->body, "cfg") || json_member(o->body, "cfg_scale")) && r->cfg >= 0)
         json_put(out, "guidance_scale", json_real(r->cfg));
 }
 

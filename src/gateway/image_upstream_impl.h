@@ -1,4 +1,5 @@
-// The inside of gateway/image_upstream.h, shared by image_upstream*.c; nobody else but their tests includes this.
+// The inside of gateway/image_upstream.h, shared by image_upstream*.c and image_node*.c; nobody else but their tests
+// includes this.
 #ifndef GATEWAY_IMAGE_UPSTREAM_IMPL_H
 #define GATEWAY_IMAGE_UPSTREAM_IMPL_H
 
@@ -6,9 +7,11 @@
 #include "base/chan.h"
 #include "gateway/image_upstream.h"
 #include "gateway/images_impl.h"
+#include "gateway/upstream_impl.h"
 #include "net/http_pool.h"
 
 #include <pthread.h>
+#include <string.h>
 
 #define IMAGE_UPSTREAM_PICTURE_MAX (24u << 20) // bytes of one in an answer, as base64
 #define IMAGE_UPSTREAM_ANSWER_MAX (160u << 20) // bytes of an answer
@@ -84,7 +87,7 @@ struct image_upstream_kind {
 };
 // image_upstream_plain.c, image_upstream_comfy.c
 extern const struct image_upstream_kind image_upstream_openai, image_upstream_sd,
-    image_upstream_comfy;
+    image_upstream_comfy, image_upstream_node; // the last: image_node_job.c
 
 enum image_upstream_state { IMAGE_UPSTREAM_NEW, IMAGE_UPSTREAM_UP, IMAGE_UPSTREAM_DOWN };
 
@@ -111,10 +114,42 @@ struct image_upstream_server {
     double left_s;         // until what it has would be done
     int64_t busy_until_ns; // it failed, or asked to be left alone
     uint64_t pictures, done, failed, cancelled;
+    struct image_node *node; // of the fleet; NULL: another server
     // Checks, the thread's alone:
+    struct upstream_check checks;
     struct net_http_transfer *check;
     struct buf list;
-    int64_t check_ns, begun_ns, backoff_ns;
+};
+
+// A place for a node. The core says, and the thread does accordingly.
+struct image_node_said {
+    uint64_t version; // counts changes of what stands here
+    bool used;        // a node has this place
+    bool held;        // it is to get nothing new: why
+    uint64_t link;    // number of the link that it has; 0: it is away: why
+    char why[ERR_MESSAGE_BYTES];
+    char name[IMAGE_UPSTREAM_NODE_BYTES], address[IMAGE_UPSTREAM_NODE_BYTES + 16];
+    struct message_canvas canvas;
+};
+struct image_node {
+    // With the lock held:
+    struct image_node_said said; // the core writes
+    struct wire_link *wire;      // of said.link; NULL: none
+    uint64_t links;              // numbers given
+    struct image_node_said now;  // the thread writes; it reads without the lock
+    // The thread's alone:
+    struct gateway_upstream options;   // of `now`
+    struct message_canvas_state state; // as its link told
+    char refusal[ERR_MESSAGE_BYTES];   // why its link was ended here; "": it was not
+    uint64_t last_id;
+    uint64_t ending_id; // a request that was cancelled, and whose end it has not told; 0: none
+    int64_t ending_ns;  // it has to be heard of by then
+};
+// What came over a link.
+struct image_node_frame {
+    size_t place;
+    uint64_t link;
+    struct wire_frame frame;
 };
 
 struct image_upstream_job {
@@ -129,25 +164,32 @@ struct image_upstream_job {
     uint64_t tried;                     // a bit for each server that failed it
     int64_t sent_ns, seed;
     double draw_s;
-    bool drawing, streaming; // its turn came; its client was told something
-    bool single;             // its server would not draw several at once
-    bool ours;               // what failed it is this machine's fault, not its server's
-    bool over;               // its end was told: it goes when nobody looks at it any more
+    // A node's:
+    uint64_t link, drawing_id; // number of its request on that link; 0: none runs
+    struct message_pixels pixels;
+    struct message_picture picture; // whose pixels are coming
+    bool drawing, streaming;        // its turn came; its client was told something
+    bool single;                    // its server would not draw several at once
+    bool ours;                      // what failed it is this machine's fault, not its server's
+    bool over;                      // its end was told: it goes when nobody looks at it any more
+    int64_t deadline_ns; // it has to be heard of by then; of ComfyUI's and nodes' requests
     // ComfyUI's:
     char id[IMAGE_UPSTREAM_ID_BYTES]; // "": nothing was begun
     json_t *files;                    // that are to be fetched; NULL: not known yet
-    int64_t poll_ns, deadline_ns;
+    int64_t poll_ns;
 };
 
 struct image_upstreams {
     const struct gateway_options *options;
     struct images *local;
     struct images_hooks hooks;
-    struct chan *inbox; // struct images_task *
+    struct chan *inbox;  // struct images_task *
+    struct chan *frames; // struct image_node_frame
     pthread_t thread;
     bool started;
     pthread_mutex_t lock;
-    struct image_upstream_server servers[GATEWAY_UPSTREAMS_MAX];
+    // Those of the options, and behind them places for nodes.
+    struct image_upstream_server servers[GATEWAY_UPSTREAMS_MAX + IMAGE_NODES_MAX];
     size_t n;
     // The thread only.
     struct net_http_pool *pool;
@@ -167,8 +209,41 @@ double image_upstream_units(const struct image_upstream_server *s, const struct 
 struct image_upstream_pick *image_upstream_pick_new(const struct image_upstream_server *s,
                                                     const struct image_upstream_model *m);
 
+bool image_upstream_edits(const struct image_upstream_server *s);
+// By what is known of their files: two that differ draw different pictures, whatever they are called.
+static inline bool image_upstream_is_same(const struct image_model *a, const struct image_model *b)
+{
+    return a->bytes == b->bytes && strcmp(a->layout, b->layout) == 0;
+}
+// A place that no node has, or one of the options: what nobody is told of.
+static inline bool image_upstream_is_free(const struct image_upstream_server *s)
+{
+    return s->node && !s->node->now.used;
+}
+
+// What was cancelled is still there: nothing else is begun, or what it is sent could pile up without an end.
+static inline bool image_upstream_is_ending(const struct image_upstream_server *s)
+{
+    return s->node && s->node->ending_id != 0;
+}
+
+// ---- image_node.c ----
+void image_nodes_init(struct image_upstreams *u);
+void image_nodes_fini(struct image_upstreams *u);
+void image_nodes_run(struct image_upstreams *u); // what the core said, and what has come
+// How it is, after something was told or heard.
+void image_node_state(struct image_upstream_server *s);
+// Its link is not to be trusted, and ends.
+void image_node_refuse(struct image_upstream_server *s, const struct err *why);
+
+// ---- image_node_job.c ----
+void image_node_take(struct image_upstream_server *s, const struct wire_frame *f);
+void image_node_tick(struct image_upstream_server *s); // one that is silent is cut off
+
 // ---- image_upstream_thread.c ----
 void *image_upstream_main(void *ctx);
+void image_upstream_state_set(struct image_upstream_server *s, enum image_upstream_state state,
+                              const char *why);
 void image_upstream_models_set(struct image_upstream_server *s, const json_t *names);
 void image_upstream_speeds_write(const struct image_upstream_server *s);
 
@@ -178,6 +253,10 @@ void image_upstream_jobs_run(struct image_upstreams *u, int64_t now_ns);
 void image_upstream_jobs_fail(struct image_upstreams *u, const struct err *e); // all of them
 
 // ---- image_upstream_job.c ----
+void image_upstream_done(struct image_upstream_job *j);
+// A picture, whole or not, is told to the client. An error is ours.
+int image_upstream_picture_put(struct image_upstream_job *j, const struct image_event *ev,
+                               struct err *e);
 // A stream's events. A client that does not read is one that left.
 void image_upstream_tell(struct image_upstream_job *j, const struct buf *out);
 void image_upstream_leave(struct image_upstream_job *j); // its client did

@@ -5,13 +5,11 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "gateway/answer.h"
-#include "gateway/upstream_impl.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define CONNECT_S 3
 #define RETRY_MAX_S 600
 #define LEFT_ALONE_S 10 // after a failure
 #define EVENT_BYTES 4096
@@ -95,7 +93,7 @@ static void leave_alone(struct image_upstream_server *s, uint32_t seconds)
     pthread_mutex_lock(&s->all->lock);
     s->busy_until_ns = now_ns + (int64_t)seconds * NS_PER_S;
     pthread_mutex_unlock(&s->all->lock);
-    s->check_ns = now_ns;
+    s->checks.due_ns = now_ns;
 }
 
 // ---- somebody else ---------------------------------------------------------------------------------------
@@ -110,7 +108,7 @@ static struct image_upstream_pick *pick_of(struct image_upstream_job *j,
     struct parse_fault fault = {0};
 
     if (!m || s->state != IMAGE_UPSTREAM_UP || j->tried >> s->index & 1 ||
-        s->busy_until_ns > clock_now_ns() || (t->ask.edit && !s->kind->edits))
+        s->busy_until_ns > clock_now_ns() || (t->ask.edit && !image_upstream_edits(s)))
         return NULL;
     p = image_upstream_pick_new(s, m);
     if (image_upstream_ask_check(p, &t->ask, &fault) == 0)
@@ -121,7 +119,7 @@ static struct image_upstream_pick *pick_of(struct image_upstream_job *j,
 
 static void move(struct image_upstream_job *j, struct image_upstream_pick *p)
 {
-    log_warn("images", "image server %s failed a request, which %s gets", j->server->options->name,
+    log_warn("images", "image %s failed a request, which %s gets", j->server->options->name,
              p->node);
     free(j->r.task->pick);
     j->r.task->pick = p;
@@ -138,6 +136,8 @@ static bool give_home(struct image_upstream_job *j)
     if (!p->local)
         return false;
     t->pick = NULL;
+    t->begun = j->streaming;
+    t->ask.request.seed = j->seed;
     if (images_send(j->server->all->local, t) != 0) {
         t->pick = p;
         return false;
@@ -155,13 +155,16 @@ static bool again(struct image_upstream_job *j)
     struct image_upstreams *u = j->server->all;
     struct image_upstream_pick *p = NULL;
 
-    if (j->streaming || j->r.drawn > 0 || j->r.task->pick->fixed || u->stopping)
+    // A picture that was told cannot be taken back. Steps of one, and unfinished ones, are told anew.
+    if ((j->streaming && j->r.drawn > 0) || j->r.task->pick->fixed || u->stopping)
         return false;
     j->tried |= 1ull << j->server->index;
     if (j->server->kind->leave)
         j->server->kind->leave(j);
     for (size_t i = 0; !p && i < u->n; i++)
         p = pick_of(j, &u->servers[i]);
+    buf_clear(&j->r.data);
+    j->r.drawn = j->r.previews = j->r.index = j->r.step = 0;
     if (p)
         move(j, p);
     return p || give_home(j);
@@ -176,7 +179,7 @@ void image_upstream_fail(struct image_upstream_job *j, const struct net_http_rep
     struct err full = *e;
 
     if (!j->ours && !s->all->stopping)
-        err_wrap(&full, "image server %.60s", s->options->name);
+        err_wrap(&full, "image %s %.60s", s->node ? "node" : "server", s->options->name);
     if (!j->ours && !is_wrong(status)) {
         leave_alone(s, retry_s);
         if (again(j)) {
@@ -270,7 +273,7 @@ int image_upstream_call(struct image_upstream_job *j, const struct image_upstrea
                                        .body = c->body,
                                        .body_bytes = c->len,
                                        .type = c->type,
-                                       .connect_s = CONNECT_S,
+                                       .connect_s = UPSTREAM_CONNECT_S,
                                        .stall_s = o->stall_s,
                                        .total_s = c->total_s,
                                        .ops = &ops,
@@ -295,61 +298,26 @@ void image_upstream_round(struct image_upstream_job *j)
 
 // ---- pictures --------------------------------------------------------------------------------------------
 
-static char *parameters(const struct image_upstream_job *j, const struct image_event *ev)
-{
-    const struct image_request *r = &j->r.task->ask.request;
-    struct buf b;
-
-    buf_init(&b, 4 * IMAGE_PROMPT_MAX);
-    buf_printf(&b, "%s\n", r->prompt);
-    if (r->negative && r->negative[0])
-        buf_printf(&b, "Negative prompt: %s\n", r->negative);
-    if (r->steps > 0)
-        buf_printf(&b, "Steps: %u, ", r->steps);
-    if (r->sampler)
-        buf_printf(&b, "Sampler: %s, ", r->sampler);
-    if (r->cfg >= 0)
-        buf_printf(&b, "CFG scale: %g, ", r->cfg);
-    if (ev->seed >= 0)
-        buf_printf(&b, "Seed: %lld, ", (long long)ev->seed);
-    buf_printf(&b, "Size: %ux%u, Model: %s, Version: tandem " TANDEM_VERSION, ev->picture.width,
-               ev->picture.height, j->r.task->pick->ours);
-    return buf_take(&b);
-}
-
-// As image_texts does for our own; only what is known.
-static json_t *texts_json(const struct image_upstream_job *j, const struct image_event *ev)
-{
-    const struct image_request *r = &j->r.task->ask.request;
-    char *all = parameters(j, ev), *seed = mem_format("%lld", (long long)ev->seed);
-    json_t *o = json_object();
-
-    json_put(o, "Software", json_string("tandem " TANDEM_VERSION));
-    json_put(o, "prompt", answer_string(r->prompt));
-    if (r->negative && r->negative[0])
-        json_put(o, "negative_prompt", answer_string(r->negative));
-    if (ev->seed >= 0)
-        json_put(o, "seed", json_string(seed));
-    json_put(o, "model", answer_string(j->r.task->pick->ours));
-    json_put(o, "node", answer_string(j->r.task->pick->node));
-    json_put(o, "parameters", answer_string(all));
-    free(all);
-    free(seed);
-    return o;
-}
-
 // What is told is the size that it has, whatever was asked.
 static int picture_tell(struct image_upstream_job *j, const struct image_event *ev, struct err *e)
 {
+    const bool whole = ev->kind == IMAGE_PICTURE;
     struct image_request *q = asked(j);
     const uint32_t width = q->width, height = q->height;
-    json_t *texts = texts_json(j, ev);
+    const struct image_upstream_pick *pick = j->r.task->pick;
+    json_t *texts;
     struct buf out;
     int rc;
 
     buf_init(&out, REPLY_BODY_MAX);
-    j->width = q->width = ev->picture.width;
-    j->height = q->height = ev->picture.height;
+    if (whole) {
+        j->width = q->width = ev->picture.width;
+        j->height = q->height = ev->picture.height;
+    }
+    // A node's file is the one that this machine would write.
+    texts = !whole           ? NULL
+            : pick->of_fleet ? image_texts(q, pick->file, NULL, ev->seed)
+                             : image_texts(q, pick->ours, pick->node, ev->seed);
     rc = images_picture_put(&j->r, ev, texts, &out, e);
     q->width = width;
     q->height = height;
@@ -361,31 +329,40 @@ static int picture_tell(struct image_upstream_job *j, const struct image_event *
     return rc;
 }
 
-int image_upstream_picture(struct image_upstream_job *j, const uint8_t *data, size_t n,
-                           struct err *e)
+int image_upstream_picture_put(struct image_upstream_job *j, const struct image_event *ev,
+                               struct err *e)
 {
-    struct image_event ev = {.kind = IMAGE_PICTURE,
-                             .index = j->r.drawn,
-                             .seed = j->seed >= 0 ? j->seed + j->r.drawn : IMAGE_SEED_NONE};
     struct image_upstream_server *s = j->server;
-    struct err why = {0};
-    int rc = image_decode(data, n, &ev.picture, &why);
+    int rc = picture_tell(j, ev, e);
 
-    if (rc != 0)
-        return err_set(e, ERR_CORRUPT, "sends what is no picture (%.300s)", why.message);
-    rc = picture_tell(j, &ev, e);
-    image_event_fini(&ev);
-    if (rc != 0)
+    if (rc != 0 || ev->kind != IMAGE_PICTURE)
         return rc;
     j->got++;
     j->r.drawn++;
+    j->r.previews = 0; // the next one's count anew
     pthread_mutex_lock(&s->all->lock);
     s->pictures++;
     pthread_mutex_unlock(&s->all->lock);
     return 0;
 }
 
-static void done(struct image_upstream_job *j)
+int image_upstream_picture(struct image_upstream_job *j, const uint8_t *data, size_t n,
+                           struct err *e)
+{
+    struct image_event ev = {.kind = IMAGE_PICTURE,
+                             .index = j->r.drawn,
+                             .seed = j->seed >= 0 ? j->seed + j->r.drawn : IMAGE_SEED_NONE};
+    struct err why = {0};
+    int rc = image_decode(data, n, &ev.picture, &why);
+
+    if (rc != 0)
+        return err_set(e, ERR_CORRUPT, "sends what is no picture (%.300s)", why.message);
+    rc = image_upstream_picture_put(j, &ev, e);
+    image_event_fini(&ev);
+    return rc;
+}
+
+void image_upstream_done(struct image_upstream_job *j)
 {
     asked(j)->width = j->width;
     asked(j)->height = j->height;
@@ -412,6 +389,6 @@ int image_upstream_next(struct image_upstream_job *j, struct err *e)
     pthread_mutex_unlock(&s->all->lock);
     if (j->r.drawn < r.count)
         return s->kind->begin(j, e);
-    done(j);
+    image_upstream_done(j);
     return 0;
 }

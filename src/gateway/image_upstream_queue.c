@@ -2,15 +2,11 @@
 #include "gateway/image_upstream_impl.h"
 
 #include "base/clock.h"
-#include "os/os.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define RETRY_MAX_S 600
 #define BEAT_BYTES 512
-#define SEED_MASK 0x7fffffffu // what every server keeps
 
 // ---- coming in -------------------------------------------------------------------------------------------
 
@@ -90,22 +86,26 @@ static struct image_upstream_job *job_new(struct image_upstreams *u, struct imag
 {
     struct image_upstream_job *j = mem_alloc(sizeof(*j)), **last = &u->jobs;
     const struct image_request *q = &t->ask.request;
-    uint32_t random;
 
-    os_random(&random, sizeof(random));
     j->server = &u->servers[t->pick->server];
     j->r.task = t;
     j->r.received_ns = j->r.told_ns = clock_now_ns();
-    j->seed = q->seed >= 0 ? q->seed
-              : t->pick->takes & IMAGE_TAKES_SEED && !j->server->kind->by_picture
-                  ? (int64_t)(random & SEED_MASK)
-                  : IMAGE_SEED_NONE;
+    j->seed = q->seed >= 0 ? q->seed : t->pick->seeds ? image_seed_draw() : IMAGE_SEED_NONE;
     buf_init(&j->r.data, REPLY_BODY_MAX);
     buf_init(&j->in, IMAGE_UPSTREAM_ANSWER_MAX);
     while (*last)
         last = &(*last)->next;
     *last = j;
     return j;
+}
+
+// Since it was picked, a place may have got another node, and a server other models.
+static bool is_as_picked(const struct image_upstream_server *s, const struct image_upstream_pick *p)
+{
+    const struct message_canvas *c = s->node ? &s->node->now.canvas : NULL;
+
+    return image_upstream_model_of(s, p->theirs) &&
+           (!c || (strcmp(c->file, p->file) == 0 && image_upstream_is_same(&c->like, &p->model)));
 }
 
 void image_upstream_admit(struct image_upstreams *u, struct images_task *t)
@@ -116,26 +116,24 @@ void image_upstream_admit(struct image_upstreams *u, struct images_task *t)
     unsigned status;
 
     if (room_check(u, t, &status, &e) != 0) {
-        double left_s = ceil(s->left_s);
-
-        images_refuse(t->reply, &e, status, NULL,
-                      left_s < 1             ? 1
-                      : left_s > RETRY_MAX_S ? RETRY_MAX_S
-                                             : (unsigned)left_s);
+        images_refuse(t->reply, &e, status, NULL, images_retry_s(s->left_s));
         images_task_free(t);
         return;
     }
     if (part_check(&t->ask.image, false, &t->ask.request, &e) != 0 ||
-        part_check(&t->ask.mask, true, &t->ask.request, &e) != 0) {
+        part_check(&t->ask.mask, true, &t->ask.request, &e) != 0 ||
+        (s->node && image_request_check(&t->ask.request, &t->pick->model, &e) != 0)) {
         images_refuse(t->reply, &e, 400, images_param_of(e.message), 0);
         images_task_free(t);
         return;
     }
     j = job_new(u, t);
-    if (s->state == IMAGE_UPSTREAM_DOWN) {
+    if (s->state == IMAGE_UPSTREAM_DOWN)
         err_set(&e, ERR_BUSY, "is not there: %.400s", s->why);
+    else if (!is_as_picked(s, t->pick))
+        err_set(&e, ERR_BUSY, "has another model than \"%.100s\" by now; ask again", t->pick->ours);
+    if (e.code != 0)
         image_upstream_fail(j, NULL, &e);
-    }
 }
 
 // ---- time ------------------------------------------------------------------------------------------------
@@ -143,6 +141,7 @@ void image_upstream_admit(struct image_upstreams *u, struct images_task *t)
 static void job_free(struct image_upstream_job *j)
 {
     images_task_free(j->r.task);
+    message_pixels_fini(&j->pixels);
     buf_fini(&j->r.data);
     buf_fini(&j->in);
     json_decref(j->files);
@@ -165,7 +164,7 @@ static void job_run(struct image_upstream_job *j, int64_t now_ns)
     const struct image_upstream_kind *k = j->server->kind;
     struct err e = {0};
 
-    if (j->r.left || images_client_left(&j->r)) {
+    if (j->r.left || reply_left(j->r.task->reply)) {
         image_upstream_leave(j);
         return;
     }
@@ -174,7 +173,8 @@ static void job_run(struct image_upstream_job *j, int64_t now_ns)
     if (j->drawing) {
         if (k->on_tick)
             k->on_tick(j, now_ns);
-    } else if (drawing_on(j->server->all, j->server) < k->at_once) {
+    } else if (drawing_on(j->server->all, j->server) < k->at_once &&
+               !image_upstream_is_ending(j->server)) {
         j->drawing = true;
         j->r.begun_ns = clock_now_ns();
         if (k->begin(j, &e) != 0)

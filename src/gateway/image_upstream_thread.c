@@ -3,7 +3,6 @@
 
 #include "base/clock.h"
 #include "base/log.h"
-#include "gateway/upstream_impl.h"
 #include "os/os.h"
 
 #include <stdio.h>
@@ -13,11 +12,6 @@
 #define TICK_NS (20 * NS_PER_MS) // while something is asked for: clients that leave
 #define SWEEP_NS (30 * NS_PER_S) // between two looks at files that have expired
 #define FLUSH_NS NS_PER_S
-#define CONNECT_S 3
-#define CHECK_S 5
-#define CHECK_NS (5 * NS_PER_S)
-#define CHECK_SOON_NS (NS_PER_S / 2) // after a failure; doubled with each one
-#define CHECK_LATE_NS (10 * NS_PER_S)
 #define SPEEDS_NAME_BYTES (IMAGE_UPSTREAM_NODE_BYTES + PARSE_MODEL_BYTES + 2)
 
 // ---- models --------------------------------------------------------------------------------------------
@@ -75,24 +69,22 @@ void image_upstream_models_set(struct image_upstream_server *s, const json_t *na
 
 // ---- health --------------------------------------------------------------------------------------------
 
-static void state_set(struct image_upstream_server *s, enum image_upstream_state state,
-                      const char *why)
+void image_upstream_state_set(struct image_upstream_server *s, enum image_upstream_state state,
+                              const char *why)
 {
     bool up = state == IMAGE_UPSTREAM_UP;
 
     if (up && s->state != state)
-        log_info("images", "image server %s is up: address=%s models=%zu", s->options->name,
-                 s->options->url, s->n_models);
-    else if (!up && strcmp(s->why, why) != 0)
-        log_warn("images", "image server %s is not used: %s", s->options->name, why);
+        log_info("images", "image %s %s is up: address=%s models=%zu", s->node ? "node" : "server",
+                 s->options->name, s->options->url, s->n_models);
+    else if (state == IMAGE_UPSTREAM_DOWN && strcmp(s->why, why) != 0)
+        log_warn("images", "image %s %s is not used: %s", s->node ? "node" : "server",
+                 s->options->name, why);
     pthread_mutex_lock(&s->all->lock);
     s->state = state;
     snprintf(s->why, sizeof(s->why), "%s", why);
     pthread_mutex_unlock(&s->all->lock);
-    s->backoff_ns = up || s->backoff_ns == 0 ? CHECK_SOON_NS : s->backoff_ns;
-    s->check_ns = clock_now_ns() + (up ? CHECK_NS : s->backoff_ns);
-    if (!up)
-        s->backoff_ns = 2 * s->backoff_ns < CHECK_LATE_NS ? 2 * s->backoff_ns : CHECK_LATE_NS;
+    upstream_check_done(&s->checks, up, clock_now_ns());
 }
 
 static int check_on_data(void *ctx, const struct net_http_reply *r, const void *data, size_t n,
@@ -110,23 +102,21 @@ static int check_on_data(void *ctx, const struct net_http_reply *r, const void *
 static void check_take(struct image_upstream_server *s, const struct net_http_reply *r)
 {
     const struct gateway_upstream *o = s->options;
-    // Servers that have no list of models are asked for those that were named.
-    bool missing = o->n_models > 0 && (r->status == 404 || r->status == 405 || r->status == 501);
     char reason[UPSTREAM_REASON_BYTES];
     struct err e = {0};
     json_t *names = NULL;
 
     if (r->status == 200)
         names = image_upstream_list(o->kind, s->list.data, s->list.len, &e);
-    if (r->status != 200 && !missing) {
+    if (r->status != 200 && !upstream_list_is_missing(o, r->status)) {
         upstream_reason(s->list.data, s->list.len, s->key, reason);
         upstream_status_words(r, reason, &e);
-        state_set(s, IMAGE_UPSTREAM_DOWN, e.message);
+        image_upstream_state_set(s, IMAGE_UPSTREAM_DOWN, e.message);
     } else if (!names && o->n_models == 0) {
-        state_set(s, IMAGE_UPSTREAM_DOWN, e.message);
+        image_upstream_state_set(s, IMAGE_UPSTREAM_DOWN, e.message);
     } else {
         image_upstream_models_set(s, names);
-        state_set(s, IMAGE_UPSTREAM_UP, "");
+        image_upstream_state_set(s, IMAGE_UPSTREAM_UP, "");
     }
     json_decref(names);
 }
@@ -139,9 +129,10 @@ static void check_on_end(void *ctx, const struct net_http_reply *r, int rc, cons
     if (rc == 0)
         check_take(s, r);
     else if (rc == ERR_TIMEOUT && s->drawing > 0 && s->state == IMAGE_UPSTREAM_UP)
-        s->check_ns = clock_now_ns() + CHECK_NS; // it draws, and does nothing beside it
+        // It draws, and does nothing beside it.
+        s->checks.due_ns = clock_now_ns() + UPSTREAM_CHECK_NS;
     else
-        state_set(s, IMAGE_UPSTREAM_DOWN, why->message);
+        image_upstream_state_set(s, IMAGE_UPSTREAM_DOWN, why->message);
     buf_clear(&s->list);
 }
 
@@ -153,29 +144,31 @@ static void check_begin(struct image_upstream_server *s)
     const struct net_http_request q = {.url = url,
                                        .token = s->key,
                                        .ca_file = s->options->ca_file,
-                                       .connect_s = CONNECT_S,
-                                       .total_s = CHECK_S,
+                                       .connect_s = UPSTREAM_CONNECT_S,
+                                       .total_s = UPSTREAM_CHECK_S,
                                        .ops = &check_ops,
                                        .ctx = s};
     struct err e = {0};
 
     if (net_http_pool_start(s->all->pool, &q, &s->check, &e) != 0)
-        state_set(s, IMAGE_UPSTREAM_DOWN, e.message);
+        image_upstream_state_set(s, IMAGE_UPSTREAM_DOWN, e.message);
     free(url);
 }
 
 // Begins what is due; returns how long until the next one is.
 static int64_t checks_run(struct image_upstreams *u, int64_t now_ns)
 {
-    int64_t wait_ns = CHECK_LATE_NS;
+    int64_t wait_ns = UPSTREAM_CHECK_LATE_NS;
 
     for (size_t i = 0; i < u->n; i++) {
         struct image_upstream_server *s = &u->servers[i];
 
-        if (!s->check && now_ns >= s->check_ns)
+        if (s->node) // it says by itself how it is
+            continue;
+        if (!s->check && now_ns >= s->checks.due_ns)
             check_begin(s);
-        if (!s->check && s->check_ns - now_ns < wait_ns)
-            wait_ns = s->check_ns - now_ns;
+        if (!s->check && s->checks.due_ns - now_ns < wait_ns)
+            wait_ns = s->checks.due_ns - now_ns;
     }
     return wait_ns < 0 ? 0 : wait_ns;
 }
@@ -235,6 +228,7 @@ void *image_upstream_main(void *ctx)
         int64_t now_ns = clock_now_ns(), wait_ns;
 
         tasks_run(u);
+        image_nodes_run(u);
         image_upstream_jobs_run(u, now_ns);
         wait_ns = checks_run(u, now_ns);
         sweep(u, now_ns);

@@ -25,6 +25,17 @@ static bool is_told(const struct image_upstreams *u, size_t server, const char *
     return false;
 }
 
+// As this machine's own is told of.
+static void canvas_put(json_t *meta, const struct message_canvas *c)
+{
+    json_put(meta, "arch", answer_string(c->like.layout));
+    json_put(meta, "side", json_integer(c->like.side));
+    json_put(meta, "multiple", json_integer(c->like.multiple));
+    json_put(meta, "square", json_boolean(c->like.square));
+    json_put(meta, "steps", json_integer(c->like.steps));
+    json_put(meta, "cfg", json_real(c->like.cfg));
+}
+
 static json_t *model_json(const struct image_upstream_server *s,
                           const struct image_upstream_model *m)
 {
@@ -41,7 +52,9 @@ static json_t *model_json(const struct image_upstream_server *s,
     json_put(o, "status", status);
     json_put(meta, "kind", json_string("image"));
     json_put(meta, "server", json_string(s->kind->name));
-    json_put(meta, "edits", json_boolean(s->kind->edits));
+    json_put(meta, "edits", json_boolean(image_upstream_edits(s)));
+    if (s->node)
+        canvas_put(meta, &s->node->now.canvas);
     json_put(o, "meta", meta);
     return o;
 }
@@ -130,7 +143,8 @@ json_t *image_upstreams_status(struct image_upstreams *u)
         return list;
     pthread_mutex_lock(&u->lock);
     for (size_t i = 0; i < u->n; i++)
-        json_array_append_new(list, server_json(&u->servers[i]));
+        if (!image_upstream_is_free(&u->servers[i]))
+            json_array_append_new(list, server_json(&u->servers[i]));
     pthread_mutex_unlock(&u->lock);
     return list;
 }
@@ -141,6 +155,8 @@ static void gauges_put(struct image_upstreams *u, struct buf *out)
 
     metric_family(out, up, "gauge", "1: another server that draws is up.");
     for (size_t i = 0; i < u->n; i++) {
+        if (image_upstream_is_free(&u->servers[i]))
+            continue;
         const struct metric_label labels[] = {{"node", u->servers[i].options->name}};
 
         metric_sample(out, up, labels, 1, u->servers[i].state == IMAGE_UPSTREAM_UP);
@@ -148,6 +164,8 @@ static void gauges_put(struct image_upstreams *u, struct buf *out)
     metric_family(out, running, "gauge",
                   "Requests for pictures that wait for a server or run on it.");
     for (size_t i = 0; i < u->n; i++) {
+        if (image_upstream_is_free(&u->servers[i]))
+            continue;
         const struct metric_label labels[] = {{"node", u->servers[i].options->name}};
 
         metric_sample(out, running, labels, 1, u->servers[i].waiting + u->servers[i].drawing);
@@ -170,13 +188,14 @@ static void ends_put(const struct image_upstream_server *s, struct buf *out)
 
 void image_upstreams_metrics_put(struct image_upstreams *u, struct buf *out)
 {
-    if (!u)
+    if (image_upstreams_is_empty(u))
         return;
     pthread_mutex_lock(&u->lock);
     gauges_put(u, out);
     metric_family(out, "tandem_image_node_total", "counter",
                   "Requests for pictures by the server that drew them, and their end.");
     for (size_t i = 0; i < u->n; i++)
-        ends_put(&u->servers[i], out);
+        if (!image_upstream_is_free(&u->servers[i]))
+            ends_put(&u->servers[i], out);
     pthread_mutex_unlock(&u->lock);
 }

@@ -54,7 +54,7 @@ static int worker_start(struct images *i, struct err *e)
     i->now.failed = rc != 0;
     if (rc != 0)
         snprintf(i->now.why, sizeof(i->now.why), "%s", e->message);
-    i->now.paused = i->step_let = false;
+    image_yield_reset(&i->yield);
     return rc;
 }
 
@@ -95,30 +95,13 @@ static void room_make(struct images *i, uint64_t bytes)
 
 // ---- pausing ------------------------------------------------------------------------------------------
 
-static void pause_set(struct images *i, bool pause, int64_t now_ns)
-{
-    if (i->now.paused == pause)
-        return;
-    if (pause)
-        i->paused_ns = now_ns;
-    else
-        i->now.paused_s += ns_to_s(now_ns - i->paused_ns);
-    i->now.pauses += pause;
-    i->now.paused = pause;
-    image_worker_pause(i->worker, pause);
-}
-
-// Between steps others go first; but a step now and then is let through, so that everything has an end.
 static void pause_tick(struct images *i, int64_t now_ns)
 {
     int chats = atomic_load_explicit(&i->chats, memory_order_relaxed);
     bool busy = chats > 0 && !i->options->images.wait && i->requests != NULL;
 
-    if (!i->worker)
-        return;
-    if (busy && i->now.paused && now_ns - i->paused_ns >= IMAGES_PATIENCE_NS)
-        i->step_let = true;
-    pause_set(i, busy && !i->step_let, now_ns);
+    if (i->worker)
+        image_worker_pause(i->worker, image_yield_tick(&i->yield, busy, now_ns));
 }
 
 void images_chats(struct images *i, int change)
@@ -243,7 +226,7 @@ static void name_set(struct images *i, const struct gateway_images *o)
     dot = strrchr(i->name, '.');
     if (!o->name && dot && dot > i->name)
         *dot = '\0';
-    i->known = (struct images_known){&i->model, i->name, path};
+    i->known = (struct images_known){.model = &i->model, .name = i->name, .file = path};
 }
 
 int images_start(const struct gateway_options *o, const struct images_hooks *hooks,

@@ -9,7 +9,7 @@
 // model's file alone, before anything is allocated for it. Replies are shared as with the core (reply.h).
 //
 // With the policy "pause" the worker waits before its next step while other requests run (images_chats), but not
-// for ever: a picture gets a step every IMAGES_PATIENCE_NS. With "wait" it is the others who wait.
+// for ever: a picture gets a step every IMAGE_PATIENCE_NS (image/yield.h). With "wait" it is the others who wait.
 //
 // Files: images.c the thread, images_request.c one request, images_parse.c and images_form.c what is asked,
 // images_answer.c what is told, images_store.c files that are fetched by url, images_told.c figures.
@@ -26,7 +26,6 @@
 #define IMAGES_NAME_BYTES 128
 #define IMAGES_HOST_BYTES 300
 #define IMAGES_WAITING_BYTES (256u << 20) // of pictures that came with requests
-#define IMAGES_PATIENCE_NS (5 * NS_PER_S)
 
 struct buf;
 struct image_upstream_pick;
@@ -48,6 +47,7 @@ struct images_ask {
     uint32_t compression;             // 1..100 of JPEG and WebP; 0: the default
     const char *quality, *background; // as the answer says them; static
     bool edit, url, stream, progress;
+    bool files_later; // of an edit: image and mask are put in after the checks
 };
 
 // What the checks need to know of the server.
@@ -55,6 +55,7 @@ struct images_known {
     const struct image_model *model;
     const char *name, *file; // of the model: what it is listed as, and its path
     // file NULL: another server draws, by whose own defaults what a request leaves open stays open
+    bool found; // by the name that was asked for, whatever that is
 };
 
 // 0, or an error with *fault filled; *out needs images_ask_fini in both cases. Keeps the body.
@@ -82,6 +83,7 @@ struct images_task {
     char base[IMAGES_HOST_BYTES];    // "http://host:port", as the client called this server
     struct image_upstream_pick
         *pick;           // the server that draws (image_upstream.h); owned; NULL: this one
+    bool begun;          // its stream has: somebody else had it before
     uint64_t bytes;      // of IMAGES_ROOM; 0: no longer needed
     struct chan *answer; // of IMAGES_ROOM: one int comes
 };
@@ -124,12 +126,17 @@ bool images_goes_by(const struct images_known *known, const char *name);
 #define IMAGES_STORE_MAX 1000u // files
 #define IMAGES_STORE_NAME_BYTES 48
 
+uint64_t images_store_count(void);
+// 0: so many more files, of so many bytes in all, can be kept. ERR_BUSY: too many are, or the disk is nearly full.
+int images_store_room(uint64_t files, uint64_t bytes, struct err *e);
 // Keeps a file for its owner's eyes (0600) under a random name: "0123..ef.png".
 int images_store_put(const char *owner, enum image_format format, const void *data, size_t n,
                      char name[IMAGES_STORE_NAME_BYTES], struct err *e);
 // Opens one that is not older than expiry_s; ERR_NOT_FOUND.
 int images_store_open(const char *name, int64_t expiry_s, int *fd, uint64_t *bytes,
                       enum image_format *format, struct err *e);
+void images_store_renew(const char *name);  // its time begins anew
+void images_store_remove(const char *name); // no name of a picture is no loss
 // Removes what is older, or (owner NULL) everything, or all of one owner's. How many files went.
 uint64_t images_store_expire(int64_t expiry_s);
 uint64_t images_store_forget(const char *owner);

@@ -104,6 +104,8 @@ void images_completed_put(struct buf *out, const struct images_picture_told *p)
     json_put(o, "index", json_integer(p->event->index));
     if (p->event->seed >= 0)
         json_put(o, "seed", json_integer(p->event->seed));
+    if (p->node)
+        json_put(o, "node", answer_string(p->node));
     event_put(out, p, "completed", o);
 }
 

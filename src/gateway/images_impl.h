@@ -1,4 +1,5 @@
-// The inside of gateway/images.h, shared by images*.c; nobody else includes this.
+// The inside of gateway/images.h, shared by images*.c, image_jobs*.c and image_upstream_impl.h; nobody else includes
+// this.
 #ifndef GATEWAY_IMAGES_IMPL_H
 #define GATEWAY_IMAGES_IMPL_H
 
@@ -7,6 +8,7 @@
 #include "base/metrics.h"
 #include "gateway/images.h"
 #include "image/worker.h"
+#include "image/yield.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -27,11 +29,12 @@ struct images_speeds {
 // What others may see; the images thread alone writes.
 struct images_told {
     struct image_worker_status worker;
-    bool failed, resting, paused;
+    bool failed, resting;
+    struct image_yield yield;
     char why[ERR_MESSAGE_BYTES]; // of failed
     uint32_t requests;           // taken and not ended
-    uint64_t pictures, edits, done, cancelled, failures, refused, pauses;
-    double paused_s, load_s, eta_s;
+    uint64_t pictures, edits, done, cancelled, failures, refused;
+    double load_s, eta_s;
     struct images_speeds speeds;
     struct metric_histogram step_s, request_s, queue_s;
 };
@@ -64,10 +67,11 @@ struct images {
     // The images thread only.
     struct image_worker *worker; // NULL: it rests, or could not be started
     struct images_told now;      // told is its copy
+    struct image_yield yield;
     struct images_request *requests;
     size_t waiting_bytes;
-    bool draining, drained, stopping, step_let;
-    int64_t paused_ns, swept_ns;
+    bool draining, drained, stopping;
+    int64_t swept_ns;
 };
 
 // ---- images.c ----
@@ -80,7 +84,6 @@ void images_event(struct images *i, struct image_event *ev);
 // Clients that left, and signs of life.
 void images_requests_tick(struct images *i, int64_t now_ns);
 void images_requests_fail(struct images *i, const struct err *e); // all of them
-bool images_client_left(const struct images_request *r);
 // A refusal before anything was told. param may be NULL.
 void images_refuse(struct reply *reply, const struct err *e, unsigned status, const char *param,
                    unsigned retry_s);
@@ -88,6 +91,8 @@ void images_refuse(struct reply *reply, const struct err *e, unsigned status, co
 // stream's event goes into `out`, a whole answer's entry to those before it.
 int images_picture_put(struct images_request *r, const struct image_event *ev, const json_t *texts,
                        struct buf *out, struct err *e);
+// Retry-After, of seconds until there is room.
+unsigned images_retry_s(double left_s);
 double images_eta_s(const struct images *i); // until what is there now is drawn; 0: not known
 
 // ---- images_answer.c ----
@@ -96,7 +101,8 @@ struct images_picture_told { // one picture as an answer tells it
     const struct image_event *event;
     const uint8_t *file; // its bytes
     size_t len;
-    const char *url; // NULL: the bytes are sent
+    const char *url;  // NULL: the bytes are sent
+    const char *node; // who drew it; NULL: this machine
 };
 // {"b64_json":..., "seed":...}
 void images_entry_put(struct buf *out, const struct images_picture_told *p);

@@ -54,7 +54,7 @@ static int model_parse(const json_t *body, const struct images_known *known,
 
     if (rc != 0)
         return parse_fault_set(fault, rc, "model", "%s", e.message);
-    if (!name || !name[0] || !known->file || images_goes_by(known, name))
+    if (!name || !name[0] || !known->file || known->found || images_goes_by(known, name))
         return 0;
     parse_fault_set(fault, ERR_NOT_FOUND, "model",
                     "there is no image model \"%.100s\" here; this server has \"%.100s\"", name,
@@ -372,7 +372,7 @@ int images_ask_parse(json_t *body, bool edit, const struct images_known *known,
                              "\"%.100s\" cannot edit: its layout (%s) takes no picture to begin "
                              "with",
                              known->name, known->model->layout);
-    if (rc == 0 && edit && !out->image.data)
+    if (rc == 0 && edit && !out->files_later && !out->image.data)
         rc = parse_fault_set(fault, ERR_INVALID, "image",
                              "the field \"image\" is missing from the form: the picture to edit");
     return rc == 0 ? model_check(out, known, fault) : rc;

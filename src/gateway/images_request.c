@@ -5,12 +5,12 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "gateway/answer.h"
+#include "gateway/image_upstream.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 
 #define RETRY_MAX_S 600
 #define EVENT_MORE_BYTES 1024 // of an event or entry beside its picture
@@ -118,9 +118,9 @@ double images_eta_s(const struct images *i)
     return s;
 }
 
-static unsigned retry_s(const struct images *i)
+unsigned images_retry_s(double left_s)
 {
-    double s = ceil(images_eta_s(i));
+    double s = ceil(left_s);
 
     return s < 1 ? 1 : s > RETRY_MAX_S ? RETRY_MAX_S : (unsigned)s;
 }
@@ -231,7 +231,8 @@ static void not_taken(struct images *i, struct images_request *r, const struct e
     i->now.refused++;
     images_told_publish(i);
     param = param || status != 400 ? param : images_param_of(e->message);
-    images_refuse(r->task->reply, e, status, param, status == 503 ? retry_s(i) : 0);
+    images_refuse(r->task->reply, e, status, param,
+                  status == 503 ? images_retry_s(images_eta_s(i)) : 0);
     request_free(i, r);
 }
 
@@ -244,7 +245,7 @@ void images_admit(struct images *i, struct images_task *t)
 
     if (room_check(i, t, &status, &e) != 0) {
         i->now.refused++;
-        images_refuse(t->reply, &e, status, NULL, retry_s(i));
+        images_refuse(t->reply, &e, status, NULL, images_retry_s(images_eta_s(i)));
         images_task_free(t);
         return;
     }
@@ -254,7 +255,7 @@ void images_admit(struct images *i, struct images_task *t)
         return;
     }
     i->now.edits += t->ask.edit;
-    if (t->ask.stream)
+    if (t->ask.stream && !t->begun)
         reply_begin(t->reply);
 }
 
@@ -326,7 +327,8 @@ int images_picture_put(struct images_request *r, const struct image_event *ev, c
     const struct images_ask *a = &r->task->ask;
     const struct image_encode_options o = {
         .format = a->format, .quality = a->compression, .texts = texts};
-    struct images_picture_told p = {.ask = a, .event = ev};
+    struct images_picture_told p = {
+        .ask = a, .event = ev, .node = r->task->pick ? r->task->pick->node : NULL};
     uint8_t *file = NULL;
     char *url = NULL;
     int rc = image_encode(&ev->picture, &o, &file, &p.len, e);
@@ -356,7 +358,7 @@ static int on_picture(struct images *i, struct images_request *r, const struct i
     if (r->left)
         return 0;
     buf_init(&out, REPLY_BODY_MAX);
-    texts = whole ? image_texts(&a->request, i->known.file, ev->seed) : NULL;
+    texts = whole ? image_texts(&a->request, i->known.file, NULL, ev->seed) : NULL;
     rc = images_picture_put(r, ev, texts, &out, e);
     if (rc == 0 && out.len > 0)
         request_tell(i, r, &out);
@@ -403,7 +405,7 @@ void images_event(struct images *i, struct image_event *ev)
     } else if (ev->kind == IMAGE_DOWN) {
         on_down(i, ev);
     } else if (r && ev->kind == IMAGE_PROGRESS) {
-        i->step_let = false;
+        image_yield_stepped(&i->yield);
         on_progress(i, r, ev);
     } else if (r && ev->kind == IMAGE_DONE) {
         on_done(i, r, ev->draw_s);
@@ -418,14 +420,6 @@ void images_event(struct images *i, struct image_event *ev)
 
 // ---- time -----------------------------------------------------------------------------------------------------
 
-bool images_client_left(const struct images_request *r)
-{
-    char byte;
-    int fd = reply_fd(r->task->reply);
-
-    return fd >= 0 && recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
-}
-
 static void beat(struct images *i, struct images_request *r, uint32_t before)
 {
     struct buf out;
@@ -435,7 +429,7 @@ static void beat(struct images *i, struct images_request *r, uint32_t before)
         buf_printf(&out, ": waiting, %u before this\n\n", before);
     else
         buf_printf(&out, ": picture %u, step %u of %u%s\n\n", r->index + 1, r->step,
-                   asked(r)->steps, i->now.paused ? ", paused while other requests run" : "");
+                   asked(r)->steps, i->yield.paused ? ", paused while other requests run" : "");
     request_tell(i, r, &out);
     buf_fini(&out);
 }
@@ -445,7 +439,7 @@ void images_requests_tick(struct images *i, int64_t now_ns)
     uint32_t before = 0;
 
     for (struct images_request *r = i->requests; r; r = r->next, before++) {
-        if (!r->left && images_client_left(r))
+        if (!r->left && reply_left(r->task->reply))
             request_leave(i, r);
         else if (!r->left && r->task->ask.stream && now_ns - r->told_ns >= i->options->heartbeat_ns)
             beat(i, r, before);

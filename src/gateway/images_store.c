@@ -81,12 +81,17 @@ static bool count_each(struct walk *w, const char *path, const char *owner, cons
     return true;
 }
 
-int images_store_put(const char *owner, enum image_format format, const void *data, size_t n,
-                     char name[IMAGES_STORE_NAME_BYTES], struct err *e)
+uint64_t images_store_count(void)
 {
-    char folder[PATH_BYTES], path[PATH_BYTES + 160], hex[2 * RANDOM_BYTES + 1];
-    uint8_t random[RANDOM_BYTES];
     struct walk w = {.each = count_each};
+
+    walk_run(&w);
+    return w.count;
+}
+
+int images_store_room(uint64_t files, uint64_t bytes, struct err *e)
+{
+    char folder[PATH_BYTES];
     struct statvfs v;
     int rc = folder_get(folder, e);
 
@@ -94,16 +99,32 @@ int images_store_put(const char *owner, enum image_format format, const void *da
         rc = os_mkdirs(folder, e);
     if (rc != 0)
         return rc;
-    walk_run(&w);
-    if (w.count >= IMAGES_STORE_MAX)
+    if (images_store_count() + files > IMAGES_STORE_MAX)
         return err_set(e, ERR_BUSY,
                        "%u pictures are kept to be fetched already; they go after a while, or with "
-                       "\"tandem forget\"; ask for \"b64_json\" instead",
+                       "\"tandem forget\"",
                        IMAGES_STORE_MAX);
-    if (statvfs(folder, &v) == 0 && (uint64_t)v.f_bavail * v.f_frsize < n + DISK_RESERVE)
+    if (statvfs(folder, &v) == 0 && (uint64_t)v.f_bavail * v.f_frsize < bytes + DISK_RESERVE)
         return err_set(e, ERR_BUSY,
-                       "the disk is nearly full: %llu MB are free; ask for \"b64_json\"",
-                       (unsigned long long)v.f_bavail * v.f_frsize >> 20);
+                       "the disk is nearly full: %llu MB are free, and pictures want %llu",
+                       (unsigned long long)v.f_bavail * v.f_frsize >> 20,
+                       (unsigned long long)(bytes + DISK_RESERVE) >> 20);
+    return 0;
+}
+
+int images_store_put(const char *owner, enum image_format format, const void *data, size_t n,
+                     char name[IMAGES_STORE_NAME_BYTES], struct err *e)
+{
+    char folder[PATH_BYTES], path[PATH_BYTES + 160], hex[2 * RANDOM_BYTES + 1];
+    uint8_t random[RANDOM_BYTES];
+    struct err why = {0};
+    int rc = images_store_room(1, n, &why);
+
+    if (rc != 0)
+        return err_set(e, rc, "%s; ask for \"b64_json\" instead", why.message);
+    rc = folder_get(folder, e);
+    if (rc != 0)
+        return rc;
     os_random(random, sizeof(random));
     hex_encode(random, sizeof(random), hex);
     snprintf(name, IMAGES_STORE_NAME_BYTES, "%s.%s", hex, image_format_name(format));
@@ -135,17 +156,26 @@ static bool find_each(struct walk *w, const char *path, const char *owner, const
     return false;
 }
 
+// The path of one, whoever's it is. False: there is none.
+static bool found(const char *name, enum image_format *format, char out[PATH_BYTES])
+{
+    struct walk w = {.each = find_each, .name = name};
+
+    if (name_good(name, format))
+        walk_run(&w);
+    memcpy(out, w.found, PATH_BYTES);
+    return out[0] != '\0';
+}
+
 int images_store_open(const char *name, int64_t expiry_s, int *fd, uint64_t *bytes,
                       enum image_format *format, struct err *e)
 {
-    struct walk w = {.each = find_each, .name = name};
+    char path[PATH_BYTES];
     struct stat st;
 
     *fd = -1;
-    if (name_good(name, format))
-        walk_run(&w);
-    if (w.found[0])
-        *fd = open(w.found, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    if (found(name, format, path))
+        *fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
     if (*fd >= 0 && fstat(*fd, &st) == 0 && S_ISREG(st.st_mode) &&
         (int64_t)st.st_mtime > clock_unix_s() - expiry_s) {
         *bytes = (uint64_t)st.st_size;
@@ -158,6 +188,15 @@ int images_store_open(const char *name, int64_t expiry_s, int *fd, uint64_t *byt
                    "there is no picture \"%.60s\" (any more): they are kept for %lld s; ask for "
                    "\"b64_json\" to get one at once",
                    name, (long long)expiry_s);
+}
+
+void images_store_renew(const char *name)
+{
+    enum image_format format;
+    char path[PATH_BYTES];
+
+    if (found(name, &format, path))
+        utimensat(AT_FDCWD, path, NULL, 0);
 }
 
 // ---- removing -------------------------------------------------------------------------------------------
@@ -179,6 +218,15 @@ static bool forget_each(struct walk *w, const char *path, const char *owner, con
     if ((!w->owner || strcmp(owner, w->owner) == 0) && unlink(path) == 0)
         w->count++;
     return true;
+}
+
+void images_store_remove(const char *name)
+{
+    enum image_format format;
+    char path[PATH_BYTES];
+
+    if (found(name, &format, path))
+        unlink(path);
 }
 
 uint64_t images_store_expire(int64_t expiry_s)

@@ -25,6 +25,7 @@ void images_told_publish(struct images *i)
     if (i->worker)
         image_worker_status(i->worker, &i->now.worker);
     i->now.resting = i->worker == NULL;
+    i->now.yield = i->yield;
     i->now.eta_s = images_eta_s(i);
     pthread_mutex_lock(&i->lock);
     i->told = i->now;
@@ -75,7 +76,7 @@ json_t *images_status_json(struct images *i)
     json_put(o, "version", answer_string(t.worker.version));
     json_put(o, "pid", json_integer(t.worker.pid));
     json_put(o, "policy", json_string(i->options->images.wait ? "wait" : "pause"));
-    json_put(o, "paused", json_boolean(t.paused));
+    json_put(o, "paused", json_boolean(t.yield.paused));
     json_put(o, "requests", json_integer(t.requests));
     json_put(o, "waiting", json_integer(t.worker.waiting));
     json_put(o, "pictures", json_integer((json_int_t)t.pictures));
@@ -84,7 +85,7 @@ json_t *images_status_json(struct images *i)
     json_put(o, "failed", json_integer((json_int_t)t.failures));
     json_put(o, "refused", json_integer((json_int_t)t.refused));
     json_put(o, "restarts", json_integer(t.worker.restarts));
-    json_put(o, "paused_s", json_real(t.paused_s));
+    json_put(o, "paused_s", json_real(t.yield.paused_s));
     json_put(o, "load_s", json_real(t.load_s));
     json_put(o, "speeds", images_speeds_json(&t.speeds));
     return o;
@@ -152,7 +153,7 @@ void images_metrics_put(struct images *i, struct buf *out)
     metric_single(out, "tandem_image_worker_restarts_total", "counter",
                   "Times the image worker ended by itself.", t.worker.restarts);
     metric_single(out, "tandem_image_paused_seconds_total", "counter",
-                  "Time that pictures waited for other requests.", t.paused_s);
+                  "Time that pictures waited for other requests.", t.yield.paused_s);
     metric_histogram_put(out, "tandem_image_step_seconds", "A denoising step.", &t.step_s);
     metric_histogram_put(out, "tandem_image_queue_seconds",
                          "From a request for pictures to its first step.", &t.queue_s);

@@ -1,6 +1,7 @@
 #include "gateway/metrics.h"
 
 #include "base/clock.h"
+#include "base/json.h"
 #include "gateway/core.h"
 #include "os/os.h"
 
@@ -57,17 +58,9 @@ void metrics_ended(struct metrics *m, const char *plan, enum metrics_end end)
     m->ended[plan_find(plan)][end]++;
 }
 
-// NaN, which a histogram passes over, when it is not there.
-static double number(const json_t *o, const char *member)
-{
-    const json_t *v = json_object_get(o, member);
-
-    return json_is_number(v) ? json_number_value(v) : NAN;
-}
-
 static uint64_t count(const json_t *o, const char *member)
 {
-    double v = number(o, member);
+    double v = json_number_or(o, member, NAN);
 
     return v >= 0 && v < 0x1p53 ? (uint64_t)v : 0;
 }
@@ -76,13 +69,13 @@ static uint64_t count(const json_t *o, const char *member)
 // not predicted.
 static void predicted_count(struct metrics *m, const json_t *timings)
 {
-    double predicted = number(json_object_get(timings, "predicted"), "ttft_s");
+    double predicted = json_number_or(json_object_get(timings, "predicted"), "ttft_s", NAN);
 
     if (json_is_string(json_object_get(timings, "fallback")))
         return;
     metric_observe(&m->predicted_ttft, predicted);
     if (predicted > 0)
-        metric_observe(&m->off, fabs(number(timings, "ttft_s") / predicted - 1));
+        metric_observe(&m->off, fabs(json_number_or(timings, "ttft_s", NAN) / predicted - 1));
 }
 
 void metrics_answered(struct metrics *m, const json_t *timings)
@@ -92,12 +85,13 @@ void metrics_answered(struct metrics *m, const json_t *timings)
     predicted_count(m, timings);
 
     metrics_ended(m, json_string_value(json_object_get(timings, "plan")), METRICS_OK);
-    metric_observe(&m->ttft, number(timings, "ttft_s"));
-    metric_observe(&m->total, number(timings, "total_s"));
-    metric_observe(&m->prefill, number(timings, "prefill_s"));
-    metric_observe(&m->tail, number(timings, "tail_ms") / 1e3);
-    metric_observe(&m->queue, number(decode, "queue_s"));
-    metric_observe(&m->kv_seconds, number(decode, "handoff_end_s"));
+    // A histogram passes over NaN, which is what is not there.
+    metric_observe(&m->ttft, json_number_or(timings, "ttft_s", NAN));
+    metric_observe(&m->total, json_number_or(timings, "total_s", NAN));
+    metric_observe(&m->prefill, json_number_or(timings, "prefill_s", NAN));
+    metric_observe(&m->tail, json_number_or(timings, "tail_ms", NAN) / 1e3);
+    metric_observe(&m->queue, json_number_or(decode, "queue_s", NAN));
+    metric_observe(&m->kv_seconds, json_number_or(decode, "handoff_end_s", NAN));
     m->prompt_tokens += count(timings, "prompt_tokens");
     m->cached_tokens += count(timings, "cached_tokens");
     m->generated_tokens += count(timings, "gen_tokens");
@@ -196,7 +190,7 @@ struct node_gauge {
 
 static double worker_number(const struct peer *p, const char *member)
 {
-    return number(p->status, member);
+    return json_number_or(p->status, member, NAN);
 }
 
 static double node_up(const struct core *c, const struct peer *p)
@@ -230,7 +224,7 @@ static double node_cells_kept(const struct core *c, const struct peer *p)
 
 static double node_rate(const struct peer *p, const char *member, double greeted)
 {
-    double v = number(json_object_get(p->status, "rates"), member);
+    double v = json_number_or(json_object_get(p->status, "rates"), member, NAN);
 
     return v > 0 ? v : p->known ? greeted : NAN;
 }

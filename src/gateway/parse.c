@@ -70,13 +70,6 @@ int parser_integer(struct parser *p, const char *member, int64_t min, int64_t ma
     return 0;
 }
 
-bool parser_is_set(const json_t *body, const char *member)
-{
-    const json_t *v = json_object_get(body, member);
-
-    return v && !json_is_null(v);
-}
-
 // ---- lengths -----------------------------------------------------------------------------------
 
 static int parse_n(struct parser *p, const char *member)
@@ -94,7 +87,7 @@ static int parse_max_tokens(struct parser *p, const char *member)
 {
     int64_t n = -1;
 
-    if (!parser_is_set(p->body, member))
+    if (!json_member(p->body, member))
         return 0;
     if (parser_integer(p, member, -1, INT64_MAX, &n) != 0)
         return p->fault->e.code;
@@ -176,10 +169,10 @@ static int parse_policy(struct parser *p, json_t *tandem)
 // Seconds of a service level; 0 or absent: the server's.
 static int parse_limit(struct parser *p, json_t *tandem, const char *member, double *out)
 {
-    const json_t *v = json_object_get(tandem, member);
+    const json_t *v = json_member(tandem, member);
     char name[PARSE_PARAM_BYTES];
 
-    if (!v || json_is_null(v))
+    if (!v)
         return 0;
     *out = json_number_value(v);
     if (json_is_number(v) && *out >= 0 && *out <= 1e6)
@@ -266,7 +259,7 @@ static int parse_unsupported(struct parser *p)
     for (size_t i = 0; i < sizeof(unsupported) / sizeof(unsupported[0]); i++) {
         const struct unsupported *u = &unsupported[i];
 
-        if (!parser_is_set(p->body, u->name) || u->harmless(json_object_get(p->body, u->name)))
+        if (!json_member(p->body, u->name) || u->harmless(json_object_get(p->body, u->name)))
             continue;
         err_set(&p->fault->e, ERR_UNSUPPORTED, "'%s': %s", u->name, u->instead);
         return parser_fault_member(p, p->body, u->name);

@@ -25,6 +25,7 @@
 #define PARSE_PARAM_BYTES 64
 #define PARSE_NODE_BYTES 280         // a node's name or address
 #define PARSE_GRAMMAR_MAX (1u << 20) // bytes of a request's own grammar
+#define PARSE_STOPS_MAX 16           // of a client
 #define PARSE_CHOICES_MAX 8          // answers to one request: n times its prompts
 #define PARSE_INPUTS_MAX 2048        // texts of one embeddings request, documents of one ranking
 

@@ -119,7 +119,7 @@ int parser_tools(struct parser *p)
             return p->fault->e.code;
     if (parser_flag(p, p->body, "parallel_tool_calls", &parallel) != 0)
         return p->fault->e.code;
-    if (json_array_size(tools) > 0 && parser_is_set(p->body, "grammar"))
+    if (json_array_size(tools) > 0 && json_member(p->body, "grammar"))
         return FAULT(p, "grammar", "'grammar' and 'tools' exclude each other");
     return check_choice(p, tools);
 }
@@ -155,7 +155,7 @@ static int check_response_format(struct parser *p)
                                  "\"text\", \"json_object\" or \"json_schema\"",
                                  json_object_get(format, "type"));
     // llama.cpp's server takes a schema here as well.
-    if (parser_is_set(format, "schema") && !json_is_object(json_object_get(format, "schema")))
+    if (json_member(format, "schema") && !json_is_object(json_object_get(format, "schema")))
         return FAULT(p, "response_format", "'response_format.schema' must be an object");
     return 0;
 }
@@ -181,7 +181,7 @@ int parser_format(struct parser *p)
     for (size_t i = 0; i < sizeof(members) / sizeof(members[0]); i++)
         if (json_get_object(p->body, members[i], &object, &p->fault->e) != 0)
             return parser_fault_member(p, p->body, members[i]);
-    if (parser_is_set(p->body, "json_schema") && parser_is_set(p->body, "response_format"))
+    if (json_member(p->body, "json_schema") && json_member(p->body, "response_format"))
         return FAULT(p, "json_schema", "'json_schema' and 'response_format' exclude each other");
     return check_strings(p) != 0 ? p->fault->e.code : check_response_format(p);
 }

@@ -14,7 +14,6 @@ struct parser {
 
 #define FAULT(p, member, ...) parse_fault_set((p)->fault, ERR_INVALID, member, __VA_ARGS__)
 
-bool parser_is_set(const json_t *body, const char *member); // there, and not null
 // After a json_get_* on p->body left its error in the fault: adds what the client sent, and the member.
 int parser_fault_member(struct parser *p, const json_t *object, const char *member);
 // The same where a value of the right type stands in the message already: then it is its range that was wrong.

@@ -193,7 +193,7 @@ static int continuation_put(struct parser *p, const json_t *messages, json_t *ch
 {
     const json_t *last = json_array_get(messages, json_array_size(messages) - 1);
     const json_t *wish = json_object_get(p->body, "continue_final_message");
-    bool generate = true, asked = parser_is_set(p->body, "add_generation_prompt");
+    bool generate = true, asked = json_member(p->body, "add_generation_prompt");
     bool continues = json_is_true(wish) || json_is_string(wish);
 
     if (wish && !json_is_null(wish) && !json_is_boolean(wish) && !json_is_string(wish))
@@ -289,7 +289,7 @@ static bool form_copy(struct parser *p, json_t *chat)
     bool any = false;
 
     for (size_t i = 0; i < sizeof(forms) / sizeof(forms[0]); i++) {
-        if (!parser_is_set(p->body, forms[i]))
+        if (!json_member(p->body, forms[i]))
             continue;
         json_put(chat, forms[i], json_incref(json_object_get(p->body, forms[i])));
         any = true;
@@ -319,7 +319,7 @@ static int prompt_put(struct parser *p, json_t *v, json_t *head)
         return FAULT(p, "prompt", "'prompt' must be a string or an array of token ids");
     if (json_array_size(v) == 0)
         return FAULT(p, "prompt", "'prompt' is empty");
-    if (parser_is_set(p->body, "response_format") || parser_is_set(p->body, "json_schema"))
+    if (json_member(p->body, "response_format") || json_member(p->body, "json_schema"))
         return FAULT(
             p, "prompt",
             "'prompt' as token ids excludes 'response_format' and 'json_schema'; send text");

@@ -103,7 +103,7 @@ static int parse_logprobs(struct parser *p, const char *member)
 
     if (json_is_boolean(v))
         n = json_is_true(v) ? 0 : -1;
-    else if (p->kind == PARSE_CHAT && parser_is_set(p->body, member))
+    else if (p->kind == PARSE_CHAT && json_member(p->body, member))
         return parse_fault_value(p->fault, member, "true or false", v);
     else if (parser_integer(p, member, 0, ENGINE_LOGPROBS_MAX, &n) != 0)
         return p->fault->e.code;
@@ -115,7 +115,7 @@ static int parse_top_logprobs(struct parser *p, const char *member)
 {
     int64_t n = 0;
 
-    if (p->kind != PARSE_CHAT || !parser_is_set(p->body, member))
+    if (p->kind != PARSE_CHAT || !json_member(p->body, member))
         return 0;
     if (parser_integer(p, member, 0, ENGINE_LOGPROBS_MAX, &n) != 0)
         return p->fault->e.code;
@@ -181,11 +181,11 @@ static int biases_of_array(struct parser *p, const char *member, const json_t *l
 
 static int parse_logit_bias(struct parser *p, const char *member)
 {
-    json_t *v = json_object_get(p->body, member);
+    json_t *v = json_member(p->body, member);
     struct message_generate *g = &p->out->generate;
     size_t n = json_is_object(v) ? json_object_size(v) : json_array_size(v);
 
-    if (!v || json_is_null(v))
+    if (!v)
         return 0;
     if (!json_is_object(v) && !json_is_array(v))
         return parse_fault_value(p->fault, member, "an object of token ids and biases", v);
@@ -217,15 +217,15 @@ static int stop_add(struct parser *p, const char *member, const json_t *v)
 
 static int parse_stop(struct parser *p, const char *member)
 {
-    const json_t *v = json_object_get(p->body, member);
+    const json_t *v = json_member(p->body, member);
 
-    if (!v || json_is_null(v))
+    if (!v)
         return 0;
     if (!json_is_array(v))
         return stop_add(p, member, v);
-    if (json_array_size(v) > MESSAGE_STOPS_MAX)
+    if (json_array_size(v) > PARSE_STOPS_MAX)
         return FAULT(p, member, "'%s' has %zu strings, at most %d are taken", member,
-                     json_array_size(v), MESSAGE_STOPS_MAX);
+                     json_array_size(v), PARSE_STOPS_MAX);
     for (size_t i = 0; i < json_array_size(v); i++)
         if (stop_add(p, member, json_array_get(v, i)) != 0)
             return p->fault->e.code;
@@ -243,7 +243,7 @@ static int parse_grammar(struct parser *p, const char *member)
     if (strlen(text) > PARSE_GRAMMAR_MAX)
         return FAULT(p, member, "'%s' has %zu bytes, at most %u are taken", member, strlen(text),
                      PARSE_GRAMMAR_MAX);
-    if (parser_is_set(p->body, "response_format") || parser_is_set(p->body, "json_schema"))
+    if (json_member(p->body, "response_format") || json_member(p->body, "json_schema"))
         return FAULT(p, member, "'%s' excludes 'response_format' and 'json_schema'", member);
     p->out->generate.syntax = json_pack("{s:s}", "grammar", text);
     p->out->generate.sampling.syntax = p->out->generate.syntax;

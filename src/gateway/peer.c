@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "gateway/core.h"
+#include "gateway/image_upstream.h"
 
 #include <signal.h>
 #include <stdio.h>
@@ -18,12 +19,14 @@ const char *peer_state_name(enum peer_state s)
     return state_names[s];
 }
 
-static void peer_state_set(struct peer *p, enum peer_state state, const char *why)
+void peer_state_set(struct peer *p, enum peer_state state, const char *why)
 {
     p->state = state;
     p->since_ns = clock_now_ns();
     if (why != p->why)
         snprintf(p->why, sizeof(p->why), "%s", why);
+    if (p->drawers)
+        image_nodes_hold(p->drawers, p->place, state == PEER_UP ? NULL : p->why);
 }
 
 #define UNLOADED "the model is not loaded; a request for it loads it"
@@ -81,13 +84,23 @@ void peer_begin(struct peer *p, const struct net_addr *addr)
     peer_state_set(p, PEER_DOWN, "not connected yet");
 }
 
+// It draws no more, or never did.
+static void drawer_forget(struct peer *p)
+{
+    if (p->drawers)
+        image_nodes_forget(p->drawers, p->place);
+    p->drawers = NULL;
+}
+
 void peer_end(struct peer *p)
 {
     p->turn++; // a greeting that is under way concerns nobody
     peer_close(p, "the node was removed");
     peer_fini(p);
     p->known = p->added = p->drained = p->leaving = p->quitting = p->has_role = false;
+    p->companion = false;
     p->model = NULL;
+    drawer_forget(p);
     p->address[0] = '\0';
     peer_state_set(p, PEER_FREE, "");
 }
@@ -111,7 +124,7 @@ uint32_t peer_role(const struct peer *p)
 }
 
 // Logs a complaint once, not at every retry.
-static void peer_complain(struct peer *p, const char *what, const char *why)
+void peer_complain(struct peer *p, const char *what, const char *why)
 {
     if (strcmp(p->logged, why) == 0)
         return;
@@ -130,6 +143,8 @@ static int link_on_frame(void *ctx, struct wire_frame *f, struct err *e)
     struct peer_link *l = ctx;
     struct core_message m = {.what = CORE_FRAME, .link = l, .frame = *f, .at_ns = clock_now_ns()};
 
+    if (l->drawing > 0 && f->type != WIRE_STATUS_IS && f->type != WIRE_FORGOTTEN)
+        return image_nodes_frame(l->core->options.drawers, l->place, l->drawing, f, e);
     if (core_send(l->core, &m, CHAN_FOREVER) != 0)
         return err_set(e, ERR_CLOSED, "the gateway is stopping");
     return 0;
@@ -148,7 +163,8 @@ static void link_on_close(void *ctx, const struct err *why)
 
 static const struct wire_link_ops link_ops = {.on_frame = link_on_frame, .on_close = link_on_close};
 
-static void peer_link_start(struct core *c, struct peer *p, struct net_conn *conn)
+// The caller runs it.
+static void peer_link_make(struct core *c, struct peer *p, struct net_conn *conn)
 {
     struct wire_link_options o;
     struct peer_link *l = mem_alloc(sizeof(*l));
@@ -161,7 +177,14 @@ static void peer_link_start(struct core *c, struct peer *p, struct net_conn *con
     l->wire = wire_link_new(conn, &link_ops, l, &o);
     p->link = l;
     c->n_links++;
-    wire_link_run(l->wire);
+}
+
+static void link_free(struct peer_link *l)
+{
+    if (l->drawing > 0)
+        image_nodes_part(l->core->options.drawers, l->place, l->wire, "its link was lost");
+    wire_link_free(l->wire);
+    free(l);
 }
 
 void peer_send(struct peer *p, struct wire_frame f)
@@ -187,69 +210,10 @@ void peer_close(struct peer *p, const char *why)
     p->link = NULL;
     if (!l)
         return;
+    if (l->drawing > 0)
+        image_nodes_part(l->core->options.drawers, l->place, l->wire, why);
     wire_link_close(l->wire);
     request_on_peer_lost(l->core, p, why);
-}
-
-// ---- comparing ----------------------------------------------------------------------------------------
-
-static void peer_refuse(struct peer *p, const char *why)
-{
-    peer_complain(p, "is not used", why);
-    peer_state_set(p, PEER_REFUSED, why);
-    p->retry_ns = clock_now_ns() + PEER_REFUSED_NS;
-    peer_close(p, why);
-}
-
-// The local model that a node's own is equal to. NULL: none; then `e` says how it differs from the first that
-// was compared, and *unknown how many could not be.
-static struct model *equal_find(struct core *c, const struct peer *p, size_t *unknown,
-                                struct err *e)
-{
-    struct err why = {0};
-
-    *unknown = 0;
-    e->message[0] = '\0';
-    for (size_t i = 0; i < c->n_models; i++) {
-        struct model *m = &c->models[i];
-
-        if (!m->peer->known)
-            ++*unknown;
-        else if (engine_identity_compare(&m->peer->welcome.identity, &p->welcome.identity,
-                                         c->options.same_weights, &why) == 0)
-            return m;
-        else if (!e->message[0])
-            *e = why;
-    }
-    return NULL;
-}
-
-// Another address under which this very worker is known already; NULL: none. The process counts, not only the
-// machine: one machine may well have several workers.
-static const struct peer *twin_find(const struct core *c, const struct peer *p)
-{
-    for (size_t i = c->n_models; i < c->n_peers && p->welcome.node_id[0]; i++) {
-        const struct peer *q = &c->peers[i];
-
-        if (q != p && q->link && q->known && q->welcome.pid == p->welcome.pid &&
-            strcmp(q->welcome.node_id, p->welcome.node_id) == 0)
-            return q;
-    }
-    return NULL;
-}
-
-static bool twin_refuse(const struct core *c, struct peer *p)
-{
-    const struct peer *twin = twin_find(c, p);
-    char why[ERR_MESSAGE_BYTES];
-
-    if (!twin)
-        return false;
-    snprintf(why, sizeof(why),
-             "it is the node that %.200s leads to as well (id %s); remove one of the two",
-             twin->address, p->welcome.node_id);
-    peer_refuse(p, why);
-    return true;
 }
 
 // ---- draining ---------------------------------------------------------------------------------------------
@@ -298,41 +262,7 @@ void peer_part(struct peer *p)
     peer_close(p, "the node has stopped");
 }
 
-// ---- whether it can be used ---------------------------------------------------------------------------------
-
-// Whether KV may pass between a local worker and this node.
-static void peer_judge(struct core *c, struct peer *p)
-{
-    struct err e = {0};
-    size_t unknown;
-
-    if (twin_refuse(c, p))
-        return;
-
-    p->model = equal_find(c, p, &unknown, &e);
-    if (!p->model && unknown > 0) {
-        peer_state_set(p, PEER_WAITING, "the local model is still loading");
-        return;
-    }
-    if (!p->model) {
-        err_wrap(&e, "its model differs from the local one");
-        peer_refuse(p, e.message);
-        return;
-    }
-    if (p->state == PEER_UP || p->state == PEER_DRAINING)
-        return;
-    p->logged[0] = '\0';
-    p->backoff_ns = PEER_BACKOFF_MIN_NS;
-    // Nothing is read for a model that nobody writes with: the node may unload it too.
-    if (p->model->peer->state == PEER_RESTING) {
-        peer_rest(p);
-        return;
-    }
-    peer_state_set(p, PEER_UP, "");
-    log_info("gateway", "prefill node %s is up: address=%s model=%s handoff=%s", peer_name(p),
-             p->address, p->welcome.model, engine_handoff_name(p->welcome.limits.handoff));
-    peer_hold_apply(p);
-}
+// ---- what happens to peers ------------------------------------------------------------------------------
 
 static void local_is_up(struct core *c, struct peer *p)
 {
@@ -342,7 +272,7 @@ static void local_is_up(struct core *c, struct peer *p)
     log_info("gateway", "local worker is up: model=%s n_ctx=%u handoff=%s", p->welcome.model,
              p->welcome.limits.n_ctx, engine_handoff_name(p->welcome.limits.handoff));
     for (size_t i = c->n_models; i < c->n_peers; i++)
-        if (c->peers[i].link)
+        if (c->peers[i].link && !c->peers[i].drawers)
             peer_judge(c, &c->peers[i]);
     if (c->options.on_event && model_kept_loaded(c))
         c->options.on_event(c->options.on_event_ctx, GATEWAY_UP, c->peers[0].welcome.model);
@@ -350,8 +280,6 @@ static void local_is_up(struct core *c, struct peer *p)
     upstreams_match(c);
     request_on_local_up(c, p->model);
 }
-
-// ---- what happens to peers ------------------------------------------------------------------------------
 
 static void peer_order(struct peer *p, struct net_conn *conn)
 {
@@ -433,9 +361,26 @@ static void greeting_failed(struct peer *p, const struct err *e)
         p->backoff_ns = PEER_BACKOFF_MAX_NS;
 }
 
+// It reads or writes, for one of the models here.
+static void reader_is_up(struct core *c, struct peer *p)
+{
+    drawer_forget(p);
+    fleet_pairs_forget(c, p);
+    // A worker that is greeted again may have restarted: nothing is known of what it holds.
+    guess_free(p->guess);
+    p->guess = guess_new(p->welcome.limits.n_ctx);
+    placing_greet(c->placing, p);
+    fleet_companion(c, p);
+    if (p->local)
+        local_is_up(c, p);
+    else
+        peer_judge(c, p);
+}
+
 void peer_on_greeted(struct core *c, struct core_message *m)
 {
     struct peer *p = &c->peers[m->peer];
+    struct peer_link *l;
 
     if (m->turn != p->turn || c->stopping)
         return; // a worker that has ended since; the message frees its connection
@@ -449,17 +394,14 @@ void peer_on_greeted(struct core *c, struct core_message *m)
     p->quitting = false;
     p->known = true;
     p->welcome = *m->welcome;
-    fleet_pairs_forget(c, p);
-    // A worker that is greeted again may have restarted: nothing is known of what it holds.
-    guess_free(p->guess);
-    p->guess = guess_new(p->welcome.limits.n_ctx);
-    placing_greet(c->placing, p);
-    peer_link_start(c, p, m->conn);
+    peer_link_make(c, p, m->conn);
     m->conn = NULL;
-    if (p->local)
-        local_is_up(c, p);
+    l = p->link;
+    if (p->welcome.draws)
+        peer_judge_drawer(c, p);
     else
-        peer_judge(c, p);
+        reader_is_up(c, p);
+    wire_link_run(l->wire); // refused or not: its end is told by its threads
 }
 
 // A link that comes and goes is tried less and less often: each time it fails, requests pay for it.
@@ -494,8 +436,9 @@ void peer_on_closed(struct core *c, struct core_message *m)
     struct peer *p = m->link->peer;
     bool current = p->link == m->link;
 
-    wire_link_free(m->link->wire);
-    free(m->link);
+    if (current && m->link->drawing > 0)
+        image_nodes_part(c->options.drawers, m->link->place, m->link->wire, m->error->message);
+    link_free(m->link);
     c->n_links--;
     if (!current)
         return;
@@ -509,9 +452,9 @@ void peer_on_closed(struct core *c, struct core_message *m)
 
 // ---- timers ---------------------------------------------------------------------------------------------
 
-void peer_expect(struct core *c, struct peer *p)
+void peer_expect(struct core *c, const struct request *r, struct peer *p)
 {
-    if (request_count(c, p) == 0)
+    if (request_count(c, p) == request_is_on(r, p))
         p->heard_ns = clock_now_ns();
 }
 

@@ -3,6 +3,8 @@
 //
 // A peer has at most one link at a time. Its greeter thread makes the connection (dials, or takes the
 // one the supervisor brought) and exchanges HELLO and WELCOME; the core then starts a link on it.
+// A node that draws (node/images.h) serves no local model: what it is sent comes from the thread of those that draw
+// (image_upstream.h), and what it says goes there.
 // Nodes are dialled again with back-off for as long as the gateway runs. A node serves the local model
 // that its own is equal to. One that equals none is refused, with both values named, and asked again
 // later: somebody may restart it with the right model.
@@ -35,6 +37,7 @@
     (60 * NS_PER_S) // a link that held for so long is not blamed for earlier ones
 
 struct core;
+struct request;
 struct core_message;
 
 enum peer_state {
@@ -55,6 +58,8 @@ struct peer_link {
     struct core *core;
     struct peer *peer;
     struct wire_link *wire;
+    size_t place;     // of a peer that draws, and
+    uint64_t drawing; // the number of this link there (image_nodes_join); 0: it does not
 };
 
 // An order for a greeter, and the thread that carries it out.
@@ -100,9 +105,14 @@ struct peer {
     struct peer_link *link;
     bool known; // welcome is valid (it stays so while the peer is down)
     struct message_welcome welcome;
+    struct image_upstreams *drawers; // it draws: its place is among these; NULL: it does not
+    size_t place;
+    bool companion; // joined as the image model of another node: `parent`
+    size_t parent;
     double link_bytes_per_s; // as its last transfer told; 0: not known
     json_t *status;          // last STATUS_IS, or NULL
     struct guess *guess;     // of which prompts it holds; NULL until it was greeted
+    uint64_t id; // the same over restarts of both sides (placing.h); 0 until it was greeted
     // placing.h: what its model costs here; NULL until it was greeted. The profiles own it.
     struct profile_book *book;
     bool measured;       // the whole of it, once
@@ -115,7 +125,17 @@ struct peer {
 int peer_greeter_start(struct core *c, struct peer *p, struct err *e);
 void peer_greeter_stop(struct peer *p); // not from the core thread: joins
 
+// ---- peer_judge.c ----
+void peer_judge(struct core *c,
+                struct peer *p); // whether KV may pass between a local worker and it
+void peer_judge_drawer(struct core *c,
+                       struct peer *p); // it draws: no model here has to equal its own
+
 // ---- peer.c ----
+// With `why` of the peer itself: it stays.
+void peer_state_set(struct peer *p, enum peer_state state, const char *why);
+void peer_complain(struct peer *p, const char *what,
+                   const char *why);          // in the log: once, not at every retry
 void peer_init(struct core *c, size_t index); // a local worker, or a free slot
 void peer_fini(struct peer *p);
 // A slot gets a node, and gives it up: only when nothing refers to it.
@@ -127,8 +147,8 @@ const char *peer_name(const struct peer *p); // as it calls itself, or its addre
 uint32_t peer_role(const struct peer *p);    // PLACE_READER, PLACE_WRITER or 0: both
 // Takes the frame. Failure needs no handling: the link's end will be told as CORE_CLOSED.
 void peer_send(struct peer *p, struct wire_frame f);
-// Work is about to be sent: from now on silence counts.
-void peer_expect(struct core *c, struct peer *p);
+// It gets work of a request, or is promised it: where it has none of others, silence counts from now on.
+void peer_expect(struct core *c, const struct request *r, struct peer *p);
 void peer_on_up(struct core *c, struct core_message *m);
 void peer_on_down(struct core *c, struct core_message *m);
 void peer_on_greeted(struct core *c, struct core_message *m);

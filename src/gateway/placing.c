@@ -1,4 +1,4 @@
-// What a node costs and does right now, and the choice.
+// What a node costs, and the choice.
 #include "gateway/placing_impl.h"
 
 #include "base/buf.h"
@@ -13,7 +13,8 @@
 #include <string.h>
 #include <xxhash.h>
 
-#define CONVERSATION_TOKENS 64 // that tell one conversation from another
+#define CONVERSATION_TOKENS 64 // that tell some conversations from others
+#define TURN_TOKENS 8 // at a prompt's end, that its conversation's next turn may have otherwise
 #define EXPLAIN_ROWS 24
 #define CHUNK_LEAST 64u // tokens (node/options.c: --min-chunk)
 
@@ -40,109 +41,6 @@ void placing_free(struct placing *p)
     expect_free(p->expect);
     free(p->readings);
     free(p);
-}
-
-// ---- what nodes have to do -------------------------------------------------------------------------------
-
-// Who reads the request's prompt; NULL: nobody any more.
-static struct peer *reader_of(const struct request *r)
-{
-    if (r->prefill_open)
-        return r->prefill;
-    return r->first_token_ns == 0 && r->phase == REQUEST_GENERATE ? r->decode : NULL;
-}
-
-// Of tokens [from, to) of a prompt.
-static double read_s(const struct peer *reader, double from, double to)
-{
-    return reader->book && from < to ? profile_read_s(&reader->book->p, to - from, from) : 0;
-}
-
-static void load_answers(const struct request *r, struct placing_load *l)
-{
-    double n = r->n_open > 0 ? r->n_open : (double)r->n_runs;
-    double written = r->gen_tokens / (double)r->n_runs, expected = r->choice.answer_tokens;
-
-    l->answers += n;
-    l->depth_sum += n * (r->inputs[0].n_tokens + written);
-    l->rest_tokens += n * fmax(expected - written, expected / 4);
-    l->cells += r->inputs[0].n_tokens + n * request_room(r, r->choice.decode);
-}
-
-static void load_reading(struct placing *pl, struct placing_load *l, double left_s)
-{
-    struct place_reading *reading = &pl->readings[pl->n_readings++];
-
-    *reading = (struct place_reading){left_s, l->reads};
-    l->reads = reading;
-    l->read_s += left_s;
-}
-
-// A transfer is under way once its prefill node has begun to read, or has nothing to read.
-static bool is_sending(const struct request *r)
-{
-    return r->read_tokens > r->choice.held || r->choice.held >= r->choice.upto;
-}
-
-static void loads_add(struct placing *pl, const struct request *r)
-{
-    const struct peer *reader = reader_of(r);
-    struct placing_load *loads = pl->loads;
-    double last = r->inputs[0].n_tokens - 1.0;
-    double upto = r->prefill_open ? fmin(r->choice.upto, last) : last;
-    double done = fmax(r->read_tokens, r->choice.held);
-
-    if (reader)
-        load_reading(pl, &loads[reader->index], read_s(reader, done, upto));
-    load_answers(r, &loads[r->choice.decode->index]);
-    if (!r->prefill_open)
-        return;
-    if (upto < last) // D reads the rest
-        load_reading(pl, &loads[r->choice.decode->index], read_s(r->choice.decode, upto, last));
-    loads[r->prefill->index].reading++;
-    loads[r->prefill->index].cells += r->inputs[0].n_tokens;
-    if (!is_sending(r))
-        return;
-    loads[r->prefill->index].sending++;
-    loads[r->choice.decode->index].receiving++;
-}
-
-static void loads_fill(struct placing *pl, const struct request *except)
-{
-    const struct core *c = pl->core;
-
-    memset(pl->loads, 0, c->n_peers * sizeof(pl->loads[0]));
-    // Each request has two readers at most. Nothing points to what was here before.
-    if (pl->readings_max < 2 * (size_t)c->n_requests) {
-        pl->readings_max = 4 * (size_t)c->n_requests;
-        free(pl->readings);
-        pl->readings = mem_alloc(pl->readings_max * sizeof(pl->readings[0]));
-    }
-    pl->n_readings = 0;
-    for (const struct request *r = c->requests; r; r = r->next)
-        if (!r->over && r != except && r->choice.decode && !r->choice.decode->upstream &&
-            (r->phase == REQUEST_OFFER || r->phase == REQUEST_GENERATE))
-            loads_add(pl, r);
-}
-
-static void node_load(struct place_node *n, const struct placing_load *l, double expected)
-{
-    double slots = fmax(n->profile->n_seq, 1);
-
-    n->read_wait_s = l->read_s;
-    n->reads = l->reads;
-    n->answers = fmin(l->answers, slots);
-    n->depth_sum = l->answers > 0 ? l->depth_sum * n->answers / l->answers : 0;
-    n->rest_tokens = l->answers > 0 ? l->rest_tokens / l->answers : 0;
-    // Those that are ahead of it and find no room end one after the other; a step takes longer while prompts
-    // are read.
-    n->next_tokens = (n->rest_tokens + fmax(l->answers - slots, 0) * expected) / slots;
-    if (l->read_s > 0)
-        n->next_tokens *= PLACE_PACE;
-    n->free_seqs = fmax(slots - n->answers - l->reading, 0);
-    n->free_cells = fmax(n->profile->n_ctx - l->cells, 0);
-    n->sending = l->sending;
-    n->receiving = l->receiving;
 }
 
 // ---- the fleet as one request sees it ----------------------------------------------------------------------
@@ -182,7 +80,7 @@ static void node_fill(struct placing *pl, struct peer *p, const char *why)
     pl->peers[at] = p;
     pl->nodes[at] = (struct place_node){
         .name = p->local ? "local" : peer_name(p),
-        .id = placing_id(p),
+        .id = p->id,
         .profile = p->book ? &p->book->p : NULL,
         .up = !why,
         .why = why,
@@ -203,12 +101,12 @@ static void fleet_fill(struct placing *pl, const struct peer *home, const struct
     pl->n = 0;
     node_fill(pl, c->peers + home->index, home->state == PEER_UP ? NULL : home->why);
     for (size_t i = c->n_models; i < c->n_peers; i++)
-        if (c->peers[i].state != PEER_FREE)
+        if (c->peers[i].state != PEER_FREE && !c->peers[i].welcome.draws)
             node_fill(pl, &c->peers[i], why_not(&c->peers[i], home->model, a));
-    loads_fill(pl, r);
+    placing_loads_fill(pl, r);
     for (size_t i = 0; i < pl->n; i++)
         if (pl->nodes[i].profile)
-            node_load(&pl->nodes[i], &pl->loads[pl->peers[i]->index], expected);
+            placing_load_put(&pl->loads[pl->peers[i]->index], expected, &pl->nodes[i]);
     // Their loads are known to themselves alone.
     pl->n += upstream_place(c, home->model, r, &pl->peers[pl->n], &pl->nodes[pl->n]);
 }
@@ -249,14 +147,19 @@ static struct place_nodes nodes_of(struct placing *pl)
 // ---- one request -------------------------------------------------------------------------------------------
 
 // Who asks, and how the prompt begins.
-static uint64_t conversation_of(const struct request *r)
+static uint64_t beginning_hash(const struct request *r, size_t n_tokens)
 {
     const struct request_input *in = &r->inputs[0];
-    size_t n = in->n_tokens < CONVERSATION_TOKENS ? in->n_tokens : CONVERSATION_TOKENS;
+    size_t n = in->n_tokens < n_tokens ? in->n_tokens : n_tokens;
     const char *owner = r->in.generate.owner;
 
     return XXH3_64bits_withSeed(in->tokens, n * sizeof(in->tokens[0]),
                                 XXH3_64bits(owner, strlen(owner)));
+}
+
+static uint64_t conversation_of(const struct request *r)
+{
+    return beginning_hash(r, CONVERSATION_TOKENS);
 }
 
 static size_t position_of(const struct placing *pl, const struct peer *p)
@@ -267,13 +170,14 @@ static size_t position_of(const struct placing *pl, const struct peer *p)
     return PLACE_NO_NODE;
 }
 
-// A node by its name or address.
+// A node by its name or address. This machine's own worker is "local", and what it calls itself where no other node
+// has that name.
 static size_t pin_of(const struct placing *pl, const char *name)
 {
     for (size_t i = 0; name[0] && i < pl->n; i++)
         if (strcmp(pl->nodes[i].name, name) == 0 || strcmp(pl->peers[i]->address, name) == 0)
             return i;
-    return PLACE_NO_NODE;
+    return name[0] && strcmp(peer_name(pl->peers[0]), name) == 0 ? 0 : PLACE_NO_NODE;
 }
 
 static double answer_expected(const struct placing *pl, const struct request *r)
@@ -313,11 +217,25 @@ static void splits_set(struct placing *pl, bool on)
         pl->nodes[i].splits = on;
 }
 
+// Two conversations with one system prompt begin alike; only the next turn of one has all of its last prompt.
+static struct place_last last_of(const struct placing *pl, const struct request *r,
+                                 uint64_t conversation)
+{
+    const struct placing_last *l = &pl->lasts[conversation % PLACING_LASTS];
+
+    if (request_is_placed(r))
+        return (struct place_last){r->choice.kind, position_of(pl, r->choice.decode),
+                                   position_of(pl, r->choice.prefill)};
+    if (l->kind != PLACE_AUTO && l->conversation == conversation &&
+        l->n_tokens <= r->inputs[0].n_tokens && l->prompt == beginning_hash(r, l->n_tokens))
+        return (struct place_last){l->kind, position_of(pl, l->decode),
+                                   position_of(pl, l->prefill)};
+    return (struct place_last){PLACE_AUTO, PLACE_NO_NODE, PLACE_NO_NODE};
+}
+
 static void request_fill(struct placing *pl, const struct request *r, double expected,
                          struct place_request *q)
 {
-    const struct placing_last *last;
-
     place_request_defaults(q);
     q->prompt_tokens = r->inputs[0].n_tokens;
     q->answer_tokens = expected;
@@ -331,18 +249,39 @@ static void request_fill(struct placing *pl, const struct request *r, double exp
     splits_set(pl, q->wish == PLACE_AUTO);
     q->pin_decode = pin_of(pl, r->in.decode_node);
     q->pin_prefill = pin_of(pl, r->in.prefill_node);
-    last = &pl->lasts[q->conversation % PLACING_LASTS];
-    if (last->kind != PLACE_AUTO && last->conversation == q->conversation)
-        q->last = (struct place_last){last->kind, position_of(pl, last->decode),
-                                      position_of(pl, last->prefill)};
+    q->last = last_of(pl, r, q->conversation);
     q->held = pl->held;
     q->n_held = held_fill(pl, r);
 }
 
-static void last_set(struct placing *pl, uint64_t conversation, const struct placing_choice *c)
+static void last_set(struct placing *pl, const struct request *r)
 {
-    pl->lasts[conversation % PLACING_LASTS] =
-        (struct placing_last){conversation, c->kind, c->decode, c->prefill};
+    uint64_t conversation = conversation_of(r);
+    size_t n = r->inputs[0].n_tokens;
+
+    n -= n < TURN_TOKENS ? n : TURN_TOKENS;
+    pl->lasts[conversation % PLACING_LASTS] = (struct placing_last){
+        conversation, beginning_hash(r, n), n, r->choice.kind, r->choice.decode, r->choice.prefill};
+}
+
+// ": local (mac), spark", as far as there is room.
+static void names_put(const struct placing *pl, char *out, size_t max)
+{
+    const char *own = peer_name(pl->peers[0]);
+    size_t len = (size_t)snprintf(out, max, ": local");
+
+    if (strcmp(own, "local") != 0)
+        len += (size_t)snprintf(out + len, max - len, " (%.40s)", own);
+    for (size_t i = 1; i < pl->n; i++) {
+        size_t more = strlen(pl->nodes[i].name) + 2;
+
+        if (len + more + 5 > max) { // for what says that there are more
+            snprintf(out + len, max - len, ", ..");
+            return;
+        }
+        snprintf(out + len, max - len, ", %s", pl->nodes[i].name);
+        len += more;
+    }
 }
 
 // The named node is none of this server's: said, not passed over.
@@ -350,11 +289,14 @@ static void pins_check(const struct placing *pl, const struct request *r,
                        struct placing_choice *out)
 {
     const char *const names[] = {r->in.decode_node, r->in.prefill_node};
+    char known[120];
 
     for (size_t i = 0; i < 2; i++)
-        if (names[i][0] && !out->fallback[0] && pin_of(pl, names[i]) == PLACE_NO_NODE)
+        if (names[i][0] && !out->fallback[0] && pin_of(pl, names[i]) == PLACE_NO_NODE) {
+            names_put(pl, known, sizeof(known));
             snprintf(out->fallback, sizeof(out->fallback),
-                     "node \"%.80s\" was asked for; there is none of that name", names[i]);
+                     "node \"%.80s\" was asked for; there is none of that name%s", names[i], known);
+        }
 }
 
 // The two that were asked for could not reach each other of late.
@@ -402,7 +344,13 @@ static uint32_t split_of(uint32_t upto, uint32_t prompt_tokens)
     return upto < last && last - upto >= CHUNK_LEAST && upto >= CHUNK_LEAST ? upto : last;
 }
 
-static void choice_fill(struct placing *pl, const struct place_plan *plan, uint32_t prompt_tokens,
+static void splits_settle(struct place_table *t, uint32_t prompt_tokens)
+{
+    for (size_t i = 0; i < t->n; i++)
+        t->plans[i].upto = split_of(t->plans[i].upto, prompt_tokens);
+}
+
+static void choice_fill(struct placing *pl, const struct place_plan *plan,
                         struct placing_choice *out)
 {
     out->plan = *plan;
@@ -410,7 +358,7 @@ static void choice_fill(struct placing *pl, const struct place_plan *plan, uint3
     out->kind = plan->kind;
     out->decode = pl->peers[plan->decode];
     out->prefill = plan->prefill == PLACE_NO_NODE ? NULL : pl->peers[plan->prefill];
-    out->upto = split_of(plan->upto, prompt_tokens);
+    out->upto = plan->upto;
     out->held = out->prefill ? plan->held_prefill : plan->held_decode;
     out->alone = idle(pl, out->decode) && (!out->prefill || idle(pl, out->prefill));
 }
@@ -444,7 +392,8 @@ bool placing_choose(struct placing *pl, const struct request *r, struct placing_
         snprintf(out->reason, sizeof(out->reason), "%s", table.refusal);
         return false;
     }
-    choice_fill(pl, &plans[0], q.prompt_tokens, out);
+    splits_settle(&table, q.prompt_tokens);
+    choice_fill(pl, &plans[0], out);
     out->answer_tokens = expected;
     out->policy = q.policy;
     place_tell(&nodes, &q, &table, 0, out->reason);
@@ -452,10 +401,14 @@ bool placing_choose(struct placing *pl, const struct request *r, struct placing_
     snprintf(out->fallback, sizeof(out->fallback), "%s", table.fallback);
     pins_check(pl, r, out);
     pair_say(pl, r, out);
-    last_set(pl, q.conversation, out);
-    company_mark(pl, r, out);
-    placing_links_yield(pl, out->decode, out->prefill);
     return true;
+}
+
+void placing_commit(struct placing *pl, const struct request *r)
+{
+    last_set(pl, r);
+    company_mark(pl, r, &r->choice);
+    placing_links_yield(pl, r->choice.decode, r->choice.prefill);
 }
 
 // ---- questions ---------------------------------------------------------------------------------------------
@@ -505,6 +458,24 @@ static json_t *table_json(struct placing *pl, const struct place_nodes *nodes,
     return rows;
 }
 
+// Those that no plan is with, and why.
+static json_t *absent_json(const struct placing *pl)
+{
+    json_t *list = json_array();
+
+    for (size_t i = 0; i < pl->n; i++) {
+        json_t *o;
+
+        if (pl->nodes[i].up)
+            continue;
+        o = json_object();
+        json_put(o, "node", answer_string(pl->nodes[i].name));
+        json_put(o, "why", answer_string(pl->nodes[i].why));
+        json_array_append_new(list, o);
+    }
+    return list;
+}
+
 json_t *placing_explain(struct placing *pl, const struct peer *home,
                         const struct placing_question *ask)
 {
@@ -524,14 +495,17 @@ json_t *placing_explain(struct placing *pl, const struct peer *home,
     fleet_fill(pl, home, NULL, q.answer_tokens);
     splits_set(pl, true);
     nodes = nodes_of(pl);
-    place_choose(&nodes, &q, pl->scratch, &table);
+    if (place_choose(&nodes, &q, pl->scratch, &table) == 0)
+        splits_settle(&table, q.prompt_tokens);
     json_put(o, "model", answer_string(model_name(home->model)));
     json_put(o, "policy", json_string(place_policy_name(q.policy)));
     json_put(o, "prompt_tokens", json_integer(q.prompt_tokens));
     json_put(o, "answer_tokens", json_real(q.answer_tokens));
     json_put(o, "considered", json_integer((json_int_t)table.considered));
     json_put(o, "refusal", table.n == 0 ? answer_string(table.refusal) : json_null());
+    json_put(o, "fallback", table.fallback[0] ? answer_string(table.fallback) : json_null());
     json_put(o, "plans", table_json(pl, &nodes, &q, &table));
+    json_put(o, "absent", absent_json(pl));
     return o;
 }
 

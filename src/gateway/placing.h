@@ -58,8 +58,11 @@ int64_t placing_tick(struct placing *p, int64_t now_ns);
 
 // A request begins: what is measured on this machine beside it makes room, and is measured again later.
 void placing_yield(struct placing *p);
-// False: no plan is possible; reason says why.
+// False: no plan is possible; reason says why. One that waits where it was sent can be asked about again; upstream
+// servers are no candidates then. It commits to nothing.
 bool placing_choose(struct placing *p, const struct request *r, struct placing_choice *out);
+// The request goes where its choice says.
+void placing_commit(struct placing *p, const struct request *r);
 // A request ended with its workers' accounts.
 void placing_learn(struct placing *p, const struct request *r);
 

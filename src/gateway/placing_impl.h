@@ -1,4 +1,5 @@
-// Between placing.c (the choice) and placing_learn.c (profiles). Core thread.
+// Between placing.c (the choice), placing_load.c (what nodes have to do), placing_learn.c (profiles) and placing_links.c
+// (links). Core thread.
 #ifndef GATEWAY_PLACING_IMPL_H
 #define GATEWAY_PLACING_IMPL_H
 
@@ -9,9 +10,11 @@
 #define PLACING_LASTS 256
 #define PLACING_NODES (1 + GATEWAY_PREFILL_MAX + GATEWAY_UPSTREAMS_MAX) // of one model
 
-// What a conversation got last time.
+// What a conversation got last time. Its next turn begins with the prompt of this one.
 struct placing_last {
     uint64_t conversation;
+    uint64_t prompt; // hash of its first n_tokens
+    size_t n_tokens;
     enum place_kind kind; // PLACE_AUTO: nothing
     const struct peer *decode, *prefill;
 };
@@ -53,8 +56,6 @@ struct placing {
     size_t n_readings, readings_max;
 };
 
-// The same over restarts of this server and of the node.
-uint64_t placing_id(const struct peer *p);
 // What is known of the way from one to the other; never NULL.
 const struct profile_link_book *placing_link(struct placing *p, const struct peer *from,
                                              const struct peer *to);
@@ -63,6 +64,12 @@ struct profile_link_book *placing_link_book(struct placing *p, const struct peer
                                             const struct peer *to);
 // On the gateway's own machine, whose cores all of its workers share.
 bool placing_is_here(const struct peer *node);
+
+// ---- placing_load.c ----
+// What every node has yet to do, but for one request (NULL: for all).
+void placing_loads_fill(struct placing *pl, const struct request *except);
+// As placement sees it; `expected`: tokens of an answer.
+void placing_load_put(const struct placing_load *l, double expected, struct place_node *n);
 
 // ---- placing_links.c ----
 void placing_links_greet(struct placing *p, struct peer *node);

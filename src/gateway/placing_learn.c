@@ -38,14 +38,6 @@ static void node_key(const struct peer *p, char out[KEY_BYTES])
         snprintf(out, KEY_BYTES, "%.120s", p->local ? "local" : p->address);
 }
 
-uint64_t placing_id(const struct peer *p)
-{
-    char key[KEY_BYTES];
-
-    node_key(p, key);
-    return XXH3_64bits(key, strlen(key));
-}
-
 struct profile_link_book *placing_link_book(struct placing *pl, const struct peer *from,
                                             const struct peer *to)
 {
@@ -121,6 +113,7 @@ void placing_greet(struct placing *pl, struct peer *node)
     limits_set(&node->welcome.limits, node->welcome.identity.n_layer, &begin);
     model_key(&node->welcome, model);
     node_key(node, key);
+    node->id = XXH3_64bits(key, strlen(key));
     node->book = profiles_get(pl->profiles, key, model, &begin, trust);
     node->measure_id = 0;
     node->measure_ns = clock_now_ns() + MEASURE_SETTLE_NS;
@@ -234,6 +227,28 @@ void placing_yield(struct placing *pl)
     placing_links_yield(pl, NULL, NULL);
 }
 
+// One that emulates another machine has that machine to itself.
+static bool share_machine(const struct peer *a, const struct peer *b)
+{
+    const char *id = a->welcome.node_id;
+
+    return !a->welcome.paced && !b->welcome.paced &&
+           ((placing_is_here(a) && placing_is_here(b)) ||
+            (id[0] && strcmp(id, b->welcome.node_id) == 0));
+}
+
+// Two at once would each find the machine half as fast as it is.
+static bool neighbour_measures(const struct core *c, const struct peer *node)
+{
+    for (size_t i = 0; i < c->n_peers; i++) {
+        const struct peer *p = &c->peers[i];
+
+        if (p != node && p->state == PEER_UP && p->measure_id != 0 && share_machine(p, node))
+            return true;
+    }
+    return false;
+}
+
 static int64_t measure_tick(struct placing *pl, struct peer *node, int64_t now_ns)
 {
     double budget_s = node->measured ? MEASURE_LIGHT_S : PROFILE_MEASURE_S;
@@ -245,7 +260,8 @@ static int64_t measure_tick(struct placing *pl, struct peer *node, int64_t now_n
     node->measure_id = 0;
     if (placing_links_busy(pl, node))
         return now_ns + MEASURE_SETTLE_NS;
-    if (placing_is_here(node) ? pl->core->n_requests > 0 : request_count(pl->core, node) > 0) {
+    if ((placing_is_here(node) ? pl->core->n_requests > 0 : request_count(pl->core, node) > 0) ||
+        neighbour_measures(pl->core, node)) {
         node->measure_ns = now_ns + MEASURE_SETTLE_NS;
         return node->measure_ns;
     }
@@ -302,6 +318,17 @@ static double cost_learn(struct peer *node, const json_t *account)
     return read_s;
 }
 
+// What the worker tells of a request begins when it takes it and ends with the last token; a busy one takes it late.
+static void dispatch_learn(const struct request *r)
+{
+    const json_t *done = r->runs[0].done;
+    double worked_s =
+        json_number_or(done, "prefill_s", NAN) + json_number_or(done, "decode_s", NAN);
+
+    if (r->decode->book && r->n_runs == 1 && r->choice.alone)
+        profile_learn_dispatch(r->decode->book, ns_to_s(r->done_ns - r->decode_sent_ns) - worked_s);
+}
+
 void placing_learn(struct placing *pl, const struct request *r)
 {
     const struct request_run *lead = &r->runs[0];
@@ -309,6 +336,7 @@ void placing_learn(struct placing *pl, const struct request *r)
     double read_s;
 
     cost_learn(r->decode, lead->done);
+    dispatch_learn(r);
     if (r->prefill && r->prefilled) {
         read_s = cost_learn(r->prefill, r->prefilled);
         placing_links_learn(pl, r, read_s);

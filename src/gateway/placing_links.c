@@ -10,7 +10,6 @@
 #include "base/log.h"
 #include "gateway/answer.h"
 #include "gateway/metrics.h"
-#include "gateway/timing.h"
 
 #include <math.h>
 #include <string.h>
@@ -234,7 +233,7 @@ static struct message_moved crossed(const struct request *r, double bytes)
 {
     struct message_moved m = {0};
     struct err e = {0};
-    double rate = timing_number(r->prefilled, "link_bytes_per_s", 0);
+    double rate = json_number_or(r->prefilled, "link_bytes_per_s", 0);
 
     // What two transfers shared would be divided by two again where placement counts the transfers.
     if (json_is_true(json_object_get(r->prefilled, "shared")))
@@ -249,8 +248,8 @@ static struct message_moved crossed(const struct request *r, double bytes)
 void placing_links_learn(struct placing *pl, const struct request *r, double read_s)
 {
     struct profile_link_book *b = placing_link_book(pl, r->prefill, r->decode);
-    double bytes = timing_number(r->prefilled, "kv_bytes", 0);
-    double end_s = timing_number(r->runs[0].done, "handoff_end_s", NAN);
+    double bytes = json_number_or(r->prefilled, "kv_bytes", 0);
+    double end_s = json_number_or(r->runs[0].done, "handoff_end_s", NAN);
     double arrived_s = end_s + ns_to_s(r->decode_sent_ns - r->prefill_sent_ns);
     struct message_moved m;
     double rate;

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #define READ_BLOCK_BYTES 16384
@@ -19,12 +20,16 @@ struct reply {
     int fd;
     const char *type; // NULL: the usual one
     size_t waiting_max;
+    void (*wake)(void *ctx); // of a local one; NULL: it has a connection
+    void *wake_ctx;
     pthread_mutex_t lock;
     // All below is guarded by the lock.
     int refs;
-    struct MHD_Connection *connection; // NULL once detached
+    struct MHD_Connection *connection; // NULL once detached, and of a local one
     enum reply_state state;
-    bool suspended, ended, broken;
+    bool suspended, ended, broken, detached, left;
+    int file; // of a whole answer; -1: none
+    uint64_t file_bytes;
     struct buf out;
     size_t taken; // bytes of `out` that libmicrohttpd has; cut off when it has all
     unsigned status, retry_after_s;
@@ -44,16 +49,33 @@ void reply_waiting_set(struct reply *r, size_t bytes)
     r->out.max = bytes;
 }
 
-struct reply *reply_new(struct MHD_Connection *connection)
+static struct reply *reply_make(void)
 {
     struct reply *r = mem_alloc(sizeof(*r));
 
     pthread_mutex_init(&r->lock, NULL);
     r->refs = 2;
-    r->connection = connection;
-    r->fd = socket_copy(connection);
+    r->fd = r->file = -1;
     buf_init(&r->out, 0);
     reply_waiting_set(r, REPLY_WAITING_MAX);
+    return r;
+}
+
+struct reply *reply_new(struct MHD_Connection *connection)
+{
+    struct reply *r = reply_make();
+
+    r->connection = connection;
+    r->fd = socket_copy(connection);
+    return r;
+}
+
+struct reply *reply_new_local(void (*wake)(void *ctx), void *ctx)
+{
+    struct reply *r = reply_make();
+
+    r->wake = wake;
+    r->wake_ctx = ctx;
     return r;
 }
 
@@ -66,6 +88,8 @@ static void reply_free(struct reply *r)
 {
     if (r->fd >= 0)
         close(r->fd);
+    if (r->file >= 0)
+        close(r->file);
     buf_fini(&r->out);
     pthread_mutex_destroy(&r->lock);
     free(r);
@@ -87,9 +111,22 @@ int reply_fd(const struct reply *r)
     return r->fd;
 }
 
-// With the lock held: there is something new to see for the HTTP thread.
+bool reply_left(struct reply *r)
+{
+    char byte;
+    bool left;
+
+    pthread_mutex_lock(&r->lock);
+    left = r->left;
+    pthread_mutex_unlock(&r->lock);
+    return left || (r->fd >= 0 && recv(r->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0);
+}
+
+// With the lock held: there is something new to see for the other side.
 static void reply_wake(struct reply *r)
 {
+    if (r->wake)
+        r->wake(r->wake_ctx);
     if (!r->suspended)
         return;
     r->suspended = false;
@@ -112,7 +149,7 @@ int reply_write(struct reply *r, const void *data, size_t n)
     int rc = 0;
 
     pthread_mutex_lock(&r->lock);
-    if (!r->connection)
+    if (r->detached)
         rc = ERR_CLOSED;
     else if (r->out.len - r->taken + n > r->waiting_max)
         rc = ERR_RANGE;
@@ -137,8 +174,9 @@ void reply_end(struct reply *r)
 void reply_abort(struct reply *r)
 {
     pthread_mutex_lock(&r->lock);
-    r->broken = true;
-    buf_clear(&r->out);
+    r->broken = r->ended = true;
+    if (!r->wake) // what a local client was told may name files that are there
+        buf_clear(&r->out);
     r->taken = 0;
     // An answer that never began has no connection state of its own yet: it becomes an empty stream.
     if (r->state == REPLY_UNDECIDED) {
@@ -165,16 +203,51 @@ void reply_finish(struct reply *r, unsigned status, char *body, unsigned retry_a
     free(body);
 }
 
+void reply_finish_file(struct reply *r, int fd, uint64_t bytes, const char *type)
+{
+    pthread_mutex_lock(&r->lock);
+    r->file = fd;
+    r->file_bytes = bytes;
+    r->type = type;
+    r->state = REPLY_WHOLE;
+    r->status = MHD_HTTP_OK;
+    r->ended = true;
+    reply_wake(r);
+    pthread_mutex_unlock(&r->lock);
+}
+
 unsigned reply_detach(struct reply *r)
 {
     unsigned status;
 
     pthread_mutex_lock(&r->lock);
+    r->detached = true;
     r->connection = NULL;
     r->suspended = false;
     status = r->broken ? 0 : r->status;
     pthread_mutex_unlock(&r->lock);
     return status;
+}
+
+// ---- a local client -----------------------------------------------------------------------------------
+
+struct reply_told reply_take(struct reply *r, struct buf *out)
+{
+    struct reply_told told;
+
+    pthread_mutex_lock(&r->lock);
+    buf_put(out, r->out.data, r->out.len);
+    buf_clear(&r->out);
+    told = (struct reply_told){r->status, r->state == REPLY_WHOLE, r->ended, r->retry_after_s};
+    pthread_mutex_unlock(&r->lock);
+    return told;
+}
+
+void reply_leave(struct reply *r)
+{
+    pthread_mutex_lock(&r->lock);
+    r->left = true;
+    pthread_mutex_unlock(&r->lock);
 }
 
 // ---- libmicrohttpd's callbacks ------------------------------------------------------------------------
@@ -228,17 +301,33 @@ static struct MHD_Response *response_stream(struct reply *r)
     return response;
 }
 
-static struct MHD_Response *response_whole(struct reply *r)
+static struct MHD_Response *response_body(struct reply *r)
 {
     size_t n = r->out.len;
     char *body = buf_take(&r->out);
     struct MHD_Response *response = MHD_create_response_from_buffer(n, body, MHD_RESPMEM_MUST_FREE);
+
+    if (!response)
+        free(body);
+    return response;
+}
+
+static struct MHD_Response *response_file(struct reply *r)
+{
+    struct MHD_Response *response = MHD_create_response_from_fd64(r->file_bytes, r->file);
+
+    if (response)
+        r->file = -1; // it closes it
+    return response;
+}
+
+static struct MHD_Response *response_whole(struct reply *r)
+{
+    struct MHD_Response *response = r->file >= 0 ? response_file(r) : response_body(r);
     char seconds[16];
 
-    if (!response) {
-        free(body);
+    if (!response)
         return NULL;
-    }
     // An error is JSON, also where the answer would have been a stream.
     MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE,
                             r->type && r->status == MHD_HTTP_OK ? r->type : "application/json");

@@ -2,6 +2,7 @@
 
 #include "base/buf.h"
 #include "base/clock.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "gateway/admit.h"
 #include "gateway/core.h"
@@ -388,11 +389,10 @@ static void on_failed(struct core *c, struct request *r, struct peer *p, uint32_
                       const json_t *head)
 {
     const char *name = json_string_value(json_object_get(head, "code"));
-    const char *message = json_string_value(json_object_get(head, "message"));
     struct err e = {0};
 
     err_set(&e, name ? err_from_name(name) : ERR_ENGINE, "%.400s",
-            message ? message : "the worker failed without a reason");
+            json_string_or(head, "message", "the worker failed without a reason"));
     if (p == r->prefill && r->prefill_open) {
         prefill_lost(c, r, r->phase == REQUEST_OFFER ? "refused" : "failed", e.message);
     } else if (p == r->decode && r->runs[at].open) {

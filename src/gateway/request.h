@@ -88,6 +88,7 @@ struct request {
     char key[MESSAGE_OWNER_BYTES];     // whose request it is, as limits see it; "" without keys
     char request_id[REQUEST_ID_BYTES]; // the client's X-Request-Id, or the one made for it
     int64_t received_ns;
+    int64_t placed_ns;   // its choice was made
     int64_t deadline_ns; // of the phase; INT64_MAX: none
     int64_t progress_ns; // when the next comment of progress may go out
     int64_t beat_ns;     // when a comment line is due
@@ -170,8 +171,8 @@ void request_generate(struct core *c, struct request *r);
 void request_follow(struct core *c, struct request *r); // starts the runs behind the leader, once
 // The leader's prompt, and its answer, are probably kept by the worker from here on.
 void request_remember(const struct request *r, struct peer *p, bool answer);
-// A local worker that held much less than was thought has given things up: all that is thought of it is
-// forgotten, so that the next conversation is not read by it in vain.
+// By what the workers told at the end, when both hold this prompt. One that held much less of it than was thought has
+// given things up: all else that is thought of it is forgotten, so that the next conversation is not read there in vain.
 void request_correct(const struct request *r);
 void request_abandon(struct request *r, const char *reason);
 // Nothing where nobody owes an end any more.
@@ -180,8 +181,12 @@ void request_decode_forget(struct request *r); // the worker is gone: it owes no
 void request_prefill_cancel(struct request *r);
 // Most tokens of an answer, at that worker.
 uint32_t request_room(const struct request *r, const struct peer *p);
+// A plan of it is under way.
+bool request_is_placed(const struct request *r);
 // Of the leader's prompt, that the worker probably holds.
 uint32_t request_held(const struct request *r, const struct peer *p);
+bool request_is_on(const struct request *r,
+                   const struct peer *p); // it works for it, or is promised to
 uint32_t request_count(const struct core *c, const struct peer *p); // that it works on now
 
 // ---- request_out.c: what the client sees ----

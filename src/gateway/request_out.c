@@ -7,6 +7,7 @@
 #include "gateway/core.h"
 #include "gateway/timing.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -232,6 +233,19 @@ static void fallback_settle(struct request *r)
         snprintf(r->fallback, sizeof(r->fallback), "%s", r->choice.fallback);
 }
 
+// Below 0: somebody who took part does not know.
+static double joules_of(const struct request *r)
+{
+    double sum = r->prefill ? json_number_or(r->prefilled, "joules", -1) : 0;
+
+    for (size_t i = 0; i < r->n_runs && sum >= 0; i++) {
+        double more = json_number_or(r->runs[i].done, "joules", -1);
+
+        sum = more >= 0 ? sum + more : -1;
+    }
+    return isfinite(sum) ? sum : -1;
+}
+
 static void timing_fill(struct request *r, struct timing *t)
 {
     const struct peer *reader = r->prefill ? r->prefill : r->decode;
@@ -243,6 +257,7 @@ static void timing_fill(struct request *r, struct timing *t)
         .policy = place_policy_name(r->choice.policy),
         .predicted = r->choice.predicted ? &r->choice.plan : NULL,
         .answer_tokens = r->choice.answer_tokens,
+        .placed_s = since(r, r->placed_ns),
         .prefill_node = peer_name(reader),
         .decode_node = peer_name(r->decode),
         .prefill_weights = local ? NULL : reader->welcome.identity.weights,
@@ -256,6 +271,7 @@ static void timing_fill(struct request *r, struct timing *t)
         .decode_sent_s = since(r, r->decode_sent_ns),
         .ttft_s = since(r, r->first_token_ns),
         .total_s = since(r, r->done_ns),
+        .joules = joules_of(r),
         .done = r->runs[0].done,
         .prefilled = r->prefilled,
         .timeline = r->in.generate.timeline,
@@ -302,7 +318,7 @@ static void totals_count(struct core *c, const struct request *r)
 // Of a further prompt's first answer; the leader's is timing_cached_tokens.
 static uint32_t follower_cached(const struct request *r, size_t at)
 {
-    double n = timing_number(r->runs[at].done, "tokens_cached", 0);
+    double n = json_number_or(r->runs[at].done, "tokens_cached", 0);
     uint32_t prompt = r->inputs[at / r->in.n].n_tokens;
 
     return n > 0 && n < prompt ? (uint32_t)n : 0;
@@ -330,7 +346,6 @@ static void generated_finish(struct core *c, struct request *r)
     r->answer.timings = timing_json(&t);
     usage_fill(r, &t);
     request_correct(r);
-    request_remember(r, r->decode, true);
     if (r->in.stream)
         stream_finish(c, r);
     else

@@ -4,7 +4,6 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "gateway/core.h"
-#include "gateway/timing.h"
 #include "os/os.h"
 
 #include <stdio.h>
@@ -109,7 +108,7 @@ static void send_run(struct core *c, struct request *r, size_t at, bool hand_off
 
 static void send_generate(struct core *c, struct request *r, struct peer *p, bool hand_off)
 {
-    peer_expect(c, p);
+    peer_expect(c, r, p);
     r->decode = p;
     r->decode_sent_ns = clock_now_ns();
     r->followed = false;
@@ -129,7 +128,7 @@ void request_follow(struct core *c, struct request *r)
     if (r->followed)
         return;
     r->followed = true;
-    peer_expect(c, r->decode);
+    peer_expect(c, r, r->decode);
     for (size_t i = 1; i < r->n_runs; i++)
         send_run(c, r, i, false);
 }
@@ -160,12 +159,24 @@ void request_remember(const struct request *r, struct peer *p, bool answer)
     free(all);
 }
 
+static void guess_correct(struct peer *p, uint32_t thought, const json_t *account)
+{
+    double told = json_number_or(account, "tokens_cached", 0);
+
+    if (p->guess && thought > told + 2.0 * GUESS_BLOCK_TOKENS)
+        guess_clear(p->guess);
+}
+
 void request_correct(const struct request *r)
 {
-    double told = timing_number(r->runs[0].done, "tokens_cached", 0);
+    const struct place_plan *plan = &r->choice.plan;
 
-    if (r->decode->local && r->decode->guess && r->n_held > told + 2.0 * GUESS_BLOCK_TOKENS)
-        guess_clear(r->decode->guess);
+    guess_correct(r->decode, r->decode->local ? r->n_held : plan->held_decode, r->runs[0].done);
+    request_remember(r, r->decode, true);
+    if (!r->prefill || !r->prefilled)
+        return;
+    guess_correct(r->prefill, plan->held_prefill, r->prefilled);
+    request_remember(r, r->prefill, false);
 }
 
 uint32_t request_held(const struct request *r, const struct peer *p)
@@ -236,18 +247,31 @@ void request_abandon(struct request *r, const char *reason)
 
 // ---- planning -----------------------------------------------------------------------------------------
 
+bool request_is_placed(const struct request *r)
+{
+    return !r->over && r->choice.decode &&
+           (r->phase == REQUEST_OFFER || r->phase == REQUEST_GENERATE);
+}
+
+bool request_is_on(const struct request *r, const struct peer *p)
+{
+    return (r->prefill_open && r->prefill == p) || (r->n_open > 0 && r->decode == p) ||
+           (r->phase == REQUEST_OFFER && r->choice.decode == p);
+}
+
 uint32_t request_count(const struct core *c, const struct peer *p)
 {
     uint32_t n = 0;
 
     for (const struct request *r = c->requests; r; r = r->next)
-        n += (r->prefill_open && r->prefill == p) || (r->n_open > 0 && r->decode == p) ||
-             (r->phase == REQUEST_OFFER && r->choice.decode == p);
+        n += request_is_on(r, p);
     return n;
 }
 
 static void plan_begin(struct core *c, struct request *r)
 {
+    placing_commit(c->placing, r);
+    r->placed_ns = clock_now_ns();
     snprintf(r->fallback, sizeof(r->fallback), "%s", r->choice.fallback);
     r->prefill = r->choice.prefill;
     r->prefill_sent_ns = 0;
@@ -258,7 +282,8 @@ static void plan_begin(struct core *c, struct request *r)
         send_generate(c, r, r->choice.decode, false);
         return;
     }
-    peer_expect(c, r->prefill);
+    peer_expect(c, r, r->prefill);
+    peer_expect(c, r, r->choice.decode);
     send_prefill(c, r);
 }
 
@@ -343,8 +368,7 @@ int64_t request_replan(struct core *c, struct request *r, int64_t now_ns)
     r->replan_ns = now_ns + (REQUEST_REPLAN_NS << ++r->replans);
     waiting_forget(r, r->choice.decode, r->choice.plan.held_decode);
     waiting_forget(r, r->choice.prefill, r->choice.plan.held_prefill);
-    if (!placing_choose(c->placing, r, &again) || again.decode->upstream ||
-        same_place(&again, &r->choice)) {
+    if (!placing_choose(c->placing, r, &again) || same_place(&again, &r->choice)) {
         waiting_remember(r);
         return r->replan_ns;
     }

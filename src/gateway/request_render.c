@@ -46,7 +46,7 @@ void request_render(struct core *c, struct request *r)
     if (!images_check(c, r))
         return;
     request_ids_take(c, r, r->n_inputs);
-    peer_expect(c, request_home(r));
+    peer_expect(c, r, request_home(r));
     r->decode = request_home(r);
     r->asked = r->rendered = 0;
     r->n_tokens = 0;
@@ -239,7 +239,7 @@ static void embed_begin(struct core *c, struct request *r)
     if (!embed_check(c, r))
         return;
     request_ids_take(c, r, r->n_inputs);
-    peer_expect(c, request_home(r));
+    peer_expect(c, r, request_home(r));
     r->decode = request_home(r);
     if (!r->answer.vectors)
         r->answer.vectors = mem_alloc(r->n_inputs * sizeof(*r->answer.vectors));

@@ -1,6 +1,7 @@
 #include "gateway/route.h"
 
 #include "base/buf.h"
+#include "base/json.h"
 #include "gateway/answer.h"
 #include "gateway/images.h"
 #include "gateway/messages.h"
@@ -48,7 +49,10 @@ static enum MHD_Result run_dialect(struct exchange *x)
 
 // ---- the table ----------------------------------------------------------------------------------------
 
+static route_function run_root;
+
 static const struct route routes[] = {
+    {"/", "GET", ACCESS_FREE, run_root, true, NULL, NULL},
     {"/chat/completions", "POST", ACCESS_INFERENCE, run_dialect, false, &dialect_chat, NULL},
     {"/completions", "POST", ACCESS_INFERENCE, run_dialect, false, &dialect_text, NULL},
     {"/responses", "POST", ACCESS_INFERENCE, run_dialect, false, &dialect_responses, NULL},
@@ -69,6 +73,11 @@ static const struct route routes[] = {
     {"/images/generations", "POST", ACCESS_INFERENCE, run_images_create, false, NULL, NULL},
     {"/images/edits", "POST", ACCESS_INFERENCE, run_images_edit, false, NULL, NULL},
     {"/images/files/", "GET", ACCESS_FREE, run_images_file, false, NULL, NULL},
+    {"/images/jobs", "POST", ACCESS_INFERENCE, run_image_job_create, false, NULL, NULL},
+    {"/images/jobs", "GET", ACCESS_ANY, run_image_jobs, false, NULL, NULL},
+    {"/images/jobs/", "GET", ACCESS_ANY, run_image_job, false, NULL, NULL},
+    {"/images/jobs/", "POST", ACCESS_ANY, run_image_job_act, false, NULL, NULL},
+    {"/images/jobs/", "DELETE", ACCESS_ANY, run_image_job_delete, false, NULL, NULL},
     {"/models", "GET", ACCESS_ANY, run_models, false, NULL, NULL},
     {"/models/load", "POST", ACCESS_ADMIN, run_load, false, NULL, NULL},
     {"/models/unload", "POST", ACCESS_ADMIN, run_unload, false, NULL, NULL},
@@ -102,7 +111,7 @@ static bool path_matches(const struct route *r, const char *url, const char **re
     size_t n = strlen(r->path);
 
     *rest = path + n;
-    if (r->path[n - 1] == '/')
+    if (n > 1 && r->path[n - 1] == '/')
         return strncmp(path, r->path, n) == 0 && path[n];
     return strcmp(path, r->path) == 0;
 }
@@ -113,15 +122,45 @@ static bool method_matches(const struct route *r, const char *method)
            (strcmp(r->method, "GET") == 0 && strcmp(method, "HEAD") == 0);
 }
 
+// "GET /v1/models/{id}". Caller frees.
+static char *route_text(const struct route *r)
+{
+    size_t n = strlen(r->path);
+
+    return mem_format("%s %s%s%s", r->method, r->bare ? "" : "/v1", r->path,
+                      n > 1 && r->path[n - 1] == '/' ? "{id}" : "");
+}
+
+// Some clients ask here first whether a server is there at all.
+static enum MHD_Result run_root(struct exchange *x)
+{
+    json_t *o = json_object(), *list = json_array();
+    char *text;
+
+    for (size_t i = 0; i < N_ROUTES; i++) {
+        text = route_text(&routes[i]);
+        json_array_append_new(list, json_string(text));
+        free(text);
+    }
+    json_put(o, "server", json_string("tandem"));
+    json_put(o, "routes", list);
+    text = json_line(o);
+    json_decref(o);
+    return http_answer(x, 200, text);
+}
+
 static void refuse_path(struct exchange *x)
 {
     struct buf text;
 
     buf_init(&text, 8192);
     buf_printf(&text, "there is no route %.200s here; there are:", x->url);
-    for (size_t i = 0; i < N_ROUTES; i++)
-        buf_printf(&text, " %s %s%s%s", routes[i].method, routes[i].bare ? "" : "/v1",
-                   routes[i].path, routes[i].path[strlen(routes[i].path) - 1] == '/' ? "{id}" : "");
+    for (size_t i = 0; i < N_ROUTES; i++) {
+        char *route = route_text(&routes[i]);
+
+        buf_printf(&text, " %s", route);
+        free(route);
+    }
     buf_puts(&text, "; those of /v1 also without it");
     http_refuse(x, 404, "no_such_route", (const char *)text.data);
     buf_fini(&text);

@@ -21,7 +21,9 @@
 
 #include "gateway/access.h"
 #include "gateway/http.h"
+#include "gateway/images.h"
 
+#include <jansson.h>
 #include <stdbool.h>
 
 struct dialect;
@@ -64,6 +66,16 @@ route_function run_files_create, run_files, run_file, run_file_delete, run_tunin
 
 // ---- route_images.c ----
 route_function run_images_create, run_images_edit, run_images_file;
+enum MHD_Result route_images_none(struct exchange *x); // this server draws none; drops the body
+enum MHD_Result route_images_fault(struct exchange *x, const struct parse_fault *f);
+// How the client called this server, for addresses that lead back here.
+void route_images_base(const struct exchange *x, char out[IMAGES_HOST_BYTES]);
+// A request of either kind, as a form or JSON: its body, and its files and what it is into *ask. NULL: *fault says why.
+json_t *route_images_body(struct exchange *x, struct images_ask *ask, struct parse_fault *fault);
+
+// ---- route_image_jobs.c ----
+route_function run_image_job_create, run_image_jobs, run_image_job, run_image_job_act,
+    run_image_job_delete;
 
 void route_form_free(struct http_form *form); // NULL is nothing
 

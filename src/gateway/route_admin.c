@@ -3,11 +3,11 @@
 
 #include "base/buf.h"
 #include "base/json.h"
-#include "gateway/image_upstream.h"
-#include "gateway/images.h"
+#include "gateway/image_jobs.h"
 #include "gateway/ollama.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum MHD_Result route_query_send(struct exchange *x, struct query *q)
@@ -101,6 +101,7 @@ enum MHD_Result run_status(struct exchange *x)
 
     q->images = x->images ? images_status_json(x->images) : NULL;
     q->image_nodes = image_upstreams_status(x->image_upstreams);
+    q->image_jobs = image_jobs_status_json(x->image_jobs);
     return route_query_send(x, q);
 }
 
@@ -133,6 +134,7 @@ enum MHD_Result run_metrics(struct exchange *x)
     if (x->images)
         images_metrics_put(x->images, &q->page);
     image_upstreams_metrics_put(x->image_upstreams, &q->page);
+    image_jobs_metrics_put(x->image_jobs, &q->page);
     return route_query_send(x, q);
 }
 
@@ -161,6 +163,49 @@ static int forget_parse(const struct exchange *x, struct query *q, struct err *e
     return rc;
 }
 
+struct forgetting {
+    struct core *core;
+    struct query *query;
+};
+
+// On the thread of the image jobs, which may wait for the disk; the core asks the workers then.
+static void jobs_forgotten(void *ctx, uint64_t n, const struct err *e)
+{
+    struct forgetting *f = ctx;
+    struct core_message m = {.what = CORE_QUERY, .query = f->query};
+
+    f->query->images =
+        json_integer((json_int_t)images_store_forget(f->query->all ? NULL : f->query->owner));
+    f->query->image_jobs = json_integer((json_int_t)n);
+    f->query->jobs_fault = *e;
+    if (core_send(f->core, &m, CHAN_FOREVER) != 0) {
+        reply_abort(f->query->reply);
+        query_free(f->query);
+    }
+    free(f);
+}
+
+static enum MHD_Result forget_send(struct exchange *x, struct query *q)
+{
+    struct image_jobs_task *t = image_jobs_task_new(IMAGE_JOBS_FORGET, NULL);
+    struct forgetting *f = mem_alloc(sizeof(*f));
+    struct reply *reply = q->reply;
+    int rc;
+
+    *f = (struct forgetting){x->core, q};
+    t->all = q->all;
+    memcpy(t->owner, q->owner, sizeof(t->owner));
+    t->forgotten = jobs_forgotten;
+    t->ctx = f;
+    rc = image_jobs_send(x->image_jobs, t);
+    if (rc != 0) {
+        image_jobs_task_free(t);
+        query_free(q);
+        free(f);
+    }
+    return http_await(x, reply, rc);
+}
+
 enum MHD_Result run_forget(struct exchange *x)
 {
     struct query *q = query_new(QUERY_FORGET, reply_new(x->connection), NULL);
@@ -170,10 +215,8 @@ enum MHD_Result run_forget(struct exchange *x)
     unsigned status = rc == ERR_NOT_FOUND ? 404 : 400;
 
     http_body_drop(x);
-    if (rc == 0) {
-        q->images = json_integer((json_int_t)images_store_forget(q->all ? NULL : q->owner));
-        return route_query_send(x, q);
-    }
+    if (rc == 0)
+        return forget_send(x, q);
     query_free(q);
     reply_drop(reply);
     return http_answer(x, status, route_error(x, status, err_name(rc), "key", e.message));

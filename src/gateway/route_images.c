@@ -18,24 +18,25 @@ static enum MHD_Result refuse(struct exchange *x, unsigned status, const char *c
     return http_answer(x, status, route_error(x, status, code, param, message));
 }
 
-static enum MHD_Result refuse_fault(struct exchange *x, const struct parse_fault *f)
+enum MHD_Result route_images_fault(struct exchange *x, const struct parse_fault *f)
 {
     const char *code = f->status == 404 ? "model_not_found" : err_name(f->e.code);
 
     return refuse(x, (unsigned)f->status, code, f->param, f->e.message);
 }
 
-static enum MHD_Result no_model(struct exchange *x)
+enum MHD_Result route_images_none(struct exchange *x)
 {
     http_body_drop(x);
     return refuse(x, 404, "model_not_found", "model",
                   "this server draws no pictures: start it with --image-model FILE or "
-                  "--image-upstream NAME=URL");
+                  "--image-upstream NAME=URL, or give it a node that does (tandem node "
+                  "--image-model FILE)");
 }
 
 // How the client called this server, for addresses that lead back here. What could not stand in one is not
 // repeated.
-static void base_set(const struct exchange *x, char out[IMAGES_HOST_BYTES])
+void route_images_base(const struct exchange *x, char out[IMAGES_HOST_BYTES])
 {
     static const char good[] =
         "0123456789-_.:[]ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
@@ -54,100 +55,36 @@ static enum MHD_Result draw(struct exchange *x, struct images_ask *ask,
 {
     struct reply *reply = reply_new(x->connection);
     struct images_task *t = images_task_new(IMAGES_DRAW, reply);
+    const struct images_places places = {x->images, x->image_upstreams};
     int rc;
 
     reply_waiting_set(reply, REPLY_BODY_MAX);
     t->ask = *ask; // taken
     t->pick = pick;
     memcpy(t->owner, x->key ? x->key->owner : "", x->key ? sizeof(t->owner) : 1);
-    base_set(x, t->base);
-    rc = pick ? image_upstreams_send(x->image_upstreams, t) : images_send(x->images, t);
+    route_images_base(x, t->base);
+    rc = images_dispatch(&places, t);
     if (rc != 0)
         images_task_free(t);
     return http_await(x, reply, rc);
-}
-
-// ---- who draws ------------------------------------------------------------------------------------------
-
-static int nobody(struct exchange *x, const char *name, struct parse_fault *fault)
-{
-    char known[800] = "";
-
-    if (x->images)
-        snprintf(known, sizeof(known), "\"%.100s\"", images_known(x->images)->name);
-    image_upstreams_names(x->image_upstreams, known, sizeof(known));
-    if (!known[0])
-        parse_fault_set(fault, ERR_BUSY, "model",
-                        "no server that draws has told its models yet; try again later");
-    else
-        parse_fault_set(fault, ERR_NOT_FOUND, "model",
-                        "there is no image model \"%.100s\" here; this server has %.300s", name,
-                        known);
-    fault->status = known[0] ? 404 : 503;
-    return fault->e.code;
-}
-
-// What the request leaves open is what the model here likes best, also there.
-static bool is_sooner_there(struct exchange *x, struct images_ask *ask,
-                            const struct image_upstream_pick *pick)
-{
-    struct image_request r = ask->request;
-    struct parse_fault fault = {0};
-    bool sooner;
-
-    if (r.n_loras > 0 || (ask->edit && !pick->model.edits) ||
-        image_upstream_ask_check(pick, ask, &fault) != 0)
-        return false;
-    if (r.width == 0)
-        r.width = r.height = images_known(x->images)->model->side;
-    sooner =
-        image_upstreams_is_sooner(x->image_upstreams, pick, &r, images_estimate_s(x->images, &r));
-    if (sooner && !ask->edit && pick->takes & IMAGE_TAKES_SIZE)
-        ask->request = r;
-    return sooner;
-}
-
-// Takes the body. *pick: the server that draws, NULL: this machine. A model that both have is held against what this
-// machine's own can, and goes to whoever is done sooner.
-static int ask_parse(struct exchange *x, json_t *body, struct images_ask *ask,
-                     struct image_upstream_pick **pick, struct parse_fault *fault)
-{
-    const char *given = json_string_value(json_object_get(body, "model"));
-    const char *name = given ? given : "";
-    bool edit = x->route->run == run_images_edit;
-    bool here = x->images && (!name[0] || images_goes_by(images_known(x->images), name));
-    struct image_upstream_pick *there = NULL;
-    int rc;
-
-    if (name[0] || !here)
-        there = image_upstreams_find(x->image_upstreams, name);
-    if (!here && !there) {
-        ask->body = body;
-        return nobody(x, name, fault);
-    }
-    rc = images_ask_parse(body, edit, here ? images_known(x->images) : &there->known, ask, fault);
-    if (rc == 0 && !here)
-        rc = image_upstream_ask_check(there, ask, fault);
-    if (rc != 0 || (here && there && !is_sooner_there(x, ask, there))) {
-        free(there);
-        there = NULL;
-    }
-    *pick = there;
-    return rc;
 }
 
 // Takes the body, which may be NULL with *fault saying why.
 static enum MHD_Result body_draw(struct exchange *x, json_t *body, struct images_ask *ask,
                                  struct parse_fault *fault)
 {
+    const struct images_places places = {x->images, x->image_upstreams};
     struct image_upstream_pick *pick = NULL;
-    int rc = body ? ask_parse(x, body, ask, &pick, fault) : fault->e.code;
+    int rc = fault->e.code;
 
+    ask->edit = x->route->run == run_images_edit;
+    if (body)
+        rc = images_choose(&places, body, ask, &pick, fault);
     http_body_drop(x);
     if (rc == 0)
         return draw(x, ask, pick);
     images_ask_fini(ask);
-    return refuse_fault(x, fault);
+    return route_images_fault(x, fault);
 }
 
 enum MHD_Result run_images_create(struct exchange *x)
@@ -156,17 +93,37 @@ enum MHD_Result run_images_create(struct exchange *x)
     struct images_ask ask = {0};
     size_t n;
     const char *text = http_body(x, &n);
+    const struct images_places places = {x->images, x->image_upstreams};
 
-    if (!x->images && !x->image_upstreams)
-        return no_model(x);
+    if (!images_are_drawn(&places))
+        return route_images_none(x);
     return body_draw(x, json_parse(text, n, &fault.e), &ask, &fault);
 }
 
-static bool is_json(const struct exchange *x)
+static bool is_typed(const struct exchange *x, const char *wanted)
 {
     const char *type = http_header(x, MHD_HTTP_HEADER_CONTENT_TYPE);
 
-    return type && strncasecmp(type, "application/json", 16) == 0;
+    return type && strncasecmp(type, wanted, strlen(wanted)) == 0;
+}
+
+static json_t *form_read(struct exchange *x, struct images_ask *ask, struct parse_fault *fault)
+{
+    size_t n;
+    const char *form = http_body(x, &n);
+    json_t *body = NULL;
+
+    images_form_parse(x->connection, form, n, &body, ask, fault);
+    return body;
+}
+
+// The files of a body of JSON, which may be NULL, become the request's. Takes it.
+static json_t *files_take(json_t *body, struct images_ask *ask, struct parse_fault *fault)
+{
+    if (!body || images_urls_take(body, ask, fault) == 0)
+        return body;
+    json_decref(body);
+    return NULL;
 }
 
 enum MHD_Result run_images_edit(struct exchange *x)
@@ -174,21 +131,30 @@ enum MHD_Result run_images_edit(struct exchange *x)
     struct parse_fault fault = {.status = 400};
     struct images_ask ask = {0};
     size_t n;
-    const char *form = http_body(x, &n);
-    json_t *body = NULL;
+    const char *text = http_body(x, &n);
+    const struct images_places places = {x->images, x->image_upstreams};
+    json_t *body;
 
-    if (!x->images && !x->image_upstreams)
-        return no_model(x);
-    if (is_json(x)) {
-        body = json_parse(form, n, &fault.e);
-        if (body && images_urls_take(body, &ask, &fault) != 0) {
-            json_decref(body);
-            body = NULL;
-        }
-    } else {
-        images_form_parse(x->connection, form, n, &body, &ask, &fault);
-    }
+    if (!images_are_drawn(&places))
+        return route_images_none(x);
+    body = is_typed(x, "application/json") ? files_take(json_parse(text, n, &fault.e), &ask, &fault)
+                                           : form_read(x, &ask, &fault);
     return body_draw(x, body, &ask, &fault);
+}
+
+json_t *route_images_body(struct exchange *x, struct images_ask *ask, struct parse_fault *fault)
+{
+    size_t n;
+    const char *text = http_body(x, &n);
+    json_t *body;
+
+    ask->edit = is_typed(x, "multipart/form-data");
+    if (ask->edit)
+        return form_read(x, ask, fault);
+    body = json_parse(text, n, &fault->e);
+    ask->edit = json_object_get(body, "images") || json_object_get(body, "image") ||
+                json_object_get(body, "mask");
+    return ask->edit ? files_take(body, ask, fault) : body;
 }
 
 // ---- pictures by url ------------------------------------------------------------------------------------

@@ -84,18 +84,6 @@ enum MHD_Result run_tuning_jobs(struct exchange *x)
     return send_page(x, task_new(x, TUNING_LIST));
 }
 
-// "ID" or "ID/WORD" behind the route; the word, or NULL for an id that is none.
-static const char *id_take(const struct exchange *x, char id[JOBS_ID_BYTES])
-{
-    size_t n = strcspn(x->rest, "/");
-
-    if (n == 0 || n >= JOBS_ID_BYTES)
-        return NULL;
-    memcpy(id, x->rest, n);
-    id[n] = '\0';
-    return x->rest[n] ? x->rest + n + 1 : "";
-}
-
 static enum MHD_Result no_such(struct exchange *x)
 {
     char message[200];
@@ -117,7 +105,7 @@ static bool wants_stream(const struct exchange *x)
 enum MHD_Result run_tuning_job(struct exchange *x)
 {
     char id[JOBS_ID_BYTES];
-    const char *word = id_take(x, id);
+    const char *word = http_id_take(x, id, sizeof(id));
     struct tuning_task *t;
     enum tuning_what what = TUNING_SHOW;
 
@@ -135,7 +123,7 @@ enum MHD_Result run_tuning_job(struct exchange *x)
 enum MHD_Result run_tuning_act(struct exchange *x)
 {
     char id[JOBS_ID_BYTES];
-    const char *word = id_take(x, id);
+    const char *word = http_id_take(x, id, sizeof(id));
     struct tuning_task *t;
 
     http_body_drop(x);

@@ -248,11 +248,10 @@ bool ship_asked(const struct peer *p, uint64_t id)
 
 static void on_failed(struct peer *p, struct ship_peer *sp, const json_t *head)
 {
-    const char *code = json_string_value(json_object_get(head, "code"));
-    const char *message = json_string_value(json_object_get(head, "message"));
-    bool busy = code && err_from_name(code) == ERR_BUSY;
+    bool busy = err_from_name(json_string_or(head, "code", "")) == ERR_BUSY;
 
-    refused(p, sp, busy ? BUSY_NS : SHIP_REFUSED_NS, message ? message : "no reason given");
+    refused(p, sp, busy ? BUSY_NS : SHIP_REFUSED_NS,
+            json_string_or(head, "message", "no reason given"));
 }
 
 static void on_ready(struct peer *p, struct ship_peer *sp, const struct adapters_entry *a)

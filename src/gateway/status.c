@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "base/json.h"
 #include "gateway/core.h"
+#include "gateway/image_upstream.h"
 #include "gateway/metrics.h"
 
 #include <stdio.h>
@@ -28,6 +29,7 @@ void query_free(struct query *q)
     reply_drop(q->reply);
     json_decref(q->images);
     json_decref(q->image_nodes);
+    json_decref(q->image_jobs);
     buf_fini(&q->page);
     free(q);
 }
@@ -211,13 +213,15 @@ json_t *status_peer(struct core *c, const struct peer *p)
 
     json_put(o, "name", answer_string(peer_name(p)));
     json_put(o, "address", answer_string(p->address));
-    json_put(o, "role", json_string(p->local ? "decode" : "prefill"));
-    json_put(o, "does", json_string(place_role_name(peer_role(p))));
+    json_put(o, "role", json_string(p->local ? "decode" : p->welcome.draws ? "draw" : "prefill"));
+    json_put(o, "does", json_string(p->welcome.draws ? "draw" : place_role_name(peer_role(p))));
     json_put(o, "serves", p->model ? answer_string(model_name(p->model)) : json_null());
     json_put(o, "state", json_string(peer_state_name(p->state)));
     json_put(o, "for_s", json_real(ns_to_s(now_ns - p->since_ns)));
     json_put(o, "why", p->state == PEER_UP ? json_null() : answer_string(p->why));
-    json_put(o, "requests", json_integer(request_count(c, p)));
+    json_put(o, "requests",
+             json_integer(p->drawers ? image_nodes_requests(p->drawers, p->place)
+                                     : request_count(c, p)));
     json_put(o, "link_bytes_per_s", json_real(p->link_bytes_per_s));
     json_put(o, "link_rtt_s", rtt_json(p));
     if (!p->local && !p->upstream)
@@ -294,6 +298,7 @@ static void tell_status(struct core *c, struct query *q)
     json_put(o, "totals", totals_json(&c->totals));
     json_put(o, "images", q->images ? json_incref(q->images) : json_null());
     json_put(o, "image_nodes", q->image_nodes ? json_incref(q->image_nodes) : json_array());
+    json_put(o, "image_jobs", q->image_jobs ? json_incref(q->image_jobs) : json_null());
     tell(q, 200, o);
 }
 
@@ -308,7 +313,7 @@ static void tell_metrics(struct core *c, struct query *q)
 // A node that did not answer may still hold something: that is no success.
 static void tell_forgotten(struct query *q)
 {
-    char message[128];
+    char message[ERR_MESSAGE_BYTES + 64];
     json_t *o;
 
     if (q->nodes < q->asked) {
@@ -319,10 +324,18 @@ static void tell_forgotten(struct query *q)
         reply_finish(q->reply, 504, answer_error(504, message, "timeout", NULL), 0);
         return;
     }
+    if (q->jobs_fault.code != 0) {
+        snprintf(message, sizeof(message), "image jobs were not forgotten, all else was: %s",
+                 q->jobs_fault.message);
+        reply_finish(q->reply, 503, answer_error(503, message, err_name(q->jobs_fault.code), NULL),
+                     0);
+        return;
+    }
     o = json_object();
     json_put(o, "sequences", json_integer((json_int_t)q->sequences));
     json_put(o, "nodes", json_integer((json_int_t)q->nodes));
     json_put(o, "pictures", json_incref(q->images));
+    json_put(o, "image_jobs", json_incref(q->image_jobs));
     tell(q, 200, o);
 }
 

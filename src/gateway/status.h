@@ -51,8 +51,10 @@ struct query {
     struct buf page;                 // of QUERY_METRICS: its head, by the HTTP thread
     char owner[MESSAGE_OWNER_BYTES]; // of QUERY_FORGET, with `all` false
     bool all;
+    struct err jobs_fault; // of QUERY_FORGET: why image jobs were not forgotten
     json_t *images; // what the images thread says to it, from the HTTP thread; owned; NULL: nothing
     json_t *image_nodes;              // the same of other servers that draw: a list
+    json_t *image_jobs;               // the same of image jobs
     struct placing_question question; // of QUERY_EXPLAIN
     uint64_t sequences, nodes;        // forgotten, by so many workers
     size_t asked;

@@ -6,13 +6,6 @@
 #include <math.h>
 #include <string.h>
 
-double timing_number(const json_t *account, const char *member, double otherwise)
-{
-    const json_t *v = account ? json_object_get(account, member) : NULL;
-
-    return json_is_number(v) ? json_number_value(v) : otherwise;
-}
-
 static json_t *number_or_null(double v)
 {
     return isfinite(v) ? json_real(v) : json_null();
@@ -26,7 +19,7 @@ static json_t *time_or_null(double v)
 
 static json_int_t count(const json_t *account, const char *member)
 {
-    double v = timing_number(account, member, 0);
+    double v = json_number_or(account, member, 0);
 
     return v >= 0 && v < 1e15 ? (json_int_t)v : 0;
 }
@@ -46,8 +39,8 @@ uint32_t timing_cached_tokens(const struct timing *t)
 // Below zero only by the error of the axis, so it is cut off there.
 static double tail_ms(const struct timing *t)
 {
-    double computed = timing_number(t->prefilled, "done_s", NAN) + t->prefill_sent_s;
-    double arrived = timing_number(t->done, "handoff_end_s", NAN) + t->decode_sent_s;
+    double computed = json_number_or(t->prefilled, "done_s", NAN) + t->prefill_sent_s;
+    double arrived = json_number_or(t->done, "handoff_end_s", NAN) + t->decode_sent_s;
     double tail = (arrived - computed) * 1e3;
 
     return isnan(tail) ? tail : fmax(tail, 0);
@@ -55,7 +48,7 @@ static double tail_ms(const struct timing *t)
 
 static double decode_rate(const struct timing *t)
 {
-    double decode_s = timing_number(t->done, "decode_s", 0);
+    double decode_s = json_number_or(t->done, "decode_s", 0);
 
     return decode_s > 0 && t->lead_gen_tokens > 0 ? t->lead_gen_tokens / decode_s : NAN;
 }
@@ -63,7 +56,7 @@ static double decode_rate(const struct timing *t)
 // How long the prompt took to read, at whoever read it.
 static double prefill_s(const struct timing *t)
 {
-    return timing_number(t->prefilled, "done_s", timing_number(t->done, "prefill_s", NAN));
+    return json_number_or(t->prefilled, "done_s", json_number_or(t->done, "prefill_s", NAN));
 }
 
 // Copies those members of a worker's account that are there.
@@ -92,8 +85,8 @@ static void span_put(json_t *list, const char *who, const json_t *span, double s
     o = json_object();
     json_put(o, "who", json_string(who));
     json_put(o, "what", json_string(what));
-    json_put(o, "t0", number_or_null(timing_number(span, "t0", 0) + shift_s));
-    json_put(o, "t1", number_or_null(timing_number(span, "t1", 0) + shift_s));
+    json_put(o, "t0", number_or_null(json_number_or(span, "t0", 0) + shift_s));
+    json_put(o, "t1", number_or_null(json_number_or(span, "t1", 0) + shift_s));
     json_put(o, "p0", json_integer(count(span, "p0")));
     json_put(o, "p1", json_integer(count(span, "p1")));
     json_array_append_new(list, o);
@@ -128,8 +121,8 @@ static const char *const decode_members[] = {
 
 static void details_put(json_t *o, const struct timing *t)
 {
-    double worst = fmax(timing_number(t->done, "worst_ratio", 0),
-                        timing_number(t->prefilled, "worst_ratio", 0));
+    double worst = fmax(json_number_or(t->done, "worst_ratio", 0),
+                        json_number_or(t->prefilled, "worst_ratio", 0));
 
     json_put(o, "overruns",
              json_integer(count(t->done, "overruns") + count(t->prefilled, "overruns")));
@@ -155,7 +148,7 @@ static json_t *weights_json(const struct timing *t)
     return o;
 }
 
-// What placement expected, on the same axis.
+// What placement expected, on the same axis: before its choice a request has been rendered, or has waited elsewhere.
 static json_t *predicted_json(const struct timing *t)
 {
     const struct place_plan *p = t->predicted;
@@ -164,12 +157,14 @@ static json_t *predicted_json(const struct timing *t)
     if (!p)
         return json_null();
     o = json_object();
+    json_put(o, "upto", p->prefill == PLACE_NO_NODE ? json_null() : json_integer(p->upto));
     json_put(o, "wait_s", json_real(p->wait_s));
     json_put(o, "read_s", json_real(p->read_s));
+    json_put(o, "transfer_s", json_real(p->transfer_s));
     json_put(o, "tail_s", json_real(p->tail_s));
-    json_put(o, "ttft_s", json_real(p->ttft_s));
+    json_put(o, "ttft_s", json_real(t->placed_s + p->ttft_s));
     json_put(o, "token_s", json_real(p->token_s));
-    json_put(o, "total_s", json_real(p->total_s));
+    json_put(o, "total_s", json_real(t->placed_s + p->total_s));
     json_put(o, "answer_tokens", json_real(t->answer_tokens));
     json_put(o, "joules", time_or_null(p->joules));
     json_put(o, "dollars", time_or_null(p->dollars));
@@ -193,10 +188,11 @@ json_t *timing_json(const struct timing *t)
     json_put(o, "prefill_s", number_or_null(prefill_s(t)));
     json_put(o, "kv_bytes", json_integer(count(t->done, "kv_bytes")));
     json_put(o, "tail_ms", number_or_null(tail_ms(t)));
-    json_put(o, "decode_s", number_or_null(timing_number(t->done, "decode_s", NAN)));
+    json_put(o, "decode_s", number_or_null(json_number_or(t->done, "decode_s", NAN)));
     json_put(o, "decode_tokens_per_s", number_or_null(decode_rate(t)));
     json_put(o, "ttft_s", time_or_null(t->ttft_s));
     json_put(o, "total_s", number_or_null(t->total_s));
+    json_put(o, "joules", time_or_null(t->joules));
     json_put(o, "fallback", t->fallback ? answer_string(t->fallback) : json_null());
     details_put(o, t);
     return o;

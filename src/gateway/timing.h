@@ -20,12 +20,14 @@ struct timing {
     const char *fallback; // NULL: none
     const char *policy;
     const struct place_plan *predicted;           // when it was placed; NULL: it was not
+    double placed_s;                              // when that was
     double answer_tokens;                         // that were expected then
     uint32_t prompt_tokens, gen_tokens;           // of all prompts and answers of the request
     uint32_t lead_prompt_tokens, lead_gen_tokens; // of those that the accounts below are about
     double prefill_sent_s, decode_sent_s; // when PREFILL and GENERATE went out; below 0: never
     double ttft_s;                        // first token; below 0: none
     double total_s;
+    double joules;           // that all workers told together; below 0: not known
     const json_t *done;      // head of DONE
     const json_t *prefilled; // head of PREFILLED, or NULL
     bool timeline;
@@ -33,7 +35,5 @@ struct timing {
 
 json_t *timing_json(const struct timing *t);
 uint32_t timing_cached_tokens(const struct timing *t);
-// A number in a worker's account, or `otherwise`.
-double timing_number(const json_t *account, const char *member, double otherwise);
 
 #endif

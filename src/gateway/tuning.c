@@ -12,7 +12,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 
 #define NAME_TRIES 4
@@ -325,14 +324,6 @@ static void stream_begin(struct tuning *t, struct tuning_task *task)
     reply_begin(s->reply);
 }
 
-static bool client_left(const struct stream *s)
-{
-    char byte;
-    int fd = reply_fd(s->reply);
-
-    return fd >= 0 && recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
-}
-
 // What is new, as server-sent events. False: the client is gone or does not read.
 static bool stream_tell(struct stream *s, const json_t *raw)
 {
@@ -365,7 +356,7 @@ static bool stream_run(struct tuning *t, struct stream *s)
     bool ended, ok;
 
     // The state first: what it was when the last event came.
-    if (client_left(s) || jobs_get(t->jobs, s->id, &job, &e) != 0)
+    if (reply_left(s->reply) || jobs_get(t->jobs, s->id, &job, &e) != 0)
         return false;
     ended = jobs_state_final(job.state);
     jobs_job_fini(&job);

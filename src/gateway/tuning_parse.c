@@ -127,11 +127,9 @@ static int files_take(const json_t *body, struct tuning_ask *a, struct err *e)
 // "auto" and absent leave the trainer's own default.
 static const json_t *given(const json_t *o, const char *member)
 {
-    const json_t *v = json_object_get(o, member);
+    const json_t *v = json_member(o, member);
 
-    return !v || json_is_null(v) || (json_is_string(v) && strcmp(json_string_value(v), "auto") == 0)
-               ? NULL
-               : v;
+    return json_is_string(v) && strcmp(json_string_value(v), "auto") == 0 ? NULL : v;
 }
 
 static int count_take(const json_t *h, const char *member, int64_t max, struct tuning_ask *a,

@@ -63,7 +63,7 @@ void upstream_on_done(struct core *c, struct request *r, size_t at, const json_t
 
 // ---- upstream_place.c: a model that is local as well ----
 // Appends, as nodes of a choice, the servers that have the model too, GATEWAY_UPSTREAMS_MAX at most; returns how many.
-// r NULL: a question without a request.
+// r NULL: a question without a request. They are down for one that waits at a node.
 size_t upstream_place(struct core *c, const struct model *m, const struct request *r,
                       struct peer **peers, struct place_node *nodes);
 

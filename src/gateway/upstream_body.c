@@ -11,16 +11,9 @@
 
 #define IMAGE_URL_MAX (64u << 20) // bytes of a data: URL; images are limited before (parse_media.h)
 
-static bool is_set(const json_t *o, const char *member)
-{
-    const json_t *v = json_object_get(o, member);
-
-    return v && !json_is_null(v);
-}
-
 static void member_copy(json_t *to, const json_t *from, const char *member)
 {
-    if (is_set(from, member))
+    if (json_member(from, member))
         json_object_set(to, member, json_object_get(from, member));
 }
 
@@ -34,7 +27,7 @@ int upstream_body_check(const struct parse_request *in, const char **param, stru
                        "only an upstream server has this model, and those are asked for chats and "
                        "completions alone; send this to the server itself");
     *param = "grammar";
-    if (json_object_get(in->generate.syntax, "grammar") || is_set(chat, "grammar"))
+    if (json_object_get(in->generate.syntax, "grammar") || json_member(chat, "grammar"))
         return err_set(e, ERR_UNSUPPORTED,
                        "'grammar' is taken by this machine's own models alone; an upstream server "
                        "is sent \"response_format\"");
@@ -172,7 +165,7 @@ static void schema_put(const json_t *asked, json_t *o)
 {
     json_t *format, *schema = json_object_get(asked, "json_schema");
 
-    if (!is_set(asked, "json_schema"))
+    if (!json_member(asked, "json_schema"))
         return;
     format = json_pack("{s:s,s:{s:s,s:O}}", "type", "json_schema", "json_schema", "name", "answer",
                        "schema", schema);
@@ -183,7 +176,7 @@ static void members_put(const struct parse_request *in, const json_t *asked, siz
 {
     for (size_t i = 0; i < sizeof(passed) / sizeof(passed[0]); i++)
         member_copy(o, asked, passed[i]);
-    if (is_set(asked, "repeat_penalty")) // what other servers call it
+    if (json_member(asked, "repeat_penalty")) // what other servers call it
         json_object_set(o, "repetition_penalty", json_object_get(asked, "repeat_penalty"));
     if (in->max_tokens > 0 && in->max_tokens < UINT32_MAX)
         json_put(o, "max_tokens", json_integer(in->max_tokens));

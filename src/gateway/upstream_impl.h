@@ -1,4 +1,5 @@
-// What the files of upstream servers share. Private to gateway/upstream*.c.
+// What the files of upstream servers share. Private to gateway/upstream*.c; keys, words and checks are those of
+// servers that draw as well (image_upstream*.c).
 //
 // upstream.c, upstream_request.c and upstream_place.c are the core's side: which server has a model; who is asked,
 // and what a failure means. upstream_thread.c is the thread that talks to servers, upstream_body.c makes the requests that go
@@ -7,6 +8,7 @@
 #define GATEWAY_UPSTREAM_IMPL_H
 
 #include "base/buf.h"
+#include "base/clock.h"
 #include "gateway/dialect.h"
 #include "gateway/upstream.h"
 #include "sched/place.h"
@@ -25,6 +27,11 @@
 #define UPSTREAM_LIST_MODELS 1024  // of one server
 #define UPSTREAM_SLOTS 64          // answers at a time that a server is thought to have room for
 #define UPSTREAM_ANSWER_TOKENS 256 // that are expected of a request without a limit
+#define UPSTREAM_CONNECT_S 3
+#define UPSTREAM_CHECK_S 5 // that the answer to a check may take
+#define UPSTREAM_CHECK_NS (5 * NS_PER_S)
+#define UPSTREAM_CHECK_SOON_NS (NS_PER_S / 2) // after a failure; doubled with each one
+#define UPSTREAM_CHECK_LATE_NS (10 * NS_PER_S)
 // What fits is the server's to say: of a prompt that nobody here has counted there is only a guess.
 #define UPSTREAM_CONTEXT 1e9
 
@@ -130,6 +137,16 @@ int upstream_list_parse(const void *text, size_t n, struct upstream_listed **out
 // What an error's body says, on one line, with `secret` (NULL: none) taken out.
 void upstream_reason(const void *text, size_t n, const char *secret,
                      char out[UPSTREAM_REASON_BYTES]);
+
+// ---- upstream_check.c: pure ----------------------------------------------------------------------------
+
+// When a server is looked at next; zeroed: at once.
+struct upstream_check {
+    int64_t due_ns, backoff_ns;
+};
+void upstream_check_done(struct upstream_check *c, bool up, int64_t now_ns);
+// Servers that have no list of models are asked for those that were named.
+bool upstream_list_is_missing(const struct gateway_upstream *u, long status);
 
 // ---- upstream_thread.c ---------------------------------------------------------------------------------
 

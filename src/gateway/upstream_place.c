@@ -28,6 +28,8 @@ static const char *why_not(const struct upstream *u, const struct request *r)
         return "it failed a moment ago";
     if (!r)
         return NULL;
+    if (request_is_placed(r))
+        return "what waits at a node stays with the nodes";
     if (r->tried >> u->index & 1)
         return "it has failed this request";
     if (r->in.generate.adapter.sha256[0])

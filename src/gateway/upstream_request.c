@@ -3,7 +3,6 @@
 #include "base/json.h"
 #include "gateway/core.h"
 #include "gateway/profiles.h"
-#include "gateway/timing.h"
 #include "gateway/upstream_impl.h"
 #include "sched/place.h"
 
@@ -178,6 +177,7 @@ static struct upstream *choose(struct core *c, struct request *r, struct err *e)
         snprintf(r->fallback, sizeof(r->fallback), "%s", table.fallback);
     r->choice.plan = plans[0];
     r->choice.predicted = true;
+    r->placed_ns = clock_now_ns();
     r->choice.answer_tokens = q.answer_tokens;
     r->choice.policy = q.policy;
     return &c->upstreams->all[plans[0].decode];
@@ -367,13 +367,12 @@ void upstream_on_failed(struct core *c, struct request *r, const json_t *head)
 {
     struct upstream *u = r->decode->upstream;
     const char *name = json_string_value(json_object_get(head, "code"));
-    const char *message = json_string_value(json_object_get(head, "message"));
     long status = (long)json_integer_value(json_object_get(head, "status"));
     json_int_t wait_s = json_integer_value(json_object_get(head, "retry_after_s"));
     struct err e = {0};
 
     err_set(&e, name ? err_from_name(name) : ERR_ENGINE, "%.500s",
-            message ? message : "the upstream server failed without a reason");
+            json_string_or(head, "message", "the upstream server failed without a reason"));
     r->tried |= 1u << u->index;
     if (!is_wrong(status))
         u->busy_until_ns = clock_now_ns() + (wait_s > 0 ? wait_s : PASSED_S) * NS_PER_S;
@@ -387,8 +386,8 @@ void upstream_on_failed(struct core *c, struct request *r, const json_t *head)
 // An answer that came in one piece does not tell what of its time was reading: half of it is taken for that.
 static void times_of(const json_t *head, double gen, double *read_s, double *steps_s)
 {
-    *read_s = timing_number(head, "prefill_s", 0);
-    *steps_s = timing_number(head, "decode_s", 0);
+    *read_s = json_number_or(head, "prefill_s", 0);
+    *steps_s = json_number_or(head, "decode_s", 0);
     if (gen > 1 && !(*steps_s > 0))
         *read_s = *steps_s = *read_s / 2;
 }
@@ -399,8 +398,9 @@ static void learn(struct core *c, const struct request *r, size_t at, const json
     const struct upstream *u = r->decode->upstream;
     const struct upstream_model *m = upstream_wanted(u, r);
     struct profile_book *b = m ? upstream_book(c, u, m) : NULL;
-    double read = timing_number(head, "tokens_read", 0), gen = timing_number(head, "gen_tokens", 0);
-    double cached = timing_number(head, "tokens_cached", 0), rows = request_count(c, u->peer);
+    double read = json_number_or(head, "tokens_read", 0),
+           gen = json_number_or(head, "gen_tokens", 0);
+    double cached = json_number_or(head, "tokens_cached", 0), rows = request_count(c, u->peer);
     struct profile_read reading = {.tokens = read, .depth = cached};
     struct profile_steps steps = {
         .steps = gen - 1, .rows = rows, .depth_sum = rows * (cached + read + gen / 2)};
@@ -417,7 +417,7 @@ static void learn(struct core *c, const struct request *r, size_t at, const json
 void upstream_on_done(struct core *c, struct request *r, size_t at, const json_t *head)
 {
     struct upstream *u = r->decode->upstream;
-    uint32_t n = (uint32_t)timing_number(head, "prompt_tokens", 0);
+    uint32_t n = (uint32_t)json_number_or(head, "prompt_tokens", 0);
     struct request_input *in = &r->inputs[at / r->in.n];
     double bytes;
 

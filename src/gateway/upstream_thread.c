@@ -14,21 +14,20 @@
 #include <string.h>
 
 #define ORDERS 1024
-#define KEY_MAX 4096 // bytes
-#define CONNECT_S 3
-#define CHECK_S 5 // that a list of models may take
-#define CHECK_NS (5 * NS_PER_S)
-#define CHECK_SOON_NS (NS_PER_S / 2) // after a failure; doubled with each one
-#define CHECK_LATE_NS (10 * NS_PER_S)
-
-enum order_what { ORDER_ASK, ORDER_CANCEL, ORDER_STOP };
+#define CANCELS_MAX (64u << 20) // bytes; there are never more than answers under way
+#define KEY_MAX 4096            // bytes
 
 struct order {
-    enum order_what what;
+    bool stop;
+    bool chat;
     size_t server;
     uint64_t id;
-    bool chat;
     char *body; // owned
+};
+
+struct cancel {
+    size_t server;
+    uint64_t id;
 };
 
 struct server {
@@ -36,10 +35,10 @@ struct server {
     const struct gateway_upstream *options;
     size_t index;
     char *key; // NULL: none
-    // The check that runs, or the time of the next one.
-    struct net_http_transfer *check;
+    struct upstream_check checks;
+    struct net_http_transfer *check; // that runs; NULL: none
     struct buf list;
-    int64_t check_ns, begun_ns, backoff_ns;
+    int64_t begun_ns;
     int64_t heard_ns; // the last byte of an answer
 };
 
@@ -57,7 +56,11 @@ struct upstream_thread {
     struct upstream_thread_options options;
     struct net_http_pool *pool;
     struct chan *orders;
+    // Cancels never wait for room among the orders: an answer that nobody waits for costs money all the same.
+    pthread_mutex_t lock;
+    struct buf cancels; // of struct cancel; under the lock
     pthread_t thread;
+    // The thread's own.
     struct server *servers;
     struct job *jobs;
     bool stop;
@@ -154,7 +157,7 @@ static void job_fail(struct job *j, const struct net_http_reply *r, const struct
     frame_say(s, wire_frame_json(WIRE_FAILED, j->id, head));
     // What is wrong with the server as a whole is found out at once.
     if (r->status != 200 && (r->status < 400 || e->code != ERR_INVALID))
-        s->check_ns = 0;
+        s->checks.due_ns = 0;
 }
 
 static int job_on_data(void *ctx, const struct net_http_reply *r, const void *data, size_t n,
@@ -209,7 +212,7 @@ static void ask(struct upstream_thread *t, struct order *o)
                                  .ca_file = s->options->ca_file,
                                  .body = o->body,
                                  .body_bytes = strlen(o->body),
-                                 .connect_s = CONNECT_S,
+                                 .connect_s = UPSTREAM_CONNECT_S,
                                  .stall_s = s->options->stall_s,
                                  .ops = &job_ops,
                                  .ctx = j};
@@ -227,11 +230,11 @@ static void ask(struct upstream_thread *t, struct order *o)
     free(url);
 }
 
-static void cancel(struct upstream_thread *t, const struct order *o)
+static void cancel(struct upstream_thread *t, const struct cancel *c)
 {
     struct job *j = t->jobs;
 
-    while (j && (j->id != o->id || j->server->index != o->server))
+    while (j && (j->id != c->id || j->server->index != c->server))
         j = j->next;
     if (!j)
         return;
@@ -249,10 +252,7 @@ static void report(struct server *s, struct upstream_report *r)
 
     r->server = s->index;
     *w.report = *r;
-    s->backoff_ns = r->up ? CHECK_SOON_NS : s->backoff_ns;
-    s->check_ns = clock_now_ns() + (r->up ? CHECK_NS : s->backoff_ns);
-    if (!r->up)
-        s->backoff_ns = 2 * s->backoff_ns < CHECK_LATE_NS ? 2 * s->backoff_ns : CHECK_LATE_NS;
+    upstream_check_done(&s->checks, r->up, clock_now_ns());
     t->options.say(t->options.ctx, &w);
 }
 
@@ -296,12 +296,6 @@ static int check_on_data(void *ctx, const struct net_http_reply *r, const void *
     return 0;
 }
 
-// Servers that have no list of models are asked for those that were named.
-static bool list_is_missing(const struct server *s, long status)
-{
-    return s->options->n_models > 0 && (status == 404 || status == 405 || status == 501);
-}
-
 static void check_on_end(void *ctx, const struct net_http_reply *r, int rc, const struct err *why)
 {
     struct server *s = ctx;
@@ -309,14 +303,15 @@ static void check_on_end(void *ctx, const struct net_http_reply *r, int rc, cons
     struct err e = *why;
 
     s->check = NULL;
-    if (rc == 0 && (r->status == 200 || list_is_missing(s, r->status))) {
+    if (rc == 0 && (r->status == 200 || upstream_list_is_missing(s->options, r->status))) {
         report_list(s, r);
     } else if (rc == 0) {
         upstream_reason(s->list.data, s->list.len, s->key, reason);
         upstream_status_words(r, reason, &e);
         report_down(s, e.code != ERR_BUSY && e.code != ERR_ENGINE, e.message);
     } else if (rc == ERR_TIMEOUT && s->heard_ns >= s->begun_ns) {
-        s->check_ns = clock_now_ns() + CHECK_NS; // it answers one at a time, and it does answer
+        // It answers one at a time, and it does answer.
+        s->checks.due_ns = clock_now_ns() + UPSTREAM_CHECK_NS;
     } else {
         report_down(s, rc == ERR_AUTH, e.message);
     }
@@ -331,8 +326,8 @@ static void check_begin(struct server *s, int64_t now_ns)
     struct net_http_request q = {.url = url,
                                  .token = s->key,
                                  .ca_file = s->options->ca_file,
-                                 .connect_s = CONNECT_S,
-                                 .total_s = CHECK_S,
+                                 .connect_s = UPSTREAM_CONNECT_S,
+                                 .total_s = UPSTREAM_CHECK_S,
                                  .ops = &check_ops,
                                  .ctx = s};
     struct err e = {0};
@@ -346,45 +341,51 @@ static void check_begin(struct server *s, int64_t now_ns)
 // Begins what is due; returns the time of the next one.
 static int64_t checks_run(struct upstream_thread *t, int64_t now_ns)
 {
-    int64_t next_ns = now_ns + CHECK_LATE_NS;
+    int64_t next_ns = now_ns + UPSTREAM_CHECK_LATE_NS;
 
     for (size_t i = 0; i < t->options.n; i++) {
         struct server *s = &t->servers[i];
 
-        if (!s->check && now_ns >= s->check_ns)
+        if (!s->check && now_ns >= s->checks.due_ns)
             check_begin(s, now_ns);
-        if (!s->check && s->check_ns < next_ns)
-            next_ns = s->check_ns;
+        if (!s->check && s->checks.due_ns < next_ns)
+            next_ns = s->checks.due_ns;
     }
     return next_ns;
 }
 
 // ---- the thread ---------------------------------------------------------------------------------------
 
-static void order_take(struct upstream_thread *t, struct order *o)
+// What is cancelled was ordered before: the cancels are taken first and carried out last.
+static void orders_run(struct upstream_thread *t)
 {
-    switch (o->what) {
-    case ORDER_ASK:
-        ask(t, o);
-        break;
-    case ORDER_CANCEL:
-        cancel(t, o);
-        break;
-    case ORDER_STOP:
-        t->stop = true;
-        break;
+    struct order o;
+    struct buf cancels;
+    struct cancel c;
+
+    pthread_mutex_lock(&t->lock);
+    cancels = t->cancels;
+    buf_init(&t->cancels, CANCELS_MAX);
+    pthread_mutex_unlock(&t->lock);
+    while (!t->stop && chan_recv(t->orders, &o, 0) == 0) {
+        t->stop = o.stop;
+        if (!o.stop)
+            ask(t, &o);
     }
+    for (size_t at = 0; at < cancels.len; at += sizeof(c)) {
+        memcpy(&c, cancels.data + at, sizeof(c));
+        cancel(t, &c);
+    }
+    buf_fini(&cancels);
 }
 
 static void *thread_main(void *ctx)
 {
     struct upstream_thread *t = ctx;
-    struct order o;
 
     os_thread_name("upstream");
     while (!t->stop) {
-        while (!t->stop && chan_recv(t->orders, &o, 0) == 0)
-            order_take(t, &o);
+        orders_run(t);
         int64_t now_ns = clock_now_ns(), next_ns = checks_run(t, now_ns);
 
         if (!t->stop)
@@ -475,6 +476,8 @@ static void thread_free(struct upstream_thread *t)
         job_free(j);
     }
     chan_free(t->orders);
+    buf_fini(&t->cancels);
+    pthread_mutex_destroy(&t->lock);
     free(t->servers);
     free(t);
 }
@@ -487,10 +490,7 @@ static int servers_init(struct upstream_thread *t, struct err *e)
     for (size_t i = 0; i < t->options.n; i++) {
         struct server *s = &t->servers[i];
 
-        *s = (struct server){.thread = t,
-                             .options = &t->options.servers[i],
-                             .index = i,
-                             .backoff_ns = CHECK_SOON_NS};
+        *s = (struct server){.thread = t, .options = &t->options.servers[i], .index = i};
         buf_init(&s->list, UPSTREAM_LIST_MAX);
     }
     for (size_t i = 0; rc == 0 && i < t->options.n; i++)
@@ -506,6 +506,8 @@ int upstream_thread_start(const struct upstream_thread_options *o, struct upstre
 
     t->options = *o;
     t->orders = chan_new(sizeof(struct order), ORDERS);
+    pthread_mutex_init(&t->lock, NULL);
+    buf_init(&t->cancels, CANCELS_MAX);
     rc = servers_init(t, e);
     if (rc == 0)
         rc = net_http_pool_open(&t->pool, e);
@@ -521,7 +523,7 @@ int upstream_thread_start(const struct upstream_thread_options *o, struct upstre
 
 void upstream_thread_stop(struct upstream_thread *t)
 {
-    const struct order o = {.what = ORDER_STOP};
+    const struct order o = {.stop = true};
 
     if (!t)
         return;
@@ -531,23 +533,24 @@ void upstream_thread_stop(struct upstream_thread *t)
     thread_free(t);
 }
 
-static int order_send(struct upstream_thread *t, const struct order *o)
+int upstream_thread_ask(struct upstream_thread *t, size_t server, uint64_t id, bool chat,
+                        char *body)
 {
-    int rc = chan_send(t->orders, o, 0);
+    const struct order o = {.chat = chat, .server = server, .id = id, .body = body};
+    int rc = chan_send(t->orders, &o, 0);
 
     if (rc != 0)
-        free(o->body);
+        free(body);
     net_http_pool_wake(t->pool);
     return rc == 0 ? 0 : ERR_BUSY;
 }
 
-int upstream_thread_ask(struct upstream_thread *t, size_t server, uint64_t id, bool chat,
-                        char *body)
-{
-    return order_send(t, &(struct order){ORDER_ASK, server, id, chat, body});
-}
-
 void upstream_thread_cancel(struct upstream_thread *t, size_t server, uint64_t id)
 {
-    order_send(t, &(struct order){ORDER_CANCEL, server, id, false, NULL});
+    const struct cancel c = {.server = server, .id = id};
+
+    pthread_mutex_lock(&t->lock);
+    buf_put(&t->cancels, &c, sizeof(c));
+    pthread_mutex_unlock(&t->lock);
+    net_http_pool_wake(t->pool);
 }

@@ -55,8 +55,7 @@ static void fake_describe(void *engine, json_t *ready)
 
 static const char *text_of(const struct draw_task *t, const char *key)
 {
-    const char *s = json_string_value(json_object_get(t->request, key));
-    return s != NULL ? s : "";
+    return json_string_or(t->request, key, "");
 }
 
 static uint32_t number_of(const struct draw_task *t, const char *key)

@@ -19,8 +19,7 @@ void image_buf_init(struct buf *b)
 
 const char *image_frame_op(const struct image_frame *f)
 {
-    const char *op = json_string_value(json_object_get(f->head, "op"));
-    return op != NULL ? op : "";
+    return json_string_or(f->head, "op", "");
 }
 
 int image_frame_take(struct buf *in, struct image_frame *f, struct err *e)

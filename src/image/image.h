@@ -1,7 +1,7 @@
 // Pictures from text: what a request is, what a model file asks of it, and what comes back.
 //
 // The library that draws (stable-diffusion.cpp) ends the process on a size, a token or a file that it does
-// not like, so it lives in a process of its own (image/worker.h starts it, image/engine.h is the inside of
+// not like, so it lives in a process of its own (image/worker.h starts it, image/draw.h is the inside of
 // it), and everything here is checked before that process hears of it.
 //
 // Owner: the caller of each call; nothing is shared and nothing is kept. Any thread. Strings in a request
@@ -60,6 +60,8 @@ struct image_request {
     uint32_t n_loras;
 };
 void image_request_default(struct image_request *r);
+// 31 bits: a number that people can copy, and that whoever draws keeps.
+int64_t image_seed_draw(void);
 // "512x768"; ERR_INVALID names the limits.
 int image_size_parse(const char *text, uint32_t *width, uint32_t *height, struct err *e);
 // Takes "<lora:NAME:WEIGHT>" out of a prompt: the text without it in *out (caller frees), the names in
@@ -115,8 +117,10 @@ int image_decode(const void *data, size_t len, struct image_picture *out, struct
 // The same for a mask: where it has transparency, what is transparent may change (as OpenAI has it), else
 // what is white.
 int image_decode_mask(const void *data, size_t len, struct image_picture *out, struct err *e);
-// What is written into a picture's file: prompt, seed and parameters, so that it can be drawn again.
+// What is written into a picture's file: prompt, seed and parameters, so that it can be drawn again, as far as they
+// are known. `model` is a file of this machine, or what a model of the server `node` (NULL: none) is called.
 // `seed` is that picture's own. A new object.
-json_t *image_texts(const struct image_request *r, const char *model, int64_t seed);
+json_t *image_texts(const struct image_request *r, const char *model, const char *node,
+                    int64_t seed);
 
 #endif

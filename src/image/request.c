@@ -2,6 +2,7 @@
 #include "image/image.h"
 
 #include "base/buf.h"
+#include "os/os.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -29,6 +30,13 @@ void image_request_default(struct image_request *r)
 {
     *r = (struct image_request){
         .count = 1, .cfg = -1, .seed = IMAGE_SEED_NONE, .strength = 0.75, .prompt = ""};
+}
+
+int64_t image_seed_draw(void)
+{
+    uint32_t v = 0;
+    os_random(&v, sizeof v);
+    return v >> 1;
 }
 
 // One side: digits alone, no sign, no space.

@@ -13,23 +13,46 @@ static void put(json_t *texts, const char *key, char *value)
     free(value);
 }
 
-json_t *image_texts(const struct image_request *r, const char *model, int64_t seed)
+// In the form that most programs which show such pictures can read.
+static char *parameters(const struct image_request *r, const char *model, const char *sampler,
+                        int64_t seed)
 {
-    const char *file = strrchr(model, '/'), *negative = r->negative != NULL ? r->negative : "";
+    struct buf b;
+
+    buf_init(&b, 4 * IMAGE_PROMPT_MAX);
+    buf_printf(&b, "%s\n", r->prompt);
+    if (r->negative && r->negative[0])
+        buf_printf(&b, "Negative prompt: %s\n", r->negative);
+    if (r->steps > 0)
+        buf_printf(&b, "Steps: %u, ", r->steps);
+    if (sampler)
+        buf_printf(&b, "Sampler: %s, ", sampler);
+    if (r->cfg >= 0)
+        buf_printf(&b, "CFG scale: %g, ", r->cfg);
+    if (seed >= 0)
+        buf_printf(&b, "Seed: %lld, ", (long long)seed);
+    buf_printf(&b, "Size: %ux%u, Model: %s, Version: tandem " TANDEM_VERSION, r->width, r->height,
+               model);
+    return buf_take(&b);
+}
+
+json_t *image_texts(const struct image_request *r, const char *model, const char *node,
+                    int64_t seed)
+{
+    const char *slash = strrchr(model, '/');
+    const char *sampler = r->sampler == NULL && node == NULL ? "default" : r->sampler;
     json_t *texts = json_object();
-    file = file != NULL ? file + 1 : model;
-    put(texts, "Software", mem_strdup("tandem " TANDEM_VERSION));
-    put(texts, "prompt", mem_strdup(r->prompt));
-    if (negative[0] != '\0')
-        put(texts, "negative_prompt", mem_strdup(negative));
-    put(texts, "seed", mem_format("%lld", (long long)seed));
-    put(texts, "model", mem_strdup(file));
-    // In the form that most programs which show such pictures can read.
-    put(texts, "parameters",
-        mem_format("%s\n%s%s%sSteps: %u, Sampler: %s, CFG scale: %g, Seed: %lld, Size: %ux%u, "
-                   "Model: %s, Version: tandem " TANDEM_VERSION,
-                   r->prompt, negative[0] ? "Negative prompt: " : "", negative,
-                   negative[0] ? "\n" : "", r->steps, r->sampler != NULL ? r->sampler : "default",
-                   r->cfg, (long long)seed, r->width, r->height, file));
+
+    if (node == NULL && slash != NULL)
+        model = slash + 1;
+    json_put_text(texts, "Software", "tandem " TANDEM_VERSION);
+    json_put_text(texts, "prompt", r->prompt);
+    if (r->negative && r->negative[0])
+        json_put_text(texts, "negative_prompt", r->negative);
+    if (seed >= 0)
+        put(texts, "seed", mem_format("%lld", (long long)seed));
+    json_put_text(texts, "model", model);
+    json_put_text(texts, "node", node);
+    put(texts, "parameters", parameters(r, model, sampler, seed));
     return texts;
 }

@@ -4,7 +4,6 @@
 #include "base/clock.h"
 #include "base/json.h"
 #include "base/log.h"
-#include "os/os.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -79,6 +78,7 @@ int image_worker_start(const struct image_worker_options *o, struct image_worker
     int rc = 0;
     w->pid = -1;
     w->fd = -1;
+    w->load_ns = (int64_t)((o->load_s > 0 ? o->load_s : IMAGE_LOAD_S) * 1e9);
     w->hang_ns = o->hang_ns > 0 ? o->hang_ns : IMAGE_HANG_NS;
     image_buf_init(&w->in);
     image_buf_init(&w->out);
@@ -214,13 +214,6 @@ static void pixels_copy(struct image_job *j, const struct image_request *r)
         memcpy(j->data + bytes, mask->rgb, bytes);
 }
 
-static int64_t seed_draw(void)
-{
-    uint32_t v = 0; // 31 bits: a number that people can copy and every JSON reader keeps
-    os_random(&v, sizeof v);
-    return v >> 1;
-}
-
 int image_worker_submit(struct image_worker *w, struct image_request *r, uint64_t *id,
                         struct err *e)
 {
@@ -233,10 +226,11 @@ int image_worker_submit(struct image_worker *w, struct image_request *r, uint64_
         return err_set(e, ERR_BUSY, "%u image requests are waiting already; try again later",
                        w->n_waiting);
     if (r->seed == IMAGE_SEED_NONE)
-        r->seed = seed_draw();
+        r->seed = image_seed_draw();
     struct image_job *j = mem_alloc(sizeof *j), **last = &w->waiting;
     j->id = w->last_id + 1;
     j->head = request_head(r, j->id);
+    j->previews = r->previews;
     rc = loras_put(w, r, j->head, e);
     if (rc != 0) {
         job_free(j);
@@ -324,6 +318,8 @@ int64_t image_worker_wait_ns(const struct image_worker *w)
         return 0;
     if (w->fd < 0 && w->dead.code == 0)
         until = w->restart_ns;
+    if (w->fd >= 0 && !w->ready)
+        until = w->started_ns + w->load_ns;
     if (is_drawing_freely(w))
         until = w->heard_ns + w->hang_ns;
     if (w->drawing != NULL && w->drawing->cancelled)
@@ -385,6 +381,8 @@ static void worker_tend(struct image_worker *w)
         (!w->can_cancel || now - j->cancelled_ns > CANCEL_PATIENCE_NS))
         drawing_give_up(w, ERR_CANCELLED, "cancelled");
     hang_tend(w, now);
+    if (w->fd >= 0 && !w->ready && now - w->started_ns >= w->load_ns)
+        worker_late(w);
     if (w->ready && w->drawing == NULL && w->waiting != NULL)
         job_send(w);
 }

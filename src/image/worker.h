@@ -7,7 +7,8 @@
 //
 // A worker that dies (a library that does not like its input ends the process) takes the request with it that
 // it was drawing, with an error that says how it ended; the rest of the queue waits for the next one, which
-// is started after a pause that grows. One that is silent for too long is ended in the same way. One that says that its model cannot be loaded is not started again.
+// is started after a pause that grows. One that is silent for too long, or does not finish loading, is ended in the
+// same way; of the latter all that wait hear. One that says that its model cannot be loaded is not started again.
 //
 // Owner: one thread, which makes, polls and frees it; no other may call anything. On Linux the worker dies
 // with that thread. The thread may wait on image_worker_fd itself, for at most image_worker_wait_ns.
@@ -23,7 +24,8 @@
 
 #define IMAGE_QUEUE_MAX 64u
 #define IMAGE_HANG_NS                                                                              \
-    (3600 * NS_PER_S) // a step of a large model on a small machine takes many minutes
+    (3600 * NS_PER_S)     // a step of a large model on a small machine takes many minutes
+#define IMAGE_LOAD_S 1800 // so may reading tens of gigabytes from a slow disk
 
 struct image_worker_options {
     const char *model; // a file with all parts, or the network alone where `parts` has the others
@@ -37,6 +39,7 @@ struct image_worker_options {
     bool tiling;          // decode in tiles: less memory, more time
     bool offload;         // keep weights in main memory while they are not used
     bool flash_attention;
+    double load_s;   // a process that has not loaded by then is ended; 0: IMAGE_LOAD_S
     int64_t hang_ns; // of silence while it draws and may go on: it is ended then; 0: IMAGE_HANG_NS
 };
 

@@ -34,13 +34,6 @@ void worker_fail(struct image_worker *w, struct image_job *j, int code, const ch
     free(j);
 }
 
-// A whole number of a frame, 0 where it is absent or not within 32 bits.
-static uint32_t number(const struct image_frame *f, const char *key)
-{
-    json_int_t v = json_integer_value(json_object_get(f->head, key));
-    return v > 0 && v <= UINT32_MAX ? (uint32_t)v : 0;
-}
-
 static double seconds(const struct image_frame *f, const char *key)
 {
     return json_number_value(json_object_get(f->head, key));
@@ -51,9 +44,9 @@ static void on_ready(struct image_worker *w, const struct image_frame *f)
     const json_t *features = json_object_get(f->head, "features"), *value = NULL;
     struct err e = {0};
     size_t i = 0;
-    if (number(f, "protocol") != IMAGE_PROTOCOL) {
+    if (json_u32(f->head, "protocol") != IMAGE_PROTOCOL) {
         err_set(&w->dead, ERR_MISMATCH, "'%s' speaks version %u of the image protocol, this is %d",
-                w->program, number(f, "protocol"), IMAGE_PROTOCOL);
+                w->program, json_u32(f->head, "protocol"), IMAGE_PROTOCOL);
         kill(w->pid, SIGKILL);
         worker_ended(w);
         return;
@@ -78,10 +71,8 @@ static void on_ready(struct image_worker *w, const struct image_frame *f)
 
 static void on_failed(struct image_worker *w, const struct image_frame *f)
 {
-    const char *code = json_string_value(json_object_get(f->head, "code"));
-    const char *message = json_string_value(json_object_get(f->head, "message"));
-    int rc = err_from_name(code != NULL ? code : "");
-    message = message != NULL ? message : "the image worker did not say why";
+    int rc = err_from_name(json_string_or(f->head, "code", ""));
+    const char *message = json_string_or(f->head, "message", "the image worker did not say why");
     if (json_object_get(f->head, "id") == NULL) {
         err_set(&w->told, rc, "%s", message);
         return;
@@ -97,16 +88,20 @@ static void on_failed(struct image_worker *w, const struct image_frame *f)
 
 static void on_picture(struct image_worker *w, struct image_frame *f, enum image_event_kind kind)
 {
-    uint32_t width = number(f, "width"), height = number(f, "height");
+    uint32_t width = json_u32(f->head, "width"), height = json_u32(f->head, "height");
     if (width < 1 || height < 1 || width > IMAGE_SIDE_MAX || height > IMAGE_SIDE_MAX ||
         f->len != (size_t)width * height * 3) {
         log_warn("image", "a picture of %ux%u came with %zu bytes and was dropped", width, height,
                  f->len);
         return;
     }
+    // A library may tell of one step twice; nobody is told more than was asked for.
+    if (kind == IMAGE_PREVIEW && w->drawing->previewed >= w->drawing->previews)
+        return;
+    w->drawing->previewed = kind == IMAGE_PREVIEW ? w->drawing->previewed + 1 : 0;
     struct image_event *ev = worker_event(w, kind, w->drawing->id);
-    ev->index = number(f, "index");
-    ev->step = number(f, "step");
+    ev->index = json_u32(f->head, "index");
+    ev->step = json_u32(f->head, "step");
     ev->seed = json_integer_value(json_object_get(f->head, "seed"));
     ev->picture = (struct image_picture){width, height, f->data};
     f->data = NULL;
@@ -115,9 +110,9 @@ static void on_picture(struct image_worker *w, struct image_frame *f, enum image
 static void on_progress(struct image_worker *w, const struct image_frame *f)
 {
     struct image_event *ev = worker_event(w, IMAGE_PROGRESS, w->drawing->id);
-    ev->index = number(f, "index");
-    ev->step = number(f, "step");
-    ev->steps = number(f, "steps");
+    ev->index = json_u32(f->head, "index");
+    ev->step = json_u32(f->head, "step");
+    ev->steps = json_u32(f->head, "steps");
     ev->step_s = seconds(f, "step_s");
 }
 

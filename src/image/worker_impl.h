@@ -13,6 +13,7 @@ struct image_job {
     json_t *head;  // of its frame; NULL once sent
     uint8_t *data; // pixels beside it
     size_t len;
+    uint32_t previews, previewed; // asked for of each picture; told of this one
     bool cancelled;
     int64_t cancelled_ns;
 };
@@ -29,6 +30,7 @@ struct image_worker {
     struct err told; // what the worker said before it ended; its cause
     struct err dead; // code 0: it lives, or comes back
     int64_t restart_ns, backoff_ns, started_ns;
+    int64_t load_ns;           // that loading may take
     int64_t hang_ns, heard_ns; // heard_ns: its last word, or since when it has had one to say
     uint32_t restarts, load_deaths;
     uint64_t last_id;
@@ -42,6 +44,7 @@ struct image_worker {
 int worker_spawn(struct image_worker *w, struct err *e);
 void worker_unstarted(struct image_worker *w, const struct err *e); // worker_spawn failed: and now?
 void worker_kill(struct image_worker *w);                           // and waits
+void worker_late(struct image_worker *w);                           // it has not loaded in time
 void worker_ended(struct image_worker *w); // the stream broke: why, and what now
 // worker_events.c
 struct image_event *worker_event(struct image_worker *w, enum image_event_kind kind, uint64_t id);

@@ -146,13 +146,13 @@ static void backoff_next(struct image_worker *w)
     w->restarts++;
 }
 
-static void all_fail(struct image_worker *w)
+static void all_fail(struct image_worker *w, const struct err *e)
 {
     while (w->waiting != NULL) {
         struct image_job *j = w->waiting;
         w->waiting = j->next;
         w->n_waiting--;
-        worker_fail(w, j, w->dead.code, w->dead.message);
+        worker_fail(w, j, e->code, e->message);
     }
 }
 
@@ -165,7 +165,7 @@ static void down_tell(struct image_worker *w, const char *how)
     else
         err_set(&ev->error, ERR_ENGINE, "the image worker ended (%s)", how);
     if (w->dead.code)
-        all_fail(w);
+        all_fail(w, &w->dead);
 }
 
 void worker_unstarted(struct image_worker *w, const struct err *e)
@@ -177,6 +177,27 @@ void worker_unstarted(struct image_worker *w, const struct err *e)
     if (w->load_deaths >= LOAD_DEATHS_MAX)
         err_set(&w->dead, e->code, "the image worker cannot be started: %s", e->message);
     down_tell(w, "it could not be started");
+}
+
+void worker_late(struct image_worker *w)
+{
+    struct err e = {0};
+    err_set(
+        &e, ERR_BUSY,
+        "the image model was not loaded after %.3g s (--image-load-limit); it is loaded anew, so "
+        "ask again later",
+        ns_to_s(w->load_ns));
+    worker_kill(w);
+    w->load_deaths++;
+    backoff_next(w);
+    if (w->load_deaths >= LOAD_DEATHS_MAX)
+        err_set(&w->dead, ERR_TIMEOUT,
+                "the image model was not loaded after %.3g s, %u times; give it longer "
+                "(--image-load-limit), or a smaller one",
+                ns_to_s(w->load_ns), w->load_deaths);
+    log_error("image", "%s", w->dead.code ? w->dead.message : e.message);
+    all_fail(w, w->dead.code ? &w->dead : &e);
+    down_tell(w, "it did not load its model in time");
 }
 
 void worker_ended(struct image_worker *w)

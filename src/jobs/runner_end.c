@@ -108,11 +108,9 @@ static int succeeded(struct runner *r, json_t *result, struct err *e)
 
 static int failed(struct runner *r, json_t *result, struct err *e)
 {
-    const char *code = json_string_value(json_object_get(result, "code"));
-    const char *message = json_string_value(json_object_get(result, "error"));
     struct err why = {0};
-    err_set(&why, err_from_name(code ? code : "io"), "%s",
-            message ? message : "the trainer gave no reason");
+    err_set(&why, err_from_name(json_string_or(result, "code", "io")), "%s",
+            json_string_or(result, "error", "the trainer gave no reason"));
     return state_write(r, JOBS_FAILED, &why, result, e);
 }
 

@@ -132,7 +132,7 @@ static void job_fill(struct jobs *j, const struct jobs_spec *s, const struct exa
                      struct jobs_job *job)
 {
     uint8_t bytes[ID_RANDOM_BYTES];
-    const char *kind = json_string_value(json_object_get(s->executor, "kind"));
+    const char *kind = json_string_or(s->executor, "kind", "local");
     memset(job, 0, sizeof *job);
     os_random(bytes, sizeof bytes);
     snprintf(job->id, sizeof job->id, "ftjob-");
@@ -144,7 +144,7 @@ static void job_fill(struct jobs *j, const struct jobs_spec *s, const struct exa
              model ? model : s->model);
     free(model);
     snprintf(job->owner, sizeof job->owner, "%s", s->owner ? s->owner : "");
-    snprintf(job->executor, sizeof job->executor, "%s", kind ? kind : "local");
+    snprintf(job->executor, sizeof job->executor, "%s", kind);
     snprintf(job->folder, sizeof job->folder, "%.*s/%s",
              (int)(sizeof job->folder - sizeof job->id - 2), j->dir, job->id);
     job->state = JOBS_QUEUED;
@@ -330,14 +330,14 @@ static int chosen_submit(struct jobs *j, const struct jobs_spec *spec, const cha
 
 int jobs_submit(struct jobs *j, const struct jobs_spec *spec, struct jobs_job *out, struct err *e)
 {
-    const char *kind = json_string_value(json_object_get(spec->executor, "kind"));
+    const char *kind = json_string_or(spec->executor, "kind", "local");
     struct jobs_question question = {spec->executor, spec->model,
                                      json_is_true(json_object_get(spec->options, "gpu"))};
     struct jobs_spec own = *spec;
     json_t *chosen = NULL;
     char *why = NULL;
     int rc = 0;
-    if (kind && strcmp(kind, "fastest") == 0) {
+    if (strcmp(kind, "fastest") == 0) {
         rc = spec->model ? jobs_choose(&question, &chosen, &why, e)
                          : err_set(e, ERR_INVALID, "a job needs a name, a model and data");
         own.executor = chosen;

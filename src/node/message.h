@@ -15,14 +15,17 @@
 //            "power":{"idle_w":..,"prefill_w":..,"decode_w":..} (as in STATUS_IS; absent: not known),
 //            "paced":bool, "max_stall_s":x (bound between two tokens while a prompt is read; 0: none;
 //            absent: as its pace allows),
-//            "model":"smollm2-135m", "has_chat_template":true, "media":bool (images may be in a RENDER),
+//            "model":"smollm2-135m", "has_tokenizer":bool (absent: true), "has_chat_template":true,
+//            "media":bool (images may be in a RENDER),
 //            "spread":"12 of 30 layers here, 18 on studio (10.0.0.7:7077)" (absent: all are here),
 //            "advertise":"HOST:PORT" (where other workers dial it; absent: where the gateway does),
 //            "node_id":"hex32" (absent: it tells none), "pid":123,
 //            "role":"read"|"write" (what it is there for; absent, or a word that is not known: both),
 //            "dollars_per_hour":x (of its whole machine; 0: nothing but its power; absent: not told),
 //            "adapters":bool (ADAPTER is understood), "measures":bool (MEASURE is),
-//            "links":bool (MEASURE_LINK and PROBE are)}
+//            "links":bool (MEASURE_LINK and PROBE are), "image_port":n (where this machine draws; absent: nowhere),
+//            "draws":{..} (here it does, and nothing else: node/message_image.h; identity, limits and what follows
+//            from them are absent then)}
 //   (role "spread", of a worker that borrows a lender's memory: node/message_spread.h)
 //   REFUSED {"code":"mismatch", "message":".."}
 //
@@ -66,7 +69,8 @@
 //                  "decode_s":from there to the last token, "handoff_end_s":..|null (end marker seen),
 //                  "kv_bytes":n,"link":{"bytes","seconds"}|null (of the KV that came, what told how fast the
 //                  link is, and how long that took to cross),"fallback":null|"text","unreached":true (the prefill worker could not be
-//                  dialled; else absent),"overruns":n,"worst_ratio":x,"cost":{..},"timeline":[..]}
+//                  dialled; else absent),"overruns":n,"worst_ratio":x,"cost":{..},
+//                  "joules":x (of this machine, more than it uses idle; absent: not known),"timeline":[..]}
 //            FAILED {"code":"..","message":".."}
 //   PREFILL  {"epoch":1,"transfer":id,"ticket":"hex32","serial":bool,"upto":n-1,
 //             "owner":"text","keep":bool,"reuse":bool,"adapter":{..} as in GENERATE,
@@ -75,7 +79,7 @@
 //            "tokens_cached":n,"from":first token that was sent,"compute_s":..,
 //            "export_s":..,"wait_s":..,"done_s":when the last token was computed,
 //            "sent_s":when the end marker left,"link_bytes_per_s":measured|0,"shared":bool (KV for another worker left meanwhile),"kv_bytes":n,
-//            "segments":n,"overruns":n,"worst_ratio":x,"cost":{..},"timeline":[..]} or FAILED
+//            "segments":n,"overruns":n,"worst_ratio":x,"cost":{..},"joules":as in DONE,"timeline":[..]} or FAILED
 //   ADAPTER  {"name":"..","sha256":"..","bytes":n,"at":offset,"base":{..adapters_base..}} + body: a piece of
 //            the file, at most 1 MiB. Without a body it asks for the file, or begins to send it
 //         -> ADAPTER_IS {"sha256":"..","at":bytes that are here,"ready":bool}: the next piece is wanted from
@@ -115,6 +119,7 @@
 #include "base/err.h"
 #include "engine/engine.h"
 #include "node/message_cost.h"
+#include "node/message_image.h"
 #include "node/message_link.h"
 #include "os/facts.h"
 #include "os/os.h"
@@ -126,7 +131,7 @@
 #define MESSAGE_TICKET_HEX 32
 #define MESSAGE_PORT 7077             // default of `tandem node`
 #define MESSAGE_MAX_TOKENS (1u << 20) // tokens of one prompt
-#define MESSAGE_STOPS_MAX 16
+#define MESSAGE_STOPS_MAX 24 // a client's (PARSE_STOPS_MAX) and those of its model's template
 #define MESSAGE_STOP_BYTES 256
 #define MESSAGE_OWNER_BYTES 65        // a hash of the API key in hex, or ""
 #define MESSAGE_SYNTAX_MAX (2u << 20) // bytes of a syntax as JSON
@@ -228,6 +233,9 @@ struct message_welcome {
     double dollars_per_hour; // of its whole machine
     char spread[512];        // which machines hold how many layers, in words; "": all are here
     char advertise[256]; // where other workers dial it: "HOST[:PORT]"; "": where the gateway does
+    uint16_t image_port; // of the same machine's image model; 0: none
+    bool draws;          // it answers DRAW alone, with:
+    struct message_canvas canvas;
     int64_t pid;
 };
 int message_welcome_parse(const json_t *head, struct message_welcome *m, struct err *e);

@@ -67,16 +67,9 @@ static json_t *steps_json(const struct profile_steps *s)
                      s->depth_sum, "seconds", s->seconds);
 }
 
-// A member that may be absent or null.
-static const json_t *member(const json_t *o, const char *name)
-{
-    const json_t *v = json_object_get(o, name);
-    return json_is_null(v) ? NULL : v;
-}
-
 int message_moved_parse(const json_t *top, const char *name, struct message_moved *m, struct err *e)
 {
-    const json_t *o = member(top, name);
+    const json_t *o = json_member(top, name);
     const struct number list[] = {
         {"bytes", 1, BYTES_MOST, &m->bytes},
         {"seconds", SECONDS_LEAST, SECONDS_MOST, &m->seconds},
@@ -125,14 +118,14 @@ static json_t *reads_json(const struct profile_read *r, size_t n)
 int message_cost_parse(const json_t *head, struct message_cost *c, struct err *e)
 {
     *c = (struct message_cost){0};
-    const json_t *o = member(head, "cost");
+    const json_t *o = json_member(head, "cost");
     if (o == NULL)
         return 0;
     if (!json_is_object(o))
         return err_set(e, ERR_INVALID, "member \"cost\" must be an object");
     int rc = reads_parse(o, "read", MESSAGE_COST_READS, c->reads, &c->n_reads, e);
-    if (rc == 0 && member(o, "steps") != NULL)
-        rc = steps_parse(member(o, "steps"), &c->steps, e);
+    if (rc == 0 && json_member(o, "steps") != NULL)
+        rc = steps_parse(json_member(o, "steps"), &c->steps, e);
     if (rc == 0)
         rc = message_moved_parse(o, "export", &c->export, e);
     if (rc == 0)

@@ -6,6 +6,7 @@
 #include "node/node.h"
 #include "sched/place.h"
 
+#include <stdio.h>
 #include <string.h>
 
 // ---- HELLO ------------------------------------------------------------------------------------
@@ -38,8 +39,7 @@ int message_hello_parse(const json_t *head, struct message_hello *m, struct err 
     message_read_text(&r, "build", m->build, sizeof m->build);
     message_read_text(&r, "engine", m->engine, sizeof m->engine);
     message_read_bool(&r, "same_weights", &m->same_weights);
-    const json_t *identity = r.rc == 0 ? json_object_get(head, "identity") : NULL;
-    m->has_identity = identity != NULL && !json_is_null(identity);
+    m->has_identity = r.rc == 0 && json_member(head, "identity") != NULL;
     if (m->has_identity || strcmp(m->role, "bulk") == 0)
         identity_read(&r, &m->identity);
     return r.rc;
@@ -153,6 +153,32 @@ static void role_read(struct message_reader *r, struct message_welcome *m)
     m->priced = r->rc == 0 && json_is_number(json_object_get(r->object, "dollars_per_hour"));
 }
 
+// What one that draws says is all that it says.
+static void draws_read(struct message_reader *top, struct message_welcome *m)
+{
+    struct message_reader r = message_read_object(top, "draws");
+    m->draws = message_present(&r);
+    if (!m->draws)
+        return;
+    r.rc = message_canvas_parse(r.object, &m->canvas, r.e);
+    message_fail_into(top, &r, "draws");
+    snprintf(m->model, sizeof m->model, "%s", m->canvas.model);
+}
+
+static void engine_read(struct message_reader *r, struct message_welcome *m)
+{
+    identity_read(r, &m->identity);
+    limits_read(r, &m->limits);
+    rates_read(r, m);
+}
+
+static void port_read(struct message_reader *r, uint16_t *out)
+{
+    uint32_t port = 0;
+    message_read_u32(r, "image_port", UINT16_MAX, &port);
+    *out = (uint16_t)port;
+}
+
 int message_welcome_parse(const json_t *head, struct message_welcome *m, struct err *e)
 {
     *m = (struct message_welcome){.limits.has_tokenizer = true};
@@ -163,10 +189,11 @@ int message_welcome_parse(const json_t *head, struct message_welcome *m, struct 
     message_read_text(&r, "build", m->build, sizeof m->build);
     message_read_text(&r, "model", m->model, sizeof m->model);
     node_id_read(&r, m->node_id);
-    identity_read(&r, &m->identity);
-    limits_read(&r, &m->limits);
-    rates_read(&r, m);
+    draws_read(&r, m);
+    if (!m->draws)
+        engine_read(&r, m);
     facts_read(&r, m);
+    port_read(&r, &m->image_port);
     power_read(&r, &m->power);
     message_read_bool(&r, "paced", &m->paced);
     m->max_stall_s = -1;
@@ -221,15 +248,8 @@ static bool power_known(const struct message_power *p)
     return p->idle_w > 0 || p->prefill_w > 0 || p->decode_w > 0;
 }
 
-json_t *message_welcome_json(const struct message_welcome *m)
+static void engine_put(json_t *o, const struct message_welcome *m)
 {
-    json_t *o = json_object();
-    json_put(o, "version", json_integer(m->version));
-    json_put(o, "name", json_string(m->name));
-    json_put(o, "build", json_string(m->build));
-    json_put(o, "model", json_string(m->model));
-    if (m->node_id[0] != '\0')
-        json_put(o, "node_id", json_string(m->node_id));
     json_put(o, "identity", engine_identity_json(&m->identity));
     json_put(o, "limits", limits_json(&m->limits));
     json_put(o, "handoff", json_string(engine_handoff_name(m->limits.handoff)));
@@ -239,6 +259,23 @@ json_t *message_welcome_json(const struct message_welcome *m)
     json_put(o, "has_chat_template", json_boolean(m->limits.has_chat_template));
     json_put(o, "media", json_boolean(m->limits.media));
     json_put(o, "rates", rates_json(m));
+}
+
+json_t *message_welcome_json(const struct message_welcome *m)
+{
+    json_t *o = json_object();
+    json_put(o, "version", json_integer(m->version));
+    json_put(o, "name", json_string(m->name));
+    json_put(o, "build", json_string(m->build));
+    json_put(o, "model", json_string(m->model));
+    if (m->node_id[0] != '\0')
+        json_put(o, "node_id", json_string(m->node_id));
+    if (m->draws)
+        json_put(o, "draws", message_canvas_json(&m->canvas));
+    else
+        engine_put(o, m);
+    if (m->image_port != 0)
+        json_put(o, "image_port", json_integer(m->image_port));
     json_put(o, "facts", os_facts_json(&m->facts));
     if (power_known(&m->power))
         json_put(o, "power", message_power_json(&m->power));

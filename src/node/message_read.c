@@ -12,8 +12,7 @@ struct message_reader message_reader_of(const json_t *object, const char *what, 
 
 void message_need(struct message_reader *r, const char *member)
 {
-    const json_t *v = r->rc == 0 ? json_object_get(r->object, member) : NULL;
-    if (r->rc == 0 && (v == NULL || json_is_null(v)))
+    if (r->rc == 0 && json_member(r->object, member) == NULL)
         r->rc = err_set(r->e, ERR_INVALID, "member \"%s\" is missing", member);
 }
 

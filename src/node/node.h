@@ -56,7 +56,8 @@ struct node_worker_options {
     bool lend;                // no model: lends `lend_bytes` to others' workers (node/spread.h)
     uint64_t lend_bytes;      // UINT64_MAX: what is free
     const char *role;         // "read", "write": what it is there for; NULL: both
-    double price; // dollars for an hour of its whole machine; below 0 (default): not told
+    double price;        // dollars for an hour of its whole machine; below 0 (default): not told
+    uint16_t image_port; // where this machine's image model answers (node/images.h); 0: it has none
     // The supervisor's own: no worker before node_supervisor_wake. Whoever connects to `listen` wakes it too.
     bool asleep;
 };

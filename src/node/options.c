@@ -54,6 +54,7 @@ char *node_worker_options_text(const struct node_worker_options *o)
     json_put(v, "tensor_split", text_json(o->tensor_split));
     json_put(v, "role", text_json(o->role));
     json_put(v, "price", o->price >= 0 ? json_real(o->price) : json_null());
+    json_put(v, "image_port", json_integer(o->image_port));
     json_put(v, "lend", json_boolean(o->lend));
     // JSON's integers end at 2^63.
     json_put(v, "lend_bytes",
@@ -72,7 +73,7 @@ static int integer_get(const json_t *v, const char *member, int64_t min, int64_t
 
 static int integers_parse(const json_t *v, struct node_worker_options *o, struct err *e)
 {
-    int64_t n[8] = {0};
+    int64_t n[9] = {0};
     int rc = integer_get(v, "ctx", 0, 1 << 24, o->engine.n_ctx, &n[0], e);
     if (rc == 0)
         rc = integer_get(v, "seqs", 1, 1024, o->engine.n_seq, &n[1], e);
@@ -88,6 +89,8 @@ static int integers_parse(const json_t *v, struct node_worker_options *o, struct
         rc = integer_get(v, "max_requests", 1, 1 << 16, o->max_requests, &n[6], e);
     if (rc == 0)
         rc = integer_get(v, "stall_ms", NODE_STALL_AUTO, 3600000, o->stall_ms, &n[7], e);
+    if (rc == 0)
+        rc = integer_get(v, "image_port", 0, UINT16_MAX, o->image_port, &n[8], e);
     o->engine.n_ctx = (uint32_t)n[0];
     o->engine.n_seq = (uint32_t)n[1];
     o->engine.n_batch = (uint32_t)n[2];
@@ -96,6 +99,7 @@ static int integers_parse(const json_t *v, struct node_worker_options *o, struct
     o->min_chunk_tokens = (uint32_t)n[5];
     o->max_requests = (uint32_t)n[6];
     o->stall_ms = (int32_t)n[7];
+    o->image_port = (uint16_t)n[8];
     return rc;
 }
 

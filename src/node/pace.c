@@ -40,10 +40,15 @@ double pace_spare_s(const struct pace *p, uint32_t n)
     return bound > quiet ? bound - quiet : 0;
 }
 
+double pace_calm_spare_s(const struct pace *p, uint32_t n)
+{
+    return pace_spare_s(p, n) / 3;
+}
+
 bool pace_is_slow(const struct pace *p, uint32_t n, double step_s)
 {
     double quiet = quiet_get(p, 1);
-    return quiet > 0 && step_s - quiet > pace_spare_s(p, n);
+    return quiet > 0 && step_s - quiet > pace_spare_s(p, n) / 2;
 }
 
 static uint32_t rows_that_fit(double spare_s, double row_s, uint32_t most)

@@ -12,6 +12,10 @@
 // and between two of them a decode step may run. Its rows are then so many that a part fits into
 // half of B - q, and that the chunk keeps the worker from other things no longer than PACE_CHUNK_S.
 //
+// The same holds for an answer behind a long prompt, of which a token takes longer than the others' wait may be:
+// it is computed in parts as well. It gets a third of B - q only, as do the segments of a hand-off: whoever waits for
+// them waits little longer, and everybody else would notice.
+//
 // Owner: the engine thread.
 #ifndef NODE_PACE_H
 #define NODE_PACE_H
@@ -54,6 +58,8 @@ struct pace_share pace_share_get(const struct pace *p, uint32_t n, double row_s)
 uint32_t pace_chunk_rows(const struct pace *p, uint32_t n, uint32_t parts, double row_s);
 // Seconds that other work may take between two decode steps of n rows; a large number without a bound.
 double pace_spare_s(const struct pace *p, uint32_t n);
+// What of it is for work that is no reading.
+double pace_calm_spare_s(const struct pace *p, uint32_t n);
 // Would the row of one more answer, whose step takes so long by itself, make the step of n late? What it takes
 // beyond one quiet row is its depth's, which no batch shares.
 bool pace_is_slow(const struct pace *p, uint32_t n, double step_s);

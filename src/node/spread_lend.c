@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "node/acceptor.h"
 #include "os/os.h"
 #include "wire/wire.h"
 
@@ -18,7 +19,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#define HANDSHAKE_NS (5 * NS_PER_S)
 #define HANDSHAKES_MAX 8
 #define WRITE_NS (120 * NS_PER_S)
 #define KEEP_ALIVE_S 10
@@ -31,26 +31,20 @@ struct borrower {
 struct lend {
     const struct node_worker_options *options;
     struct message_lend welcome; // read-only once threads exist
-    int listen_fd;
     struct chan *accepted;   // at most one `struct borrower` waits: accept thread -> main thread
     struct borrower current; // main thread only
     atomic_bool lent;        // taken by the handshake that succeeds, cleared by the main thread
-    atomic_int handshakes;
 };
 
 // ---- handshakes --------------------------------------------------------------------------------
 
-static int hello_check(struct lend *l, const struct message_hello *h, struct err *e)
+static int hello_check(void *ctx, const struct message_hello *h, struct err *e)
 {
+    struct lend *l = ctx;
     if (strcmp(h->role, "spread") != 0)
         return err_set(e, ERR_UNSUPPORTED,
                        "this port lends memory to --spread and answers no requests; the models of "
                        "a node have ports of their own");
-    if (h->version != WIRE_VERSION)
-        return err_set(e, ERR_MISMATCH,
-                       "protocol version %u here, %u there; install the same release of tandem on "
-                       "both machines",
-                       WIRE_VERSION, h->version);
     if (strcmp(h->engine, l->welcome.engine) != 0)
         return err_set(e, ERR_MISMATCH,
                        "%s here, %s there; install the same release of tandem on both machines",
@@ -62,112 +56,35 @@ static int hello_check(struct lend *l, const struct message_hello *h, struct err
     return 0;
 }
 
-static int hello_read(struct net_conn *conn, int64_t deadline_ns, struct message_hello *h,
-                      struct err *e)
+static json_t *welcome(void *ctx)
 {
-    struct wire_frame f = {0};
-    int rc = wire_frame_read(conn, &f, deadline_ns, e);
-    if (rc != 0)
-        return rc;
-    json_t *head = f.type == WIRE_HELLO ? wire_frame_parse(&f, e) : NULL;
-    if (f.type != WIRE_HELLO)
-        rc = err_set(e, ERR_INVALID, "the first frame is %s, not hello", wire_type_name(f.type));
-    else
-        rc = head == NULL ? e->code : message_hello_parse(head, h, e);
-    json_decref(head);
-    wire_frame_fini(&f);
-    return rc;
+    const struct lend *l = ctx;
+    return message_lend_json(&l->welcome);
 }
 
-// On success the connection belongs to the main thread.
-static int handshake(struct lend *l, struct net_conn *conn, int64_t deadline_ns, struct err *e)
+// The connection is the main thread's from then on.
+static void borrower_take(void *ctx, struct net_conn *conn, const struct message_hello *h)
 {
-    struct message_hello h;
-    struct wire_frame reply;
-    struct err reply_error = {0};
-    int rc = hello_read(conn, deadline_ns, &h, e);
-    if (rc == 0)
-        rc = hello_check(l, &h, e);
-    reply = rc == 0 ? wire_frame_json(WIRE_WELCOME, 0, message_lend_json(&l->welcome))
-                    : wire_frame_failed(WIRE_REFUSED, 0, rc, e->message);
-    int sent = wire_frame_write(conn, &reply, clock_now_ns() + HANDSHAKE_NS, &reply_error);
-    wire_frame_fini(&reply);
-    if (rc != 0)
-        return rc;
-    if (sent != 0) {
-        atomic_store(&l->lent, false);
-        return err_set(e, sent, "%s", reply_error.message);
-    }
+    struct lend *l = ctx;
     struct borrower b = {.conn = conn};
-    snprintf(b.name, sizeof b.name, "%s (%s)", h.name, net_conn_peer(conn));
+    snprintf(b.name, sizeof b.name, "%s (%s)", h->name, net_conn_peer(conn));
     net_conn_keep_alive(conn, KEEP_ALIVE_S);
     chan_send(l->accepted, &b, CHAN_FOREVER);
-    return 0;
 }
 
-struct handshake_task {
-    struct lend *lend;
-    int fd;
-    char peer[128];
-};
-
-static void *handshake_thread(void *arg)
+static void borrower_lost(void *ctx)
 {
-    struct handshake_task *t = arg;
-    struct net_conn *conn = NULL;
-    struct err e = {0};
-    int64_t deadline = clock_now_ns() + HANDSHAKE_NS;
-
-    os_thread_name("handshake");
-    int rc = net_conn_accept_tls(t->fd, &t->lend->options->key, deadline, &conn, &e);
-    if (rc == 0 && (rc = handshake(t->lend, conn, deadline, &e)) != 0)
-        net_conn_free(conn);
-    if (rc != 0)
-        log_warn("lend", "borrower refused: %s peer=%s code=%s", e.message, t->peer, err_name(rc));
-    atomic_fetch_sub(&t->lend->handshakes, 1);
-    free(t);
-    return NULL;
+    struct lend *l = ctx;
+    atomic_store(&l->lent, false);
 }
 
-static void handshake_start(struct lend *l, int fd, const char *peer)
-{
-    pthread_t thread;
-    struct handshake_task *t = mem_alloc(sizeof *t);
-    *t = (struct handshake_task){.lend = l, .fd = fd};
-    snprintf(t->peer, sizeof t->peer, "%s", peer);
-    atomic_fetch_add(&l->handshakes, 1);
-    if (pthread_create(&thread, NULL, handshake_thread, t) == 0) {
-        pthread_detach(thread);
-        return;
-    }
-    atomic_fetch_sub(&l->handshakes, 1);
-    close(fd);
-    free(t);
-}
-
-static void *accept_thread(void *arg)
-{
-    struct lend *l = arg;
-    char peer[128];
-    struct err e = {0};
-
-    os_thread_name("accept");
-    for (;;) {
-        int fd = net_accept(l->listen_fd, clock_now_ns() + NS_PER_S, peer, sizeof peer, &e);
-        if (fd == ERR_TIMEOUT)
-            continue;
-        if (fd < 0) {
-            clock_sleep_until(clock_now_ns() + 50 * NS_PER_MS); // out of descriptors: do not spin
-            continue;
-        }
-        if (atomic_load(&l->handshakes) >= HANDSHAKES_MAX) {
-            close(fd);
-            continue;
-        }
-        handshake_start(l, fd, peer);
-    }
-    return NULL;
-}
+static const struct acceptor_host host = {.name = "lend",
+                                          .guest = "borrower",
+                                          .most = HANDSHAKES_MAX,
+                                          .check = hello_check,
+                                          .welcome = welcome,
+                                          .take = borrower_take,
+                                          .lost = borrower_lost};
 
 // ---- one borrower after the other --------------------------------------------------------------
 
@@ -218,9 +135,9 @@ static void *parent_thread(void *arg)
     char heard;
 
     os_thread_name("parent");
-    if (hello_read(parent, NET_NEVER, &h, &e) == 0) {
+    if (acceptor_hello_read(parent, NET_NEVER, &h, &e) == 0) {
         struct wire_frame f = wire_frame_json(WIRE_WELCOME, 0, message_lend_json(&l->welcome));
-        wire_frame_write(parent, &f, clock_now_ns() + HANDSHAKE_NS, &e);
+        wire_frame_write(parent, &f, clock_now_ns() + ACCEPTOR_HANDSHAKE_NS, &e);
         wire_frame_fini(&f);
         while (net_conn_read(parent, &heard, 1, NET_NEVER, &e) == 0)
             ;
@@ -272,13 +189,12 @@ int spread_lend_run(const struct node_worker_options *o, struct net_conn *parent
     uint8_t ready = 1;
 
     l.options = o;
-    l.listen_fd = listen_fd;
     l.accepted = chan_new(sizeof(struct borrower), 1);
     welcome_fill(&l);
     stdout_silence();
     parent_arg[0] = parent;
     parent_arg[1] = &l;
-    if (pthread_create(&thread, NULL, accept_thread, &l) != 0 ||
+    if (acceptor_start(&host, &l, listen_fd, &o->key, &e) == NULL ||
         pthread_create(&thread, NULL, parent_thread, parent_arg) != 0 ||
         write(ready_fd, &ready, 1) != 1) {
         log_error("lend", "cannot start: no threads");

@@ -26,6 +26,7 @@
 #define SUPERVISOR_HEALTHY_NS (60 * NS_PER_S) // lived this long: the back-off starts anew
 #define SUPERVISOR_GRACE_NS (3 * NS_PER_S)
 #define SUPERVISOR_TICK_MS 50
+#define SUPERVISOR_REFUSAL_NS (5 * NS_PER_S)
 #define SUPERVISOR_REFUSALS 16 // at once; more are closed without an answer
 
 #define RETIRED "this node is stopping"
@@ -40,6 +41,7 @@ struct node_supervisor {
     int listen_fd;       // -1: none
     int orders[2];       // a pipe of the bytes below
     _Atomic int64_t pid; // relaxed: read by others for display and by tests
+    atomic_int refusals; // that run; released when done, acquired by who frees
     // the supervisor's thread only:
     int ready_fd; // readable or closed: the worker said so, or ended
     bool ready, resting;
@@ -115,23 +117,22 @@ static int worker_spawn(struct node_supervisor *s, struct err *e)
 
 // ---- answering while no worker is ready ------------------------------------------------------------
 
-static _Atomic int refusals_running; // relaxed counter
-
 struct refusal {
+    struct node_supervisor *supervisor;
     int fd;
-    struct net_key key;
     char message[160];
 };
 
 static void *refusal_thread(void *arg)
 {
     struct refusal *r = arg;
+    struct node_supervisor *s = r->supervisor;
     struct err e = {0};
     struct net_conn *conn = NULL;
     struct wire_frame f = {0};
-    int64_t deadline = clock_now_ns() + 5 * NS_PER_S;
+    int64_t deadline = clock_now_ns() + SUPERVISOR_REFUSAL_NS;
 
-    if (net_conn_accept_tls(r->fd, &r->key, deadline, &conn, &e) == 0) {
+    if (net_conn_accept_tls(r->fd, &s->options->key, deadline, &conn, &e) == 0) {
         if (wire_frame_read(conn, &f, deadline, &e) == 0) {
             wire_frame_fini(&f);
             f = wire_frame_failed(WIRE_REFUSED, 0, ERR_BUSY, r->message);
@@ -141,7 +142,8 @@ static void *refusal_thread(void *arg)
         net_conn_free(conn);
     }
     free(r);
-    atomic_fetch_sub_explicit(&refusals_running, 1, memory_order_relaxed);
+    // The last that this thread does with the supervisor: who frees it waits for the count.
+    atomic_fetch_sub_explicit(&s->refusals, 1, memory_order_release);
     return NULL;
 }
 
@@ -153,20 +155,20 @@ static void peer_refuse(struct node_supervisor *s)
     int fd = net_accept(s->listen_fd, clock_now_ns(), peer, sizeof peer, &e);
     if (fd < 0)
         return;
-    if (atomic_load_explicit(&refusals_running, memory_order_relaxed) >= SUPERVISOR_REFUSALS) {
+    if (atomic_load_explicit(&s->refusals, memory_order_relaxed) >= SUPERVISOR_REFUSALS) {
         close(fd);
         return;
     }
     struct refusal *r = mem_alloc(sizeof *r);
+    r->supervisor = s;
     r->fd = fd;
-    r->key = s->options->key;
     snprintf(r->message, sizeof r->message, "%s", s->state);
-    atomic_fetch_add_explicit(&refusals_running, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&s->refusals, 1, memory_order_relaxed);
     if (pthread_create(&thread, NULL, refusal_thread, r) == 0) {
         pthread_detach(thread);
         return;
     }
-    atomic_fetch_sub_explicit(&refusals_running, 1, memory_order_relaxed);
+    atomic_fetch_sub_explicit(&s->refusals, 1, memory_order_relaxed);
     close(fd);
     free(r);
 }
@@ -410,6 +412,8 @@ void node_supervisor_free(struct node_supervisor *s)
         return;
     order_give(s, ORDER_STOP);
     pthread_join(s->thread, NULL);
+    while (atomic_load_explicit(&s->refusals, memory_order_acquire) > 0)
+        clock_sleep_until(clock_now_ns() + 5 * NS_PER_MS);
     if (s->ready_fd >= 0)
         close(s->ready_fd);
     if (s->listen_fd >= 0)

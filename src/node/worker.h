@@ -22,12 +22,14 @@
 #include "kv/kv.h"
 #include "kv/prefix.h"
 #include "models/sum.h"
+#include "node/acceptor.h"
 #include "node/message.h"
 #include "node/node.h"
 #include "node/pace.h"
 #include "node/text.h"
 #include "os/facts.h"
 #include "os/power.h"
+#include "sched/profile.h"
 #include "sched/watts.h"
 #include "wire/wire.h"
 
@@ -44,10 +46,10 @@
 #define WORKER_BEAT_NS (400 * NS_PER_MS)
 #define WORKER_PROGRESS_NS (250 * NS_PER_MS)
 #define WORKER_HANDSHAKES 16
-#define WORKER_HANDSHAKE_NS (5 * NS_PER_S)
 #define WORKER_SEGMENT_BYTES (4u << 20)
 #define WORKER_UNPULLED_NS (60 * NS_PER_S) // a request may wait for a sequence on the other side
 #define WORKER_IDLE_NS (30 * NS_PER_S)     // a peer that left without a word
+#define WORKER_MEET_NS (30 * NS_PER_S)     // whoever woke it comes again when it has loaded
 #define WORKER_PART_NS (2 * NS_PER_S)      // a gateway that has nothing running here lets go sooner
 #define WORKER_BULK_FRAME_NS (60 * NS_PER_S) // the other side may be in a long chunk of its own
 #define WORKER_OVERTAKES 8                   // a waiting job is passed so often and no more
@@ -227,6 +229,8 @@ struct worker_job {
     struct worker_timeline timeline;
     int64_t compute_ns;
     struct worker_cost cost;
+    double work_s,
+        joules; // its part of the engine's time, and of the windows that are over (worker_joules.c)
     uint32_t ends[WORKER_CHUNKS_MAX]; // chunk schedule
     size_t n_ends, next_end;
 
@@ -320,6 +324,16 @@ struct worker_peer {
     struct worker_link *link;
 };
 
+// What the meter counted, given to requests (worker_joules.c). Engine thread.
+struct worker_joules {
+    int64_t worked_ns; // up to where the engine's time is in the jobs' work_s
+    int64_t until_ns;  // and of that the last that was work
+    double work_s;     // that was given nothing yet, also of jobs that have ended
+    int64_t seen_ns;   // up to where windows were given away
+    double seen_j;     // what the meter said then
+    double rate_w;     // above idle, while it works, as was seen last; 0: not known
+};
+
 // The meter and who looks at it (worker_power.c).
 struct worker_power {
     struct os_power *meter;      // NULL: none; set before any other thread starts
@@ -334,6 +348,7 @@ struct worker_power {
     double seconds[WATTS_KINDS]; // of each kind, in this window
     double joules;               // up to this window
     struct watts watts;
+    struct worker_joules given; // the engine thread's
 };
 
 // Whose rows a step of answers has: where they live decides.
@@ -348,11 +363,13 @@ struct worker {
     struct engine *engine;
     struct chan *inbox;                     // struct worker_event
     struct chan *text_inbox;                // struct worker_event (RENDER frames)
+    struct chan *pulls;                     // struct worker_event (PULL frames)
     struct chan *export_free, *import_free; // struct worker_block *
     int listen_fd;                          // -1: none
-    pthread_t text_thread, accept_thread;
-    size_t segment_bytes; // a range is cut so that a segment is about this long
-    size_t n_blocks;      // in each free list: enough for one chunk and a little
+    pthread_t text_thread;
+    struct acceptor *acceptor; // NULL: it listens nowhere
+    size_t segment_bytes;      // a range is cut so that a segment is about this long
+    size_t n_blocks;           // in each free list: enough for one chunk and a little
     // What the engine thread computes now, for whoever must interrupt it: the requester's link and
     // id, and the bulk link; 0: nothing that takes long. Sequentially consistent, see running_set.
     _Atomic uint64_t running;
@@ -363,9 +380,7 @@ struct worker {
     double load_s;                // from the process's start until the model was ready; 0: unknown
     size_t segment_max;           // largest body that a peer may announce
     _Atomic uint32_t next_serial; // relaxed: only uniqueness counts
-    _Atomic int handshakes;       // running now, against their limit (relaxed)
-    _Atomic int threads;   // handshakes and dials (released when done, acquired by worker_close)
-    _Atomic bool stopping; // release/acquire: read by the accept thread
+    _Atomic int dials;            // that run; released when done, acquired by worker_close
     _Atomic bool
         draining; // relaxed: handshakes look at it; a gateway that slips in is told like the others
     struct worker_upload upload; // text thread only
@@ -389,6 +404,7 @@ struct worker {
     uint64_t probe_rounds;
     uint32_t cells_used;  // of running jobs, as accounted before they were admitted
     uint64_t turn, round; // of chunks, of decode steps
+    uint32_t chunk_parts; // a long prompt that is read alone has its chunks in so many
     struct pace pace;
     struct worker_adapter adapters[WORKER_ADAPTERS];
     uint32_t adapter_now, adapter_steps;             // whose answers have their turn; steps of it
@@ -415,13 +431,14 @@ struct worker {
     bool twins_wait;   // a job waits for what another one reads
     bool freed;        // something has changed since the last look at those that wait
     int64_t alone_ns;  // since when no gateway is connected; 0: one is
+    bool met;          // one was
     int64_t done_ns;   // draining: since when nothing runs; 0: something does
     bool stop, idle;   // idle: it stops because nobody needs it
 };
 
 // ---- worker_link.c: handshakes and links; any thread ----
 int worker_link_accept_parent(struct worker *w, struct net_conn *conn, struct err *e);
-int worker_accept_start(struct worker *w, struct err *e);
+extern const struct acceptor_host worker_host; // ctx: the worker
 void worker_dial_start(struct worker *w, uint32_t peer, int64_t idle_ns, bool same_weights);
 void worker_post(struct worker *w, const struct worker_event *ev);
 // Engine and text thread; never blocks. 0, or why the frame will not arrive.
@@ -436,8 +453,17 @@ int worker_text_start(struct worker *w, struct err *e);
 int worker_open(struct worker *w, struct engine *g, struct err *e);
 // Makes room for that many bytes; the content is lost. False: there is no memory.
 bool worker_block_fit(struct worker_block *b, size_t bytes);
+// Into its free list, which holds as many as there are: never blocks. Any thread. It is the next one to be taken,
+// so that what is never needed at once is never touched.
+void worker_block_back(struct worker_block *b);
 // After worker_run: ends all links and threads and frees everything but `w` itself.
 void worker_close(struct worker *w);
+
+// ---- worker_joules.c ----
+// Engine thread, under the meter's lock: the engine has done until now what `power.kind` says.
+void worker_joules_count(struct worker *w, int64_t now_ns);
+// "joules" of a DONE or PREFILLED, where they are known.
+void worker_joules_put(struct worker *w, const struct worker_job *j, json_t *head);
 
 // ---- worker_power.c ----
 // Before worker_open. Without it, or where nothing can be read, the other calls do nothing.
@@ -519,7 +545,10 @@ void worker_prefill_read(struct worker *w, struct worker_job *j);   // a piece w
 bool worker_prefill_export(struct worker *w, struct worker_job *j); // true: did something
 // Tells every decode worker that waits how far its prompt is; returns when to do so again.
 int64_t worker_prefill_beats(struct worker *w, int64_t now_ns);
-void worker_prefill_pull(struct worker *w, const struct worker_event *ev);
+void worker_prefill_frame(struct worker *w, const struct worker_event *ev); // of its bulk link
+// Whoever has come for segments gets them. Called before any other event is handled, which might end the link,
+// and within a chunk.
+void worker_prefill_pulls(struct worker *w);
 void worker_prefill_sent(struct worker *w, const struct worker_event *ev);
 void worker_prefill_lost(struct worker *w, struct worker_job *j, const char *why);
 void worker_prefill_end(struct worker_job *j); // tells the puller, if it still waits

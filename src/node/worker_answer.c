@@ -175,6 +175,7 @@ static void times_put(struct worker *w, const struct worker_job *j, json_t *head
     json_put(head, "overruns", json_integer((json_int_t)pace.overruns));
     json_put(head, "worst_ratio", json_real(pace.worst_ratio));
     json_put(head, "cost", worker_cost_json(&j->cost));
+    worker_joules_put(w, j, head);
     json_put(head, "timeline", worker_timeline_json(&j->timeline));
 }
 

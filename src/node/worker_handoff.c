@@ -353,7 +353,7 @@ static bool imports_await(struct worker *w)
 void worker_imports_run(struct worker *w)
 {
     size_t n = worker_decoding(w);
-    double spare_s = n > 0 ? pace_spare_s(&w->pace, (uint32_t)n) : 0;
+    double spare_s = n > 0 ? pace_calm_spare_s(&w->pace, (uint32_t)n) : 0;
     int64_t start = clock_now_ns();
     bool more = worker_imports_wait(w);
 

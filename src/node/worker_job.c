@@ -125,7 +125,7 @@ static void job_stop_export(struct worker *w, struct worker_job *j)
         return;
     while (w->engine->ops->export_poll(w->engine, &len, NULL) == ENGINE_EXPORT_BUSY)
         clock_sleep_until(clock_now_ns() + 100 * NS_PER_US);
-    chan_send(w->export_free, &w->export_block, CHAN_FOREVER);
+    worker_block_back(w->export_block);
     w->exporting = NULL;
 }
 

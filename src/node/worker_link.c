@@ -21,7 +21,7 @@ static void import_release(void *ctx, void *data)
 {
     struct worker_block *b = ctx;
     (void)data;
-    chan_send(b->home, &b, CHAN_FOREVER); // holds as many as there are: never blocks
+    worker_block_back(b);
 }
 
 // ---- how long a segment takes to come in --------------------------------------------------------
@@ -115,6 +115,7 @@ static int link_take(struct worker_link *l, struct wire_frame *f, struct err *e)
     struct worker *w = l->worker;
     struct worker_event ev = {
         .kind = WORKER_EVENT_FRAME, .link = l, .frame = *f, .t0 = clock_now_ns()};
+    const struct worker_event wake = {.kind = WORKER_EVENT_WAKE};
 
     if (!link_accepts(l, f->type)) {
         int rc = err_set(e, ERR_INVALID, "unexpected frame: %s", wire_type_name(f->type));
@@ -127,10 +128,14 @@ static int link_take(struct worker_link *l, struct wire_frame *f, struct err *e)
         return worker_probe_arrived(l, f, e);
     if (!arrival_end(l))
         ev.frame.body_ns = 0;
-    if (f->type == WIRE_RENDER || f->type == WIRE_ADAPTER)
+    if (f->type == WIRE_RENDER || f->type == WIRE_ADAPTER) {
         chan_send(w->text_inbox, &ev, CHAN_FOREVER);
-    else
+    } else if (f->type == WIRE_PULL) {
+        chan_send(w->pulls, &ev, CHAN_FOREVER);
+        chan_send(w->inbox, &wake, 0); // full: the engine thread is awake anyway
+    } else {
         worker_post(w, &ev);
+    }
     if (ev.frame.type == WIRE_CANCEL &&
         atomic_load(&w->running) == worker_key(l->serial, ev.frame.id))
         w->engine->ops->interrupt(w->engine, true);
@@ -227,58 +232,28 @@ int worker_link_send(struct worker_link *l, struct wire_frame f)
 
 // ---- handshakes --------------------------------------------------------------------------------
 
-static int hello_check(struct worker *w, const struct message_hello *h, enum worker_link_kind *kind,
-                       struct err *e)
+static int hello_check(void *ctx, const struct message_hello *h, struct err *e)
 {
-    if (h->version != WIRE_VERSION)
-        return err_set(e, ERR_MISMATCH,
-                       "protocol version %u here, %u there; install the same release of tandem on "
-                       "both machines",
-                       WIRE_VERSION, h->version);
+    struct worker *w = ctx;
     if (strcmp(h->role, "spread") == 0)
         return err_set(e, ERR_UNSUPPORTED,
                        "this port serves %s and lends no memory; --spread wants the port of a "
                        "\"tandem node --lend\"",
                        w->welcome.model);
     // Another worker may still come for what was promised to it.
-    if (strcmp(h->role, "bulk") != 0) {
-        *kind = WORKER_LINK_CONTROL;
+    if (strcmp(h->role, "bulk") != 0)
         return atomic_load_explicit(&w->draining, memory_order_relaxed)
                    ? err_set(e, ERR_BUSY, "this node is stopping")
                    : 0;
-    }
-    *kind = WORKER_LINK_BULK_IN;
     if (!h->has_identity)
         return err_set(e, ERR_INVALID, "a bulk link must say what model it loads");
     return engine_identity_compare(&w->welcome.identity, &h->identity, h->same_weights, e);
 }
 
-static int hello_read(struct worker *w, struct net_conn *conn, int64_t deadline_ns,
-                      enum worker_link_kind *kind, struct err *e)
-{
-    struct wire_frame f = {0};
-    struct message_hello h;
-    json_t *head = NULL;
-    int rc = wire_frame_read(conn, &f, deadline_ns, e);
-
-    if (rc != 0)
-        return rc;
-    if (f.type != WIRE_HELLO)
-        rc = err_set(e, ERR_INVALID, "the first frame is %s, not hello", wire_type_name(f.type));
-    if (rc == 0 && (head = wire_frame_parse(&f, e)) == NULL)
-        rc = e->code;
-    if (rc == 0)
-        rc = message_hello_parse(head, &h, e);
-    if (rc == 0)
-        rc = hello_check(w, &h, kind, e);
-    json_decref(head);
-    wire_frame_fini(&f);
-    return rc;
-}
-
 // What never changes, and what is known of power by now.
-static json_t *welcome_now(struct worker *w)
+static json_t *welcome_now(void *ctx)
 {
+    struct worker *w = ctx;
     double joules = 0;
     json_t *o = message_welcome_json(&w->welcome);
     struct message_power power = worker_power_get(w, &joules);
@@ -287,114 +262,40 @@ static json_t *welcome_now(struct worker *w)
     return o;
 }
 
-// Reads HELLO and answers it; on success the link runs and the connection is taken.
-static int handshake(struct worker *w, struct net_conn *conn, int64_t deadline_ns, bool parent,
-                     struct err *e)
+static void link_up(struct worker *w, struct net_conn *conn, const struct message_hello *h,
+                    bool parent)
 {
-    enum worker_link_kind kind = WORKER_LINK_CONTROL;
-    struct err reply_error = {0};
-    struct wire_frame reply;
-    int rc = hello_read(w, conn, deadline_ns, &kind, e);
-
-    if (rc == 0)
-        reply = wire_frame_json(WIRE_WELCOME, 0, welcome_now(w));
-    else
-        reply = wire_frame_failed(WIRE_REFUSED, 0, rc, e->message);
-    int sent = wire_frame_write(conn, &reply, clock_now_ns() + WORKER_HANDSHAKE_NS, &reply_error);
-    wire_frame_fini(&reply);
-    if (rc == 0 && sent != 0)
-        return err_set(e, sent, "%s", reply_error.message);
-    if (rc != 0)
-        return rc;
-    struct worker_link *l = link_open(w, conn, kind, parent ? 0 : WORKER_IDLE_NS);
+    bool bulk = strcmp(h->role, "bulk") == 0;
+    struct worker_link *l = link_open(w, conn, bulk ? WORKER_LINK_BULK_IN : WORKER_LINK_CONTROL,
+                                      parent ? 0 : WORKER_IDLE_NS);
     struct worker_event up = {.kind = WORKER_EVENT_LINK_UP, .link = l};
     l->parent = parent;
     worker_post(w, &up);
     wire_link_run(l->wire);
-    return 0;
 }
+
+static void peer_take(void *ctx, struct net_conn *conn, const struct message_hello *h)
+{
+    link_up(ctx, conn, h, false);
+}
+
+static void parent_take(void *ctx, struct net_conn *conn, const struct message_hello *h)
+{
+    link_up(ctx, conn, h, true);
+}
+
+const struct acceptor_host worker_host = {.name = "worker",
+                                          .guest = "peer",
+                                          .most = WORKER_HANDSHAKES,
+                                          .check = hello_check,
+                                          .welcome = welcome_now,
+                                          .take = peer_take};
 
 int worker_link_accept_parent(struct worker *w, struct net_conn *conn, struct err *e)
 {
-    return handshake(w, conn, NET_NEVER, true, e);
-}
-
-struct handshake_task {
-    struct worker *worker;
-    int fd;
-    char peer[128];
-};
-
-static void *handshake_thread(void *arg)
-{
-    struct handshake_task *t = arg;
-    struct worker *w = t->worker;
-    struct net_conn *conn = NULL;
-    struct err e = {0};
-    int64_t deadline = clock_now_ns() + WORKER_HANDSHAKE_NS;
-
-    os_thread_name("handshake");
-    int rc = net_conn_accept_tls(t->fd, &w->options.key, deadline, &conn, &e);
-    if (rc == 0 && (rc = handshake(w, conn, deadline, false, &e)) != 0)
-        net_conn_free(conn);
-    if (rc != 0)
-        log_warn("worker", "peer refused: %s peer=%s code=%s", e.message, t->peer, err_name(rc));
-    free(t);
-    atomic_fetch_sub_explicit(&w->handshakes, 1, memory_order_relaxed);
-    atomic_fetch_sub_explicit(&w->threads, 1, memory_order_release);
-    return NULL;
-}
-
-static void handshake_start(struct worker *w, int fd, const char *peer)
-{
-    pthread_t thread;
-    struct handshake_task *t = mem_alloc(sizeof *t);
-
-    t->worker = w;
-    t->fd = fd;
-    snprintf(t->peer, sizeof t->peer, "%s", peer);
-    atomic_fetch_add_explicit(&w->handshakes, 1, memory_order_relaxed);
-    atomic_fetch_add_explicit(&w->threads, 1, memory_order_relaxed);
-    if (pthread_create(&thread, NULL, handshake_thread, t) == 0) {
-        pthread_detach(thread);
-        return;
-    }
-    atomic_fetch_sub_explicit(&w->handshakes, 1, memory_order_relaxed);
-    atomic_fetch_sub_explicit(&w->threads, 1, memory_order_relaxed);
-    close(fd);
-    free(t);
-}
-
-static void *accept_thread(void *arg)
-{
-    struct worker *w = arg;
-    char peer[128];
-    struct err e = {0};
-
-    os_thread_name("accept");
-    while (!atomic_load_explicit(&w->stopping, memory_order_acquire)) {
-        int fd = net_accept(w->listen_fd, clock_now_ns() + 200 * NS_PER_MS, peer, sizeof peer, &e);
-        if (fd == ERR_TIMEOUT)
-            continue;
-        if (fd < 0) {
-            clock_sleep_until(clock_now_ns() + 50 * NS_PER_MS); // out of descriptors: do not spin
-            continue;
-        }
-        if (atomic_load_explicit(&w->handshakes, memory_order_relaxed) >= WORKER_HANDSHAKES) {
-            log_warn("worker", "too many handshakes at once, refused peer=%s", peer);
-            close(fd);
-            continue;
-        }
-        handshake_start(w, fd, peer);
-    }
-    return NULL;
-}
-
-int worker_accept_start(struct worker *w, struct err *e)
-{
-    if (pthread_create(&w->accept_thread, NULL, accept_thread, w) != 0)
-        return err_set(e, ERR_IO, "cannot start the accept thread");
-    return 0;
+    static const struct acceptor_host host = {
+        .check = hello_check, .welcome = welcome_now, .take = parent_take};
+    return acceptor_greet(&host, w, conn, NET_NEVER, e);
 }
 
 // ---- dialling a prefill worker -----------------------------------------------------------------
@@ -487,7 +388,7 @@ static void *dial_thread(void *arg)
     if (ev.link != NULL)
         wire_link_run(ev.link->wire);
     free(t);
-    atomic_fetch_sub_explicit(&w->threads, 1, memory_order_release);
+    atomic_fetch_sub_explicit(&w->dials, 1, memory_order_release);
     return NULL;
 }
 
@@ -501,13 +402,13 @@ void worker_dial_start(struct worker *w, uint32_t peer, int64_t idle_ns, bool sa
     t->idle_ns = idle_ns;
     t->same_weights = same_weights;
     t->addr = w->peers[peer].addr;
-    atomic_fetch_add_explicit(&w->threads, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&w->dials, 1, memory_order_relaxed);
     if (pthread_create(&thread, NULL, dial_thread, t) == 0) {
         pthread_detach(thread);
         return;
     }
     struct worker_event ev = {.kind = WORKER_EVENT_DIALED, .peer = peer};
-    atomic_fetch_sub_explicit(&w->threads, 1, memory_order_relaxed);
+    atomic_fetch_sub_explicit(&w->dials, 1, memory_order_relaxed);
     err_set(&ev.error, ERR_IO, "cannot start a thread to dial");
     free(t);
     worker_event_handle(w, &ev); // we are the engine thread: posting could wait for ourselves

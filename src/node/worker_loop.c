@@ -122,7 +122,7 @@ static void event_frame(struct worker *w, struct worker_event *ev)
     if (ev->link->kind == WORKER_LINK_CONTROL)
         control_frame(w, ev->link, &ev->frame);
     else if (ev->link->kind == WORKER_LINK_BULK_IN)
-        worker_prefill_pull(w, ev);
+        worker_prefill_frame(w, ev);
     else
         worker_handoff_frame(w, ev); // takes the frame
     wire_frame_fini(&ev->frame);
@@ -162,6 +162,7 @@ static void event_link_closed(struct worker *w, struct worker_link *l, const str
 
 void worker_event_handle(struct worker *w, struct worker_event *ev)
 {
+    worker_prefill_pulls(w);
     switch (ev->kind) {
     case WORKER_EVENT_LINK_UP:
         ev->link->next = w->links;
@@ -241,9 +242,12 @@ static int64_t idle_run(struct worker *w, int64_t now)
 {
     int64_t limit = (int64_t)(w->options.idle_s * 1e9);
     if (limit == 0 || is_linked(w)) {
+        w->met = true;
         w->alone_ns = 0;
         return INT64_MAX;
     }
+    if (!w->met && limit < WORKER_MEET_NS)
+        limit = WORKER_MEET_NS;
     if (w->alone_ns == 0)
         w->alone_ns = now;
     w->idle = now >= w->alone_ns + limit;

@@ -388,7 +388,7 @@ static bool move_piece(struct worker *w, struct worker_measure *m)
     if (chan_recv(w->export_free, &b, 0) != 0)
         return true; // an older transfer still leaves
     int rc = range_move(w, m, b, &e);
-    chan_send(w->export_free, &b, CHAN_FOREVER);
+    worker_block_back(b);
     if (m->n_seats > 1)
         seat_clear(w, &m->seats[1]);
     if (rc != 0)

@@ -20,10 +20,12 @@ static void seconds_count(struct worker_power *p, int64_t now_ns)
 void worker_power_now(struct worker *w, int kind)
 {
     struct worker_power *p = &w->power;
+    int64_t now = clock_now_ns();
     if (p->meter == NULL)
         return;
     pthread_mutex_lock(&p->lock);
-    seconds_count(p, clock_now_ns());
+    seconds_count(p, now);
+    worker_joules_count(w, now);
     p->kind = kind;
     pthread_mutex_unlock(&p->lock);
 }
@@ -76,6 +78,7 @@ void worker_power_start(struct worker *w, const struct os_roots *roots)
     watts_init(&p->watts);
     p->kind = -1;
     p->since_ns = p->window_ns = now;
+    p->given = (struct worker_joules){.worked_ns = now, .seen_ns = now};
     if (pthread_create(&p->thread, NULL, power_run, p) == 0)
         return;
     snprintf(p->why, sizeof p->why, "no thread could be started for it");

@@ -135,7 +135,7 @@ static void export_release(void *ctx, void *data)
     struct worker_block *b = ctx;
     struct worker_event wake = {.kind = WORKER_EVENT_WAKE};
     (void)data;
-    chan_send(b->home, &b, CHAN_FOREVER);  // holds as many as there are: never blocks
+    worker_block_back(b);
     chan_send(b->worker->inbox, &wake, 0); // full: the engine thread is awake anyway
 }
 
@@ -189,7 +189,7 @@ static bool export_finish(struct worker *w, struct worker_job *j)
         return false;
     w->exporting = NULL;
     if (rc < 0) {
-        chan_send(w->export_free, &w->export_block, CHAN_FOREVER);
+        worker_block_back(w->export_block);
         worker_prefill_lost(w, j, e.message);
         return false;
     }
@@ -228,7 +228,7 @@ bool worker_prefill_export(struct worker *w, struct worker_job *j)
     j->blocked_since_ns = 0;
     w->export_segment.p1 = p1;
     if (export_begin(w, j, p1, &e) != 0) {
-        chan_send(w->export_free, &w->export_block, CHAN_FOREVER);
+        worker_block_back(w->export_block);
         worker_prefill_lost(w, j, e.message);
         return false;
     }
@@ -238,26 +238,57 @@ bool worker_prefill_export(struct worker *w, struct worker_job *j)
 
 // ---- computing -----------------------------------------------------------------------------------
 
+// The tiles of the chunk that is computed. Those of layers that were through before the decode worker came wait
+// for it: a prompt that is one chunk is begun before anybody knows of it.
 struct tile_sink {
     struct worker *worker;
     struct worker_job *job;
     uint32_t p1;
+    struct wire_body *tiles; // n_layer
+    uint32_t n, sent;
 };
 
-static void tile_send(void *ctx, uint32_t layer, const void *data, size_t n)
+static void tiles_drop(struct tile_sink *t)
 {
-    struct tile_sink *t = ctx;
-    struct wire_body body = {.data = mem_alloc(n), .len = n};
-    memcpy(body.data, data, n);
-    struct kv_segment s = segment_make(t->worker, t->job, t->p1, layer, n);
-    segment_send(t->job, &s, body);
+    for (uint32_t i = t->sent; i < t->n; i++)
+        free(t->tiles[i].data);
+    t->n = t->sent;
 }
 
-// The last chunk may leave layer by layer while it is computed, if nothing older waits.
+// The decode worker is here, and nothing older waits.
+static bool tiles_leave(const struct worker_job *j)
+{
+    return j->bulk != NULL && j->exported == j->computed;
+}
+
+static void tile_take(void *ctx, uint32_t layer, const void *data, size_t n)
+{
+    struct tile_sink *t = ctx;
+    struct worker_job *j = t->job;
+
+    if (layer != t->n || (j->pulled && !tiles_leave(j)))
+        return; // the whole chunk's export has it all
+    t->tiles[t->n] = (struct wire_body){.data = mem_alloc(n), .len = n};
+    memcpy(t->tiles[t->n++].data, data, n);
+    if (!j->pulled) {
+        worker_prefill_pulls(t->worker);
+        // A link that ends just before this is looked at after the chunk.
+        if (j->bulk != NULL)
+            atomic_store(&t->worker->running_bulk, j->bulk->serial);
+        if (j->pulled && !tiles_leave(j))
+            tiles_drop(t);
+    }
+    for (; t->sent < t->n && tiles_leave(j); t->sent++) {
+        struct wire_body body = t->tiles[t->sent];
+        struct kv_segment s = segment_make(t->worker, j, t->p1, t->sent, body.len);
+        segment_send(j, &s, body);
+    }
+}
+
+// The last chunk may leave layer by layer while it is computed.
 static bool tiles_apply(const struct worker *w, const struct worker_job *j, uint32_t end)
 {
-    return tiles_possible(w, j) && end == j->prefill.upto && j->bulk != NULL &&
-           j->exported == j->computed;
+    return tiles_possible(w, j) && end == j->prefill.upto && (!j->pulled || tiles_leave(j));
 }
 
 static void beat_send(struct worker_job *j)
@@ -295,19 +326,25 @@ void worker_prefill_read(struct worker *w, struct worker_job *j)
 void worker_prefill_chunk(struct worker *w, struct worker_job *j, uint32_t rows)
 {
     uint32_t end = worker_chunk_end(w, j, rows);
-    struct tile_sink sink = {w, j, end};
-    bool tiled =
-        tiles_apply(w, j, end) && w->engine->ops->tiles_set(w->engine, tile_send, &sink) == 0;
-    uint32_t segments = j->segments;
-    int rc = worker_chunk_run(w, j, end);
+    struct tile_sink sink = {.worker = w, .job = j, .p1 = end};
+    int rc = 0;
 
-    if (tiled)
+    if (tiles_apply(w, j, end) && w->engine->ops->tiles_set(w->engine, tile_take, &sink) == 0)
+        sink.tiles = mem_alloc(w->engine->identity.n_layer * sizeof *sink.tiles);
+    rc = worker_chunk_run(w, j, end);
+    if (sink.tiles != NULL)
         w->engine->ops->tiles_set(w->engine, NULL, NULL);
-    if (rc == ERR_CANCELLED && j->segments > segments)
+    tiles_drop(&sink);
+    free(sink.tiles);
+    if (rc == ERR_CANCELLED && sink.sent > 0)
         worker_prefill_lost(w, j, "interrupted in the middle of a tiled chunk");
     if (rc != 0)
         return;
-    if (tiled && j->segments > segments)
+    if (sink.sent > 0 && sink.sent < w->engine->identity.n_layer) {
+        worker_prefill_lost(w, j, "a layer of a tiled chunk could not be read");
+        return;
+    }
+    if (sink.sent > 0)
         j->exported = end;
     worker_prefill_read(w, j);
 }
@@ -401,14 +438,22 @@ static void ack_take(struct worker *w, struct worker_job *j, const struct wire_f
     j->acked_ns = now;
 }
 
-void worker_prefill_pull(struct worker *w, const struct worker_event *ev)
+void worker_prefill_pulls(struct worker *w)
+{
+    struct worker_event ev;
+
+    while (chan_recv(w->pulls, &ev, 0) == 0) {
+        pull(w, ev.link, &ev.frame);
+        wire_frame_fini(&ev.frame);
+    }
+}
+
+void worker_prefill_frame(struct worker *w, const struct worker_event *ev)
 {
     struct worker_link *l = ev->link;
     const struct wire_frame *f = &ev->frame;
     struct worker_job *j = transfer_find(w, f->id);
-    if (f->type == WIRE_PULL) {
-        pull(w, l, f);
-    } else if (f->type == WIRE_ACK && j != NULL && j->bulk == l) {
+    if (f->type == WIRE_ACK && j != NULL && j->bulk == l) {
         ack_take(w, j, f, ev->t0);
     } else if (f->type == WIRE_ABORT && j != NULL && j->bulk == l) {
         j->bulk = NULL; // the other side knows already
@@ -428,6 +473,7 @@ static void prefilled_send(struct worker *w, struct worker_job *j)
                   (int)j->shared, "kv_bytes", (json_int_t)j->kv_bytes, "segments", (int)j->segments,
                   "overruns", (json_int_t)pace.overruns, "worst_ratio", pace.worst_ratio, "cost",
                   worker_cost_json(&j->cost), "timeline", worker_timeline_json(&j->timeline));
+    worker_joules_put(w, j, head);
     worker_link_send(j->link, wire_frame_json(WIRE_PREFILLED, j->id, head));
 }
 

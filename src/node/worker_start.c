@@ -30,6 +30,7 @@ static void welcome_fill(struct worker *w)
                                   .links = true,
                                   .priced = w->options.price >= 0,
                                   .dollars_per_hour = fmax(w->options.price, 0),
+                                  .image_port = w->options.image_port,
                                   .pid = getpid()};
     if (w->options.role != NULL)
         place_role_parse(w->options.role, &m->role);
@@ -69,6 +70,11 @@ bool worker_block_fit(struct worker_block *b, size_t bytes)
     return b->data != NULL;
 }
 
+void worker_block_back(struct worker_block *b)
+{
+    chan_send_first(b->home, &b, CHAN_FOREVER);
+}
+
 static void blocks_free(struct chan *c, size_t n)
 {
     struct worker_block *b = NULL;
@@ -96,6 +102,7 @@ static void blocks_size(struct worker *w)
 int worker_open(struct worker *w, struct engine *g, struct err *e)
 {
     w->engine = g;
+    w->chunk_parts = 1;
     for (size_t i = 0; i < 2; i++)
         w->rows[i] = mem_alloc(g->limits.n_batch * sizeof *w->rows[i]);
     w->imports = chan_new(sizeof(struct worker_event), WORKER_IMPORTS);
@@ -105,6 +112,7 @@ int worker_open(struct worker *w, struct engine *g, struct err *e)
     worker_probe_init(w);
     w->inbox = chan_new(sizeof(struct worker_event), WORKER_INBOX);
     w->text_inbox = chan_new(sizeof(struct worker_event), WORKER_INBOX);
+    w->pulls = chan_new(sizeof(struct worker_event), WORKER_INBOX);
     blocks_size(w);
     w->export_free = blocks_new(w, w->n_blocks);
     w->import_free = blocks_new(w, w->n_blocks);
@@ -112,8 +120,9 @@ int worker_open(struct worker *w, struct engine *g, struct err *e)
     atomic_store(&w->next_serial, 1);
     welcome_fill(w);
     int rc = worker_text_start(w, e);
-    if (rc == 0 && w->listen_fd >= 0)
-        rc = worker_accept_start(w, e);
+    if (rc == 0 && w->listen_fd >= 0 &&
+        (w->acceptor = acceptor_start(&worker_host, w, w->listen_fd, &w->options.key, e)) == NULL)
+        rc = e->code;
     return rc;
 }
 
@@ -121,6 +130,8 @@ int worker_open(struct worker *w, struct engine *g, struct err *e)
 static void inbox_drop(struct worker *w)
 {
     struct worker_event ev;
+
+    worker_prefill_pulls(w);
     while (chan_recv(w->inbox, &ev, 0) == 0) {
         if (ev.kind == WORKER_EVENT_FRAME)
             wire_frame_fini(&ev.frame);
@@ -134,27 +145,29 @@ static void inbox_drop(struct worker *w)
 // their last event, which comes over the inbox.
 static void links_end(struct worker *w)
 {
-    int busy = 0;
+    bool busy = false;
     do {
         // Looked at before the inbox: who is done by now has posted its link already.
-        busy = atomic_load_explicit(&w->threads, memory_order_acquire);
+        busy = atomic_load_explicit(&w->dials, memory_order_acquire) > 0 ||
+               (w->acceptor != NULL && acceptor_busy(w->acceptor));
         inbox_drop(w);
         for (struct worker_link *l = w->links; l != NULL; l = l->next)
             wire_link_close(l->wire);
-        if (busy > 0 || w->links != NULL)
+        if (busy || w->links != NULL)
             clock_sleep_until(clock_now_ns() + NS_PER_MS);
-    } while (busy > 0 || w->links != NULL);
+    } while (busy || w->links != NULL);
 }
 
 void worker_close(struct worker *w)
 {
-    atomic_store_explicit(&w->stopping, true, memory_order_release);
     worker_power_stop(w);
-    if (w->listen_fd >= 0)
-        pthread_join(w->accept_thread, NULL);
+    if (w->acceptor != NULL)
+        acceptor_stop(
+            w->acceptor); // its handshakes end with the links: the inbox must be emptied meanwhile
     while (w->jobs != NULL)
         worker_job_finish(w, w->jobs);
     links_end(w);
+    acceptor_free(w->acceptor);
     chan_close(w->text_inbox);
     pthread_join(w->text_thread, NULL);
     inbox_drop(w);
@@ -167,6 +180,7 @@ void worker_close(struct worker *w)
     blocks_free(w->import_free, w->n_blocks);
     chan_free(w->inbox);
     chan_free(w->text_inbox);
+    chan_free(w->pulls);
     chan_free(w->imports);
     free(w->rows[0]);
     free(w->rows[1]);

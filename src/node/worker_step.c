@@ -1,8 +1,9 @@
 // Steps of the engine: all running answers by one token, a piece of one prompt, or both together.
 //
-// With nobody decoding, prompts are read in whole chunks, exactly as their schedule says. While answers
-// run, the next of their steps comes between two layers of a chunk, as soon as it is due. So it does between two
-// layers of an answer's step that takes too long to be had together: one behind a long prompt.
+// With nobody decoding, prompts are read in whole chunks, as their schedule says; where one takes long, a long
+// prompt is read in parts of it (PROFILE_PART_S). While answers run, the next of their steps comes between two
+// layers of a chunk, as soon as it is due. So it does between two layers of an answer's step that takes too long
+// to be had together: one behind a long prompt.
 // Where an answer cannot live apart from the prompt (windows, recurrent states, no room), pace.h says how
 // many rows of a prompt go along with a step or in between. Of the prompts that are here the one with the least
 // left is read first, and segments of a hand-off come before either.
@@ -36,16 +37,28 @@ void worker_running_clear(struct worker *w)
 
 // ---- a chunk of one prompt -----------------------------------------------------------------------
 
+// What a chunk of a long prompt has that is read alone.
+static uint32_t part_tokens(const struct worker *w)
+{
+    return w->engine->limits.n_batch / w->chunk_parts;
+}
+
 // Full chunks give the rate, small ones the floor: where a batch is bound by reading the weights, a
-// small chunk takes longer than its share.
+// small chunk takes longer than its share. The number of parts changes by twos and not lightly: the same prompt is to be
+// read in the same parts the next time. An emulated machine's seconds are not these.
 static void rates_learn(struct worker *w, size_t n, double seconds)
 {
-    uint32_t full = w->engine->limits.n_batch;
+    uint32_t full = part_tokens(w);
     double rate = (double)n / seconds;
 
     pace_learn_chunk(&w->pace, (uint32_t)n, seconds);
     if (n * 2 >= full) {
         w->prefill_rate = w->prefill_rate == 0 ? rate : 0.7 * w->prefill_rate + 0.3 * rate;
+        if (full > PROFILE_PART_S * w->prefill_rate && full >= 2 * PROFILE_PART_LEAST &&
+            w->options.pace_prefill == 0)
+            w->chunk_parts *= 2;
+        else if (full < 0.3 * PROFILE_PART_S * w->prefill_rate && w->chunk_parts > 1)
+            w->chunk_parts /= 2;
     } else if (n * 4 <= full && w->prefill_rate > 0) {
         double floor_s = seconds > 1.25 * (double)n / w->prefill_rate ? seconds : 0;
         w->floor_s = w->floor_s == 0 ? floor_s : 0.7 * w->floor_s + 0.3 * floor_s;
@@ -147,10 +160,14 @@ static void token_take(struct worker *w, struct worker_job *j, size_t row)
 
 // ---- whose prompt is read -------------------------------------------------------------------------
 
+static uint32_t tokens_to_read(const struct worker_job *j)
+{
+    return j->kind == WORKER_JOB_PREFILL ? j->prefill.upto : j->n_tokens - 1;
+}
+
 static uint32_t tokens_left(const struct worker_job *j)
 {
-    uint32_t upto = j->kind == WORKER_JOB_PREFILL ? j->prefill.upto : j->n_tokens - 1;
-    return upto - j->computed;
+    return tokens_to_read(j) - j->computed;
 }
 
 // Shortest remaining first: on average nobody can have first tokens sooner (Schrage, Operations Research 16(3),
@@ -222,6 +239,12 @@ static void read_whole(struct worker *w, struct worker_job *j)
         return;
     worker_generate_read(w, j);
     token_take(w, j, last);
+}
+
+// A prompt that one step can take has it.
+static uint32_t lone_chunk_rows(const struct worker *w, const struct worker_job *j)
+{
+    return tokens_to_read(j) <= w->engine->limits.n_batch ? UINT32_MAX : part_tokens(w);
 }
 
 static void read_chunk(struct worker *w, struct worker_job *j, uint32_t rows)
@@ -397,11 +420,12 @@ static bool answers_begin(const struct worker *w)
     return w->pace.bound_s < 0;
 }
 
-// Is the next token due before another part of the chunk has passed?
+// Is the next token due before another part of what is computed has passed?
 static bool step_is_due(const struct worker *w, uint32_t n, int64_t now)
 {
     double part_s = ns_to_s(now - w->part_ns), waited_s = ns_to_s(now - w->stepped_ns);
-    return waited_s + part_s > pace_spare_s(&w->pace, n);
+    bool answers = w->part == WORKER_SHARED;
+    return waited_s + part_s > (answers ? pace_calm_spare_s : pace_spare_s)(&w->pace, n);
 }
 
 static size_t decoding_apart(const struct worker *w)
@@ -494,7 +518,7 @@ void worker_step_run(struct worker *w)
         if (reader != NULL && reads_whole(w, reader))
             read_whole(w, reader);
         else if (reader != NULL)
-            read_chunk(w, reader, UINT32_MAX);
+            read_chunk(w, reader, lone_chunk_rows(w, reader));
         return;
     }
     if (reader == NULL) {

@@ -55,8 +55,7 @@ static double payload_gbps(const json_t *link)
 
 static const char *family_of(const json_t *link)
 {
-    const char *family = json_string_value(json_object_get(link, "family"));
-    return family != NULL ? family : plan_catalogue_id(PLAN_LINK, link);
+    return json_string_or(link, "family", plan_catalogue_id(PLAN_LINK, link));
 }
 
 const char *plan_link_between(const struct plan_catalogue *c, const char *a, const char *b)

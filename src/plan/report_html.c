@@ -1,6 +1,7 @@
 // The page: one file, no scripts, nothing fetched; light, dark and paper by CSS alone.
 #include "plan/report_html.h"
 
+#include "base/json.h"
 #include "base/xml.h"
 #include "plan/report.h"
 
@@ -69,14 +70,12 @@ static const char style[] =
 
 double html_number(const json_t *o, const char *member)
 {
-    const json_t *v = json_object_get(o, member);
-    return json_is_number(v) ? json_number_value(v) : NAN;
+    return json_number_or(o, member, NAN);
 }
 
 const char *html_string(const json_t *o, const char *member)
 {
-    const char *s = json_string_value(json_object_get(o, member));
-    return s != NULL ? s : "";
+    return json_string_or(o, member, "");
 }
 
 void html_text(struct buf *out, const char *s)

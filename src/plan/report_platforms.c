@@ -286,16 +286,15 @@ static void price_claim(const struct plan_catalogue *c, const char *machine, con
 {
     const json_t *m = plan_catalogue_find(c, PLAN_MACHINE, machine, NULL);
     const json_t *old = json_array_get(json_object_get(m, "older_prices"), 0);
-    const char *date = json_string_value(json_object_get(m, "price_date"));
+    const char *date = json_string_or(m, "price_date", "?");
     const char *before = json_string_value(json_object_get(old, "date"));
     double now = member(c, machine, "price_usd");
     const char *verdict = verdict_of(now, within[0], within[1]);
     if (old != NULL && before != NULL)
         claim_put(list, said, verdict, "$%.0f in %s, $%.0f in %s",
-                  json_number_value(json_object_get(old, "usd")), before, now,
-                  date != NULL ? date : "?");
+                  json_number_value(json_object_get(old, "usd")), before, now, date);
     else
-        claim_put(list, said, verdict, "$%.0f in %s", now, date != NULL ? date : "?");
+        claim_put(list, said, verdict, "$%.0f in %s", now, date);
 }
 
 static void price_claims(const struct plan_catalogue *c, json_t *list)

@@ -1,5 +1,6 @@
 // Documents for a terminal: tables that leave out their least important columns where it is narrow, bars, and
 // sentences that are wrapped.
+#include "base/json.h"
 #include "plan/report.h"
 
 #include <math.h>
@@ -27,8 +28,7 @@ static double number(const json_t *o, const char *member)
 
 static const char *text(const json_t *o, const char *member)
 {
-    const char *s = json_string_value(json_object_get(o, member));
-    return s != NULL ? s : "";
+    return json_string_or(o, member, "");
 }
 
 static int width_of(const struct pen *p)

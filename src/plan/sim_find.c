@@ -1,5 +1,7 @@
 #include "plan/sim_find.h"
 
+#include "base/json.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -154,8 +156,7 @@ static int least_count(struct search *s, uint32_t most, uint32_t *out, struct er
 static double price_of(const struct sim_find *f, const char *machine)
 {
     const json_t *m = plan_catalogue_find(f->catalogue, PLAN_MACHINE, machine, NULL);
-    const json_t *price = json_object_get(m, "price_usd");
-    return json_is_number(price) ? json_number_value(price) : NAN;
+    return json_number_or(m, "price_usd", NAN);
 }
 
 static int find_alone(const struct sim_find *f, struct sim_found *what, struct err *e)

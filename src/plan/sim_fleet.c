@@ -76,8 +76,8 @@ static const char *link_default(const json_t *machine)
 
 static double figure(const json_t *machine, const char *member)
 {
-    const json_t *x = json_object_get(machine, member);
-    return json_is_number(x) && json_number_value(x) >= 0 ? json_number_value(x) : NAN;
+    double x = json_number_or(machine, member, NAN);
+    return x >= 0 ? x : NAN;
 }
 
 static void steps_fill(struct sim_kind *k)

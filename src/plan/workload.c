@@ -149,13 +149,13 @@ static int lora_line(const struct plan_catalogue *c, double *base_gb, double *pe
     double n = 0, sx = 0, sy = 0, sxx = 0, sxy = 0;
     json_object_foreach((json_t *)plan_catalogue_all(c, PLAN_TASK), id, t)
     {
-        const char *kind = json_string_value(json_object_get(t, "kind"));
-        const char *method = json_string_value(json_object_get(t, "method"));
-        const char *task = json_string_value(json_object_get(t, "task"));
+        const char *kind = json_string_or(t, "kind", "");
+        const char *method = json_string_or(t, "method", "");
+        const char *task = json_string_or(t, "task", "");
         double x = json_number_value(json_object_get(t, "params_b"));
         double y = json_number_value(json_object_get(t, "peak_mem_gb"));
-        if (kind == NULL || method == NULL || task == NULL || strcmp(kind, "train") != 0 ||
-            strcmp(method, "LoRA") != 0 || strncmp(task, "SFT", 3) != 0 || x <= 0 || y <= 0)
+        if (strcmp(kind, "train") != 0 || strcmp(method, "LoRA") != 0 ||
+            strncmp(task, "SFT", 3) != 0 || x <= 0 || y <= 0)
             continue;
         n++;
         sx += x;

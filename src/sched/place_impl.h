@@ -1,5 +1,5 @@
-// Between the parts of placement: one case of one request (place_predict.c), the search (place.c), and the
-// words (place_words.c).
+// Between the parts of placement: one case of one request (place_predict.c), the search (place_search.c), the
+// choice (place.c), and the words (place_words.c).
 #ifndef SCHED_PLACE_IMPL_H
 #define SCHED_PLACE_IMPL_H
 

@@ -18,6 +18,13 @@ static double quiet_step_s(const struct place_node *n)
     return profile_step_s(n->profile, fmax(n->answers, 0), fmax(n->depth_sum, 0));
 }
 
+// The longest that a worker is busy with a long prompt without looking at others.
+static double part_s(const struct profile *p)
+{
+    double least_s = profile_read_s(p, fmin(PROFILE_PART_LEAST, p->chunk_tokens), 0);
+    return fmin(profile_read_s(p, p->chunk_tokens, 0), fmax(PROFILE_PART_S, least_s));
+}
+
 // Shortest remaining first (node/worker_step.c): until a prompt that takes own_s is read, those with less left
 // are read whole. So are those with not much more, as far as anybody can tell: whoever comes next, a little shorter,
 // goes before this one as this one before them, and to count on that would make every request ask for a little
@@ -42,7 +49,7 @@ static double queue_s(const struct place_node *n, double own_s)
         chunk_s = fmax(chunk_s, left_s);
     }
     if (chunk_s > 0)
-        chunk_s = fmin(chunk_s, profile_read_s(n->profile, n->profile->chunk_tokens, 0));
+        chunk_s = fmin(chunk_s, part_s(n->profile));
     return before_s + fmax(turns_s, chunk_s / 2);
 }
 
@@ -136,8 +143,10 @@ static struct cost_handoff handoff_of(const struct place_case *c)
     // P must read what D holds as well, where it does not hold it itself.
     double before_s =
         fresh > 0 && c->held_p < from ? read_s - profile_read_s(p, c->upto - from, from) : 0;
-    // A last chunk that leaves layer by layer does so from its first layer on: alone it is its own first piece.
-    double tiles = fresh <= p->chunk_tokens ? fmax(PIECE_TOKENS / fmax(p->last_tokens, 1), 1) : 1;
+    // A last chunk that leaves layer by layer does so from its first layer on: alone it is its own first piece. It
+    // does where P begins to compute where D's part ends; else the only chunk leaves whole (node/worker_prefill.c).
+    bool only = fresh <= p->chunk_tokens, level = c->held_p == c->held_d;
+    double tiles = only && level ? fmax(PIECE_TOKENS / fmax(p->last_tokens, 1), 1) : 1;
     double first = fmin(p->chunk_tokens, fresh);
     double export_s = bytes * p->export_byte_s;
     double wall_s = read_wall_s(c->p, read_s + export_s);
@@ -147,7 +156,7 @@ static struct cost_handoff handoff_of(const struct place_case *c)
     return (struct cost_handoff){
         .tokens = fresh,
         .chunk_tokens = p->chunk_tokens,
-        .last_tokens = fmax(p->last_tokens, tiles > 1 ? fresh / tiles : 0),
+        .last_tokens = fmax(p->last_tokens, only ? fresh / tiles : 0),
         .before_s = before_s,
         .prefill_s = fmax(wall_s - before_s, 0),
         .first_s = first > 0 ? stretch * profile_read_s(p, first, from) / tiles : 0,
@@ -249,6 +258,7 @@ static struct company company_of(const struct place_node *n, double start_s, dou
     return (struct company){n->answers * rest, fmax(n->depth_sum, 0) * rest};
 }
 
+// Dispatch goes to D alone: what of P's is no work a link's setup holds (profile_learn_handoff).
 static void answer(const struct place_case *c, double ready_s, struct bill *b,
                    struct place_plan *out)
 {
@@ -258,8 +268,8 @@ static void answer(const struct place_case *c, double ready_s, struct bill *b,
     double alone_s = profile_step_s(p, others.rows, others.depth);
 
     out->token_s = profile_step_s(p, c->rows + others.rows, c->rows * depth + others.depth);
-    out->ttft_s =
-        ready_s + profile_step_s(p, c->rows + others.rows, c->rows * c->prompt + others.depth);
+    out->ttft_s = p->dispatch_s + ready_s +
+                  profile_step_s(p, c->rows + others.rows, c->rows * c->prompt + others.depth);
     out->total_s = out->ttft_s + (c->answer - 1) * out->token_s;
     b->d_answer_s = c->answer * (out->token_s - fmin(others.rows, 1) * alone_s);
     out->slowdown_s += c->answer * others.rows * (out->token_s - alone_s);

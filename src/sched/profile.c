@@ -8,10 +8,12 @@
 #define GRID_CHUNK_TOKENS 512.0
 #define FLOOR_GUESS_TOKENS 16.0
 #define LOAD_GUESS_S 10.0
+#define DISPATCH_GUESS_S 3e-4
 #define RTT_GUESS_S 1e-3
 #define SETUP_GUESS_S 2e-3
 #define SETUP_ROUND_TRIPS 4
 #define LINK_GUESS 1e8 // bytes per second
+#define HIDING 1.25    // times the reading: so long it may hide a setup
 
 void profile_defaults(struct profile *p)
 {
@@ -49,7 +51,7 @@ bool profile_sane(const struct profile *p)
     const double times[] = {p->read_request_s, p->read_chunk_s, p->read_token_s,  p->read_pair_s,
                             p->step_s,         p->row_s,        p->row_depth_s,   p->load_s,
                             p->read_error,     p->step_error,   p->export_byte_s, p->import_byte_s,
-                            p->read_floor_s};
+                            p->read_floor_s,   p->dispatch_s};
     const double sizes[] = {p->kv_token_bytes,    p->kv_window_bytes, p->kv_window_tokens,
                             p->state_bytes,       p->n_ctx,           p->n_seq,
                             p->memory_left_bytes, p->watts_idle,      p->watts_prefill,
@@ -146,6 +148,8 @@ static void book_publish(struct profile_book *b)
     p->import_byte_s = profile_fit_cost(&b->import, 0);
     if (b->load.samples > 0)
         p->load_s = profile_fit_cost(&b->load, 0);
+    if (b->dispatch.samples > 0)
+        p->dispatch_s = profile_fit_cost(&b->dispatch, 0);
     p->samples = b->read.samples + b->step.samples;
 }
 
@@ -158,6 +162,7 @@ void profile_book_init(struct profile_book *b, const struct profile *p, double t
                            floor_s};
     const double step[] = {p->step_s, p->row_s, p->row_depth_s};
     const double load_s = p->load_s > 0 ? p->load_s : LOAD_GUESS_S;
+    const double dispatch_s = p->dispatch_s > 0 ? p->dispatch_s : DISPATCH_GUESS_S;
 
     memset(b, 0, sizeof(*b));
     b->p = *p;
@@ -166,6 +171,7 @@ void profile_book_init(struct profile_book *b, const struct profile *p, double t
     profile_fit_init(&b->export, &p->export_byte_s, 1, PROFILE_TRUST_NONE);
     profile_fit_init(&b->import, &p->import_byte_s, 1, PROFILE_TRUST_NONE);
     profile_fit_init(&b->load, &load_s, 1, PROFILE_TRUST_NONE);
+    profile_fit_init(&b->dispatch, &dispatch_s, 1, PROFILE_TRUST_NONE);
     b->p.read_error = b->p.step_error = trust;
 }
 
@@ -221,6 +227,15 @@ enum profile_verdict profile_learn_import(struct profile_book *b, double bytes, 
 enum profile_verdict profile_learn_load(struct profile_book *b, double seconds)
 {
     enum profile_verdict v = learn_one(&b->load, 1, seconds);
+
+    if (v != PROFILE_REFUSED)
+        book_publish(b);
+    return v;
+}
+
+enum profile_verdict profile_learn_dispatch(struct profile_book *b, double seconds)
+{
+    enum profile_verdict v = learn_one(&b->dispatch, 1, seconds);
 
     if (v != PROFILE_REFUSED)
         book_publish(b);
@@ -377,11 +392,13 @@ enum profile_verdict profile_learn_handoff(struct profile_link_book *b, double a
                                            double read_s, double transfer_s)
 {
     double most = arrived_s - transfer_s; // the setup was no longer
+    // What a serial hand-off takes that hides its setup, and a little more.
+    double hidden_s = HIDING * read_s + 2 * b->link.rtt_s;
     enum profile_verdict v;
 
     if (!(read_s >= 0 && most > 0))
         return PROFILE_REFUSED;
-    if (most > b->link.setup_s && most <= read_s)
+    if (most > b->link.setup_s && most <= hidden_s)
         return PROFILE_TAKEN;
     v = learn_one(&b->setup, 1, most);
     link_publish(b);

@@ -8,6 +8,7 @@
 //         chunk(x) = the larger one of read_floor and read_chunk + x x read_token, rounded off between them
 //     a step of b answers whose depths sum to D:
 //         step + b x row + D x row_depth
+//     an answer as its client sees it: dispatch more, once
 //
 // `struct profile_book` keeps a profile true: it is told what every finished request took. Each term's
 // coefficient is the exponential of a number that a Kalman filter tracks; the filter compares logarithms of
@@ -32,21 +33,27 @@
 #include <stddef.h>
 #include <stdint.h>
 
+// A worker reads a long prompt in parts that take no longer, but have so many tokens, so that a short one that comes
+// meanwhile is soon looked at.
+#define PROFILE_PART_S 0.5
+#define PROFILE_PART_LEAST 128
+
 // One model on one node. 0 is unknown where it says so.
 struct profile {
     double read_request_s, read_chunk_s, read_token_s, read_pair_s;
     double read_floor_s; // that no chunk is faster than: weights are read once; 0: there is none
     double step_s, row_s, row_depth_s;
-    double export_byte_s, import_byte_s;            // of KV, out of the engine and into it
-    double load_s;                                  // until the model is ready; 0: unknown
-    double kv_token_bytes;                          // of layers that see everything
-    double kv_window_bytes;                         // per token, of layers that see a window
-    double kv_window_tokens;                        // 0: there are none
-    double state_bytes;                             // once per sequence (a recurrent state)
-    double chunk_tokens;                            // of a full chunk of a prompt
-    double last_tokens;                             // of the piece that leaves last in a hand-off
-    double n_ctx, n_seq;                            // tokens it can hold, sequences
-    double memory_left_bytes;                       // 0: unknown
+    double export_byte_s, import_byte_s; // of KV, out of the engine and into it
+    double dispatch_s;        // a request's way to the worker and its answer's way back; 0: unknown
+    double load_s;            // until the model is ready; 0: unknown
+    double kv_token_bytes;    // of layers that see everything
+    double kv_window_bytes;   // per token, of layers that see a window
+    double kv_window_tokens;  // 0: there are none
+    double state_bytes;       // once per sequence (a recurrent state)
+    double chunk_tokens;      // of a full chunk of a prompt
+    double last_tokens;       // of the piece that leaves last in a hand-off
+    double n_ctx, n_seq;      // tokens it can hold, sequences
+    double memory_left_bytes; // 0: unknown
     double watts_idle, watts_prefill, watts_decode; // 0: unknown
     double dollars_per_hour;                        // 0: unknown
     double read_error,
@@ -96,7 +103,7 @@ struct profile_fit {
 
 struct profile_book {
     struct profile p; // kept current; the caller sets what is not learned
-    struct profile_fit read, step, export, import, load;
+    struct profile_fit read, step, export, import, load, dispatch;
 };
 
 enum profile_verdict {
@@ -129,6 +136,7 @@ enum profile_verdict profile_learn_steps(struct profile_book *b, const struct pr
 enum profile_verdict profile_learn_export(struct profile_book *b, double bytes, double seconds);
 enum profile_verdict profile_learn_import(struct profile_book *b, double bytes, double seconds);
 enum profile_verdict profile_learn_load(struct profile_book *b, double seconds);
+enum profile_verdict profile_learn_dispatch(struct profile_book *b, double seconds);
 
 // A measurement at load: all samples at once, the best explanation of them and of what was believed before.
 void profile_fit_reads(struct profile_book *b, const struct profile_read *r, size_t n);

@@ -15,19 +15,33 @@ struct field {
     }
 
 static const struct field fields[] = {
-    FIELD(read_request_s),  FIELD(read_chunk_s),
-    FIELD(read_token_s),    FIELD(read_pair_s),
-    FIELD(read_floor_s),    FIELD(step_s),
-    FIELD(row_s),           FIELD(row_depth_s),
-    FIELD(export_byte_s),   FIELD(import_byte_s),
-    FIELD(load_s),          FIELD(kv_token_bytes),
-    FIELD(kv_window_bytes), FIELD(kv_window_tokens),
-    FIELD(state_bytes),     FIELD(chunk_tokens),
-    FIELD(last_tokens),     FIELD(n_ctx),
-    FIELD(n_seq),           FIELD(memory_left_bytes),
-    FIELD(watts_idle),      FIELD(watts_prefill),
-    FIELD(watts_decode),    FIELD(dollars_per_hour),
-    FIELD(read_error),      FIELD(step_error),
+    FIELD(read_request_s),
+    FIELD(read_chunk_s),
+    FIELD(read_token_s),
+    FIELD(read_pair_s),
+    FIELD(read_floor_s),
+    FIELD(step_s),
+    FIELD(row_s),
+    FIELD(row_depth_s),
+    FIELD(export_byte_s),
+    FIELD(import_byte_s),
+    FIELD(dispatch_s),
+    FIELD(load_s),
+    FIELD(kv_token_bytes),
+    FIELD(kv_window_bytes),
+    FIELD(kv_window_tokens),
+    FIELD(state_bytes),
+    FIELD(chunk_tokens),
+    FIELD(last_tokens),
+    FIELD(n_ctx),
+    FIELD(n_seq),
+    FIELD(memory_left_bytes),
+    FIELD(watts_idle),
+    FIELD(watts_prefill),
+    FIELD(watts_decode),
+    FIELD(dollars_per_hour),
+    FIELD(read_error),
+    FIELD(step_error),
     FIELD(samples),
 };
 #define N_FIELDS (sizeof(fields) / sizeof(fields[0]))
@@ -120,6 +134,7 @@ json_t *profile_book_json(const struct profile_book *b)
     json_put(o, "export", fit_json(&b->export));
     json_put(o, "import", fit_json(&b->import));
     json_put(o, "load", fit_json(&b->load));
+    json_put(o, "dispatch", fit_json(&b->dispatch));
     return o;
 }
 
@@ -133,6 +148,8 @@ int profile_book_parse(const json_t *object, struct profile_book *b, struct err 
     rc = rc ? rc : fit_parse(object, "export", 1, &out.export, e);
     rc = rc ? rc : fit_parse(object, "import", 1, &out.import, e);
     rc = rc ? rc : fit_parse(object, "load", 1, &out.load, e);
+    if (rc == 0 && json_object_get(object, "dispatch")) // what was kept earlier may lack it
+        rc = fit_parse(object, "dispatch", 1, &out.dispatch, e);
     if (rc == 0)
         *b = out;
     return rc;

@@ -11,6 +11,7 @@
 
 #define JSON_SMALL (4u << 10)
 #define JSON_MEDIUM (64u << 10)
+#define JSON_DRAW (256u << 10) // two prompts of 16 KiB, every byte of them escaped
 #define JSON_LARGE (1u << 20)
 #define JSON_SYNTAX (4u << 20) // may hold the syntax of an answer, 2 MiB of it, and more
 #define TOKENS_BYTES (WIRE_TOKENS_MAX * 4u)
@@ -57,6 +58,12 @@ static const struct type_row type_rows[] = {
     {"measured", WIRE_MEASURED, 2, JSON_MEDIUM, 0},
     {"measure_link", WIRE_MEASURE_LINK, 2, JSON_SMALL, 0},
     {"measured_link", WIRE_MEASURED_LINK, 2, JSON_SMALL, 0},
+    {"draw", WIRE_DRAW, 2, JSON_DRAW, 0},
+    {"canvas", WIRE_CANVAS, 2, JSON_MEDIUM, 0},
+    {"drawing", WIRE_DRAWING, 2, JSON_SMALL, 0},
+    {"picture", WIRE_PICTURE, 2, JSON_SMALL, 0},
+    {"drawn", WIRE_DRAWN, 2, JSON_SMALL, 0},
+    {"pixels", WIRE_PIXELS, 2, JSON_SMALL, WIRE_PIXELS_MAX},
     {"pull", WIRE_PULL, 2, JSON_SMALL, 0},
     {"segment", WIRE_SEGMENT, SEGMENT_HEAD, SEGMENT_HEAD, WIRE_SEGMENT_MAX},
     {"end", WIRE_END, END_HEAD, END_HEAD, 0},

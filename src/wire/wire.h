@@ -34,6 +34,7 @@
 #define WIRE_SEGMENT_MAX (1u << 30)
 #define WIRE_IMAGES_MAX (32u << 20) // bytes of a request's images
 #define WIRE_PROBE_MAX (256u << 10) // bytes of one piece of a link's measurement
+#define WIRE_PIXELS_MAX (1u << 20)  // bytes of a picture in one frame
 
 enum wire_type {
     // the link itself
@@ -55,6 +56,7 @@ enum wire_type {
     WIRE_MEASURE = 25,      // JSON {budget_s} -> MEASURED or FAILED: the worker measures itself
     WIRE_DRAIN = 26,        // empty JSON; a supervisor to its worker: end when what runs has ended
     WIRE_MEASURE_LINK = 27, // JSON {host, port, ..} -> MEASURED_LINK or FAILED
+    WIRE_DRAW = 28,         // JSON, node/message_image.h -> DRAWING* PICTURE* (DRAWN | FAILED)
     // worker -> gateway
     WIRE_RENDERED = 32,
     WIRE_ACCEPTED = 33,
@@ -69,6 +71,12 @@ enum wire_type {
     WIRE_ADAPTER_IS = 42,
     WIRE_MEASURED = 43,
     WIRE_MEASURED_LINK = 44,
+    WIRE_CANVAS = 45, // JSON, unasked: how the model that draws is
+    WIRE_DRAWING = 46,
+    WIRE_PICTURE = 47, // JSON; its PIXELS follow
+    WIRE_DRAWN = 48,
+    // either way
+    WIRE_PIXELS = 56, // empty JSON + a piece of a picture, of DRAW or PICTURE
     // bulk link: decode worker (dials) <-> prefill worker
     WIRE_PULL = 64,    // D -> P: JSON {ticket, from}; id = transfer
     WIRE_SEGMENT = 65, // P -> D: struct kv_segment + payload

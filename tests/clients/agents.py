@@ -6,9 +6,11 @@ request and the text that the agent prints show the whole way there and back. Wh
 this runs in a network namespace that has loopback alone.
 """
 
+import glob
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -94,6 +96,17 @@ def script(rules):
     return path
 
 
+def leftovers_end(place):
+    """Some leave a process of theirs in the background."""
+    for path in glob.glob("/proc/[0-9]*/cmdline"):
+        try:
+            with open(path, "rb") as f:
+                if place.encode() in f.read():
+                    os.kill(int(path.split("/")[2]), signal.SIGKILL)
+        except OSError:  # it is gone already
+            pass
+
+
 def run(name, folder):
     make, rules = AGENTS[name]
     place = tempfile.mkdtemp(prefix=name + "-", dir=e2e.DIR)
@@ -106,8 +119,11 @@ def run(name, folder):
     env = {"HOME": home, "PATH": "%s/node_modules/.bin:%s" % (folder, os.environ["PATH"]), "TERM": "dumb",
            "LANG": "C.UTF-8", "PWD": work, "NO_COLOR": "1", **more}
     begun = time.monotonic()
-    p = subprocess.run(command, cwd=work, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                       timeout=SECONDS)
+    try:
+        p = subprocess.run(command, cwd=work, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                           timeout=SECONDS)
+    finally:
+        leftovers_end(place)
     said = "%s\nexit %d\n%s\n%s" % (" ".join(command), p.returncode, p.stdout[-3000:], p.stderr[-3000:])
     if os.environ.get("AGENT_KEEP"):
         shutil.copytree(place, os.environ["AGENT_KEEP"] + "/" + name, dirs_exist_ok=True, ignore_dangling_symlinks=True)

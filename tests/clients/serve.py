@@ -32,7 +32,7 @@ def client_environment():
 
 def start(kind, script=os.path.join(HERE, "script.json")):
     if kind == "real":
-        e2e.check(e2e.MODEL, "TANDEM_MODEL names no model; scripts/with-model.sh sets it")
+        e2e.check(e2e.MODEL, "TANDEM_TEST_MODEL names no model; scripts/with-model.sh sets it")
         projector = os.path.join(e2e.DIR, "mmproj.gguf")
         subprocess.run([sys.executable, os.path.join(os.path.dirname(HERE), "projector_make.py"), e2e.MODEL, projector],
                        check=True)
