@@ -1,25 +1,30 @@
-"""goodput.py LLAMA-SERVER: mixed load on two cores. Prints JSON.
+"""goodput.py LLAMA-SERVER (stalls [SERVER...] | goodput): mixed load on two cores. Prints JSON. Servers (tandem, llama-ub32): only their stalls.
 
 tandem runs a worker that reads long prompts on one core and one that writes answers on the other: once because requests
 say so (`tandem`: chats ask for the plan local, prompts for hybrid), once because the workers do (`tandem-auto`: --role read
 and --role write, requests ask for nothing, the gateway chooses). llama-server, of the same build, has both cores, at its default and with batches (-b and -ub) of 32, 128 and 512. One after the other:
 
-  stall    three, then eight chats are running when prompts of 2,500 and 4,000 tokens come, one after the other: the longest
-           time between two tokens of a chat, against the p99 right before and after (`quiet`), and the prompts' time to first token. Once
-           more against llama-server on one core: as fast at reading as tandem's reader is (`equal`)
-  goodput  chats (64 to 192 tokens in, 128 out) come at random and every twentieth request is a prompt of 2,500 or 4,000
-           tokens (16 out), at several rates: how many a second are answered within the limits. The best -ub is that of
-           the middle rate. Limits come from quiet figures, of whoever is slower: time per token 1.5 times that of four
-           chats side by side, time to first token 5 times (chats) and 3 times (prompts) that of a request alone
+  stalls   three, then eight chats are running when prompts of 2,500 and 4,000 tokens come, one after the other: the longest
+           time between two tokens of a chat, against the p99 right before and after (`quiet`), and the prompts' time to first token. On
+           a virtual machine others take time away; `net` is the same less what was taken in each of these times. Once
+           more against llama-server on one core: as fast at reading as tandem's reader is (`equal`). tandem and llama-server's
+           default have three turns, since a machine is not equally fast all the time; figures are medians of them
+  goodput  chats (64 to 192 tokens in, 128 out) come at random and every sixth request is a prompt of 2,500 or 4,000
+           tokens (16 out), at several rates: how many a second are answered within the limits, and the highest rate at
+           which nine in ten are. The best -ub is that of a middle rate. Limits come from quiet figures, of whoever is slower: time per token 1.5 times that of four
+           chats side by side, or 3 times that of a long prompt's answer alone; time to first token 5 times (chats) and
+           3 times (long prompts) that of a request alone
 
 Nothing of it is emulated. TINY, SECONDS_EACH and SVG as bench/goodput.sh says.
 """
 
+import bisect
 import json
 import os
 import random
 import statistics
 import sys
+import threading
 import time
 
 import e2e
@@ -28,13 +33,14 @@ import throughput as load
 
 TINY = load.TINY
 SVG = os.environ.get("SVG")
-SECONDS = float(os.environ.get("SECONDS_EACH") or (4 if TINY else 60))
-AFTER_S = 2 if TINY else 25  # what is not answered so long after the last request came is missed
+SECONDS = float(os.environ.get("SECONDS_EACH") or (4 if TINY else 90))
+AFTER_S = 2 if TINY else 75  # what is not answered so long after the last request came is missed
 LONGS = (300, 500) if TINY else (2500, 4000)
 CHATS = (2,) if TINY else (3, 8)
 BATCHES = (128,) if TINY else (32, 128, 512)
-RATES = (1.0, 2.0) if TINY else (0.4, 0.8, 1.2, 1.6)
-CHAT_IN, CHAT_OUT, LONG_OUT, LONG_EVERY = ((16, 48), 12, 4, 5) if TINY else ((64, 192), 128, 16, 20)
+RATES = (1.0, 2.0) if TINY else (0.2, 0.3, 0.4)
+CHAT_IN, CHAT_OUT, LONG_OUT, LONG_EVERY = ((16, 48), 12, 4, 5) if TINY else ((64, 192), 128, 16, 6)
+TURNS, IN_TURNS = 1 if TINY else 3, ("tandem", "tandem-auto", "llama-default")
 QUIET_EVENTS = 10 if TINY else 60
 STREAMS, CTX_EACH = (4, 1024) if TINY else (12, 4608)
 TPOT_ROOM, CHAT_ROOM, LONG_ROOM = 1.5, 5.0, 3.0
@@ -49,6 +55,7 @@ def say(what):
 
 class Pair:
     """A node that reads on core 0, and the gateway with the worker that writes on core 1."""
+    answers_on = {1}
 
     def __init__(self, told=True):
         self.name = "tandem" if told else "tandem-auto"
@@ -75,7 +82,9 @@ def llama(batch=None, cores="0,1"):
     args = ("-c", str(STREAMS * CTX_EACH), "-np", str(STREAMS), *(("-b", str(batch), "-ub", str(batch)) if batch else ()))
     try:
         os.sched_setaffinity(0, wanted)
-        return load.LlamaServer("llama-" + ("ub%d" % batch if batch else "default") + ("" if len(wanted) > 1 else "-one-core"), *args)
+        server = load.LlamaServer("llama-" + ("ub%d" % batch if batch else "default") + ("" if len(wanted) > 1 else "-one-core"), *args)
+        server.answers_on = wanted
+        return server
     finally:
         os.sched_setaffinity(0, here)
 
@@ -97,6 +106,41 @@ def warm(server):
         loop.finish(start(server, loop, kind, load.prompt(n, "warm", i), 4))
 
 
+class Stolen:
+    """What the hypervisor gave of this machine's cores to others (`steal` of Linux's /proc/stat), looked at all the time."""
+    SAMPLE_S = 0.005
+
+    def __init__(self):
+        self.times, self.rows = [], []
+        self.read()
+        if self.rows[0]:
+            threading.Thread(target=self.run, daemon=True).start()
+
+    def read(self):
+        try:
+            with open("/proc/stat") as f:
+                lines = [line.split() for line in f if line.startswith("cpu") and line[3].isdigit()]
+        except OSError:
+            lines = []
+        self.rows.append({int(v[0][3:]): int(v[8]) / os.sysconf("SC_CLK_TCK") for v in lines})
+        self.times.append(time.monotonic())
+
+    def run(self):
+        while True:
+            time.sleep(self.SAMPLE_S)
+            self.read()
+
+    def between(self, cores, begin, end):
+        """Seconds, of the core that lost most, told between these times; less than was taken rather than more."""
+        first, last = bisect.bisect_left(self.times, begin), bisect.bisect_right(self.times, end) - 1
+        if last <= first:
+            return 0.0
+        return max((self.rows[last].get(c, 0) - self.rows[first].get(c, 0) for c in cores), default=0.0)
+
+    def net(self, cores, spans):
+        return [b - a - self.between(cores, a, b) for a, b in spans]
+
+
 # ---- stalls -----------------------------------------------------------------------------------------------------
 
 def plan_of(stream):
@@ -113,13 +157,20 @@ def running(server):
 
 
 def quiet_for(loop, chats):
-    """The times between tokens of the chats while nothing else is there."""
+    """From token to token of the chats while nothing else is there."""
     begin = time.monotonic()
     load.run_on(loop, chats, QUIET_EVENTS)
-    return load.gaps(chats, begin, time.monotonic())
+    return load.spans(chats, begin, time.monotonic())
 
 
-def stall_of(server, n_chats):
+def stall_figures(quiet, busy):
+    """Of seconds between tokens."""
+    p99, worst = load.quantile(quiet, 0.99), max(busy)
+    return {"quiet_median_s": statistics.median(quiet), "quiet_p99_s": p99, "quiet_worst_s": max(quiet),
+            "busy_median_s": statistics.median(busy), "busy_p99_s": load.quantile(busy, 0.99), "worst_s": worst, "worst_ratio": worst / p99}
+
+
+def stall_of(server, n_chats, stolen):
     loop = load.Loop()
     room = CTX_EACH - 128
     chats = [start(server, loop, "chat", load.prompt(64, "stall", n_chats, i), room) for i in range(n_chats)]
@@ -130,47 +181,64 @@ def stall_of(server, n_chats):
         read = start(server, loop, str(n), load.prompt(n, "long", n_chats, n), LONG_OUT)
         loop.finish(read)
         load.run_on(loop, chats, 1)  # the next token ends the stall that a chat may be in
-        busy, before = load.gaps(chats, begin, time.monotonic()), quiet
+        busy, before = load.spans(chats, begin, time.monotonic()), quiet
         quiet = quiet_for(loop, chats)
         # A deeper chat is a slower one: what is quiet is taken right before and right after.
-        p99, worst = load.quantile(before + quiet, 0.99), max(busy)
-        prompts[str(n)] = {"ttft_s": read.ttft(), "plan": plan_of(read), "quiet_median_s": statistics.median(before + quiet),
-                           "quiet_p99_s": p99, "busy_median_s": statistics.median(busy), "busy_p99_s": load.quantile(busy, 0.99),
-                           "worst_s": worst, "worst_ratio": worst / p99}
+        raw = [[b - a for a, b in spans] for spans in (before + quiet, busy)]
+        net = [stolen.net(server.answers_on, spans) for spans in (before + quiet, busy)]
+        prompts[str(n)] = {"ttft_s": read.ttft(), "plan": plan_of(read), **stall_figures(*raw), "net": stall_figures(*net)}
     early = not all(s.open for s in chats)
     for s in chats:
         s.close()
     row = {"prompts": prompts, "worst_s": max(p["worst_s"] for p in prompts.values()),
-           "worst_ratio": max(p["worst_ratio"] for p in prompts.values()), "chats_at": where, "ended_early": early}
+           "worst_ratio": max(p["worst_ratio"] for p in prompts.values()),
+           "worst_ratio_net": max(p["net"]["worst_ratio"] for p in prompts.values()), "chats_at": where, "ended_early": early}
     say("stall, %d chats: %s %s" % (n_chats, server.name, ", ".join(
-        "%s tokens: quiet p99 %.3f s, worst %.3f s (%.2f), first token after %.2f s"
-        % (n, p["quiet_p99_s"], p["worst_s"], p["worst_ratio"], p["ttft_s"]) for n, p in prompts.items())))
+        "%s tokens: quiet p99 %.3f s, worst %.3f s (%.2f; less stolen time %.2f), first token after %.2f s"
+        % (n, p["quiet_p99_s"], p["worst_s"], p["worst_ratio"], p["net"]["worst_ratio"], p["ttft_s"]) for n, p in prompts.items())))
     return row
 
 
-def stalls():
-    result = {}
-    for name, make in {**makers(), "llama-one-core": lambda: llama(cores="0")}.items():
-        server = make()
-        warm(server)
-        result[name] = {str(n): stall_of(server, n) for n in CHATS}
-        server.stop()
+def stalls(names=()):
+    """{server: [of each turn, {chats: row}]}"""
+    result, stolen, make = {}, Stolen(), {**makers(), "llama-one-core": lambda: llama(cores="0")}
+    for turn in range(TURNS):
+        for name in names or [m for m in make if turn == 0 or m in IN_TURNS]:
+            server = make[name]()
+            warm(server)
+            result.setdefault(name, []).append({str(n): stall_of(server, n, stolen) for n in CHATS})
+            server.stop()
     return result
 
 
+def prompts_of(turn):
+    """Every long prompt beside every number of chats."""
+    return {(chats, n): p for chats, row in turn.items() for n, p in row["prompts"].items()}
+
+
+def of_turns(turns, value):
+    """The worst prompt's, each the median of its turns."""
+    return max(statistics.median(value(prompts_of(t)[key]) for t in turns) for key in prompts_of(turns[0]))
+
+
 def ttft_ratios(rows, of, against):
-    return [rows[of][k]["prompts"][n]["ttft_s"] / rows[against][k]["prompts"][n]["ttft_s"] for k in rows[of] for n in rows[of][k]["prompts"]]
+    """Of each prompt in each turn that both had."""
+    return [p["ttft_s"] / prompts_of(b)[key]["ttft_s"] for a, b in zip(rows[of], rows[against]) for key, p in prompts_of(a).items()]
 
 
 def stall_summary(rows):
-    servers = [name for name in rows if name.startswith("llama") and name != "llama-one-core"]
-    best = min(servers, key=lambda s: max(r["worst_s"] for r in rows[s].values()))
+    worst_s = {name: of_turns(turns, lambda p: p["worst_s"]) for name, turns in rows.items()}
+    best = min((name for name in rows if name.startswith("llama") and name != "llama-one-core"), key=worst_s.get)
     def worst_ratio(name):
-        return max(r["worst_ratio"] for r in rows[name].values())
+        return of_turns(rows[name], lambda p: p["worst_ratio"])
+    def worst_ratio_net(name):
+        return of_turns(rows[name], lambda p: p["net"]["worst_ratio"])
     def ttft(of, against):
         return statistics.median(ttft_ratios(rows, of, against))
     return {"rows": rows, "worst_ratio": worst_ratio("tandem"), "worst_ratio_auto": worst_ratio("tandem-auto"),
-            "worst_s": {name: max(r["worst_s"] for r in rows[name].values()) for name in rows}, "llama_best_stall": best,
+            "worst_ratio_net": worst_ratio_net("tandem"), "worst_ratio_auto_net": worst_ratio_net("tandem-auto"),
+            "worst_ratio_max": max(p["worst_ratio"] for t in rows["tandem"] for p in prompts_of(t).values()),
+            "worst_s": worst_s, "llama_best_stall": best,
             "ttft_ratio": ttft("tandem", "llama-default"), "ttft_ratio_auto": ttft("tandem-auto", "llama-default"),
             "ttft_ratio_equal": ttft("tandem", "llama-one-core"),
             "ttft_ratio_max": max(ttft_ratios(rows, "tandem", "llama-default"))}
@@ -179,10 +247,10 @@ def stall_summary(rows):
 # ---- goodput -----------------------------------------------------------------------------------------------------
 
 def arrivals(rate, seconds, seed):
-    """[(when, kind, tokens in, tokens out)]; the same for every server."""
-    r, when, rows = random.Random(repr(("arrivals", rate, seed))), 0.0, []
+    """[(when, kind, tokens in, tokens out)]; the same for every server, and at every rate, but for the time that passes between."""
+    r, when, rows = random.Random(repr(("arrivals", seed))), 0.0, []
     while True:
-        when += r.expovariate(rate)
+        when += r.expovariate(1) / rate
         if when >= seconds:
             return rows
         # Every so many-th, beginning in the middle: so few would come by chance that chance would decide.
@@ -224,7 +292,8 @@ def drive(server, plan, seed):
 
 
 def is_good(row, limits, scale=1.0):
-    return row["ttft_s"] is not None and row["ttft_s"] <= scale * limits["ttft_s"][row["kind"]] and row["tpot_s"] <= scale * limits["tpot_s"]
+    return row["ttft_s"] is not None and row["ttft_s"] <= scale * limits["ttft_s"][row["kind"]] and \
+        row["tpot_s"] <= scale * limits["tpot_s"][row["kind"]]
 
 
 def point(rate, rows, limits):
@@ -234,24 +303,23 @@ def point(rate, rows, limits):
 
 
 def quiet_figures(server):
-    """Of four chats side by side, and of a request of each kind alone."""
+    """The time per token of four chats side by side, and what a request of each kind has alone."""
     loop = load.Loop()
-    n = min(4, STREAMS)
-    chats = [start(server, loop, "chat", load.prompt(CHAT_IN[1], "quiet", i), CHAT_OUT) for i in range(n)]
+    chats = [start(server, loop, "chat", load.prompt(CHAT_IN[1], "quiet", i), CHAT_OUT) for i in range(min(4, STREAMS))]
     loop.finish(*chats)
-    tpot = max(outcome("chat", CHAT_OUT, s)["tpot_s"] for s in chats)
-    alone = {}
-    for kind, n_in in [("chat", CHAT_IN[1])] + [(str(n), n) for n in LONGS]:
-        s = start(server, loop, kind, load.prompt(n_in, "alone", kind), 2)
+    tpot, ttft = {"chat": max(outcome("chat", CHAT_OUT, s)["tpot_s"] for s in chats)}, {}
+    for kind, n_in, n_out in [("chat", CHAT_IN[1], 2)] + [(str(n), n, LONG_OUT) for n in LONGS]:
+        s = start(server, loop, kind, load.prompt(n_in, "alone", kind), n_out)
         loop.finish(s)
-        alone[kind] = s.ttft()
-    return {"tpot_s": tpot, "ttft_s": alone}
+        ttft[kind] = s.ttft()
+        tpot.setdefault(kind, outcome(kind, n_out, s)["tpot_s"])
+    return {"tpot_s": tpot, "ttft_s": ttft}
 
 
 def limits_of(a, b):
-    room = {kind: CHAT_ROOM if kind == "chat" else LONG_ROOM for kind in a["ttft_s"]}
-    return {"tpot_s": TPOT_ROOM * max(a["tpot_s"], b["tpot_s"]),
-            "ttft_s": {k: room[k] * max(a["ttft_s"][k], b["ttft_s"][k]) for k in room}}
+    def of(what, chat_room):
+        return {kind: (chat_room if kind == "chat" else LONG_ROOM) * max(a[what][kind], b[what][kind]) for kind in a[what]}
+    return {"tpot_s": of("tpot_s", TPOT_ROOM), "ttft_s": of("ttft_s", CHAT_ROOM)}
 
 
 def curve(name, make, rates, limits):
@@ -259,7 +327,7 @@ def curve(name, make, rates, limits):
     warm(server)
     for rate in rates:
         points.append(point(rate, drive(server, arrivals(rate, SECONDS, 0), (name, rate)), limits))
-        say("%s at %.1f/s: %.3f of %.3f a second within the limits" % (name, rate, points[-1]["goodput_per_s"], points[-1]["offered_per_s"]))
+        say("%s at %.2f/s: %.3f of %.3f a second within the limits" % (name, rate, points[-1]["goodput_per_s"], points[-1]["offered_per_s"]))
     server.stop()
     return points
 
@@ -307,24 +375,31 @@ def goodput():
             "ratio_by_scale": {str(s): ratio(most(curves["tandem"], str(s)), most(rivals, str(s))) for s in SCALES}}
 
 
-def draw(result):
-    g, s = result["goodput"], result["stall"]
+def draw(g):
     series = {name: [(p["offered_per_s"], p["goodput_per_s"]) for p in g["curves"][name]] for name in ("tandem", "tandem-auto", "llama-default", g["llama_best"])}
     limits = g["limits"]
-    notes = ["limits: %.0f ms per token; first token %s" % (1e3 * limits["tpot_s"], ", ".join("%s %.1f s" % kv for kv in limits["ttft_s"].items())),
-             "worst stall of a running chat: " + ", ".join("%s %.2f s" % kv for kv in s["worst_s"].items() if kv[0] != "llama-one-core")]
+    notes = ["limits, per token and first token: " + ", ".join("%s %.0f ms, %.1f s" % (k, 1e3 * t, limits["ttft_s"][k]) for k, t in limits["tpot_s"].items())]
     return picture.curves("Requests answered within the limits, two cores", notes,
                           ("requests a second that come", "requests a second answered within the limits"), series)
 
 
 def main():
-    result = {"seconds_each": SECONDS, "chats": CHATS, "long_prompts": LONGS, "stall": stall_summary(stalls()), "goodput": goodput()}
-    s, g = result["stall"], result["goodput"]
-    say("worst stall / quiet p99 %.2f; first token of prompts / llama-server's %.2f (reader as fast: %.2f); goodput ratio %.2f"
-        % (s["worst_ratio"], s["ttft_ratio"], s["ttft_ratio_equal"], g["ratio"]))
-    if SVG:
-        with open(SVG, "w") as f:
-            f.write(draw(result))
+    what, names = sys.argv[2], sys.argv[3:]
+    if what not in ("stalls", "goodput") or (names and what == "goodput"):
+        sys.exit("goodput.py: '%s': stalls [SERVER...] or goodput" % " ".join(sys.argv[2:]))
+    result = {"chats": CHATS, "long_prompts": LONGS}
+    if names:
+        result["rows"] = stalls(names)
+    elif what == "stalls":
+        result.update(stall_summary(stalls()))
+        say("worst stall / quiet p99 %(worst_ratio).2f (less stolen time %(worst_ratio_net).2f); first token of prompts / llama-server's "
+            "%(ttft_ratio).2f (reader as fast: %(ttft_ratio_equal).2f)" % result)
+    else:
+        result.update(seconds_each=SECONDS, **goodput())
+        say("goodput ratio %(ratio).2f (choosing itself: %(ratio_auto).2f)" % result)
+        if SVG:
+            with open(SVG, "w") as f:
+                f.write(draw(result))
     print(json.dumps(result))
 
 

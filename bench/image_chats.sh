@@ -4,14 +4,14 @@
 # (--image-policy wait); the time between tokens is measured at the client. Prints JSON: for each
 # case p50_ms, p99_ms and max_ms, the steps that were drawn meanwhile and how long one takes alone.
 # "bounded": with pausing, the p99 is at most that of the chats alone plus one step.
-# TANDEM_BIN: the build folder. TANDEM_MODEL: the chats' model. IMAGE_MODEL: another than the tests' one.
+# TANDEM_BIN: the build folder. TANDEM_TEST_MODEL: the chats' model. IMAGE_MODEL: another than the tests' one.
 . "$(dirname -- "$0")/../scripts/lib.sh"
 
 bin=$(CDPATH= cd -- "${TANDEM_BIN:-$root/build}" && pwd)
 TANDEM_IMAGE_WORKER=$("$root/scripts/image-library.sh")
 image=${IMAGE_MODEL:-$(TANDEM_BIN=$bin "$root/scripts/image-model.sh")}
 export TANDEM_IMAGE_WORKER IMAGE_MODEL="$image"
-PYTHONPATH=$root/tests TANDEM_BIN=$bin TANDEM_MODEL=${TANDEM_MODEL:?} exec python3 - "${1:-100}" <<'PYTHON'
+PYTHONPATH=$root/tests TANDEM_BIN=$bin TANDEM_TEST_MODEL=${TANDEM_TEST_MODEL:?} exec python3 - "${1:-100}" <<'PYTHON'
 import http.client
 import statistics
 import sys

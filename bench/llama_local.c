@@ -3,7 +3,7 @@
 //
 //   llama_local MODEL [THREADS [PROMPT [GENERATE [RUNS]]]]      prints one line of JSON
 //
-// bench/local_path.sh runs it and llama-bench in turns and compares.
+// bench/local.sh runs it and llama-bench in turns and compares.
 #include "base/clock.h"
 #include "engine/engine.h"
 

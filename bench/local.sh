@@ -6,11 +6,11 @@
 #    "engine_...": the same for the engine alone (bench/llama_local), "rounds": [...]}
 #
 # Prefill is 512 tokens from an empty cache (of 513, the last one is the first decode step), decode 64
-# tokens from an empty cache. TANDEM_BIN: the build folder. TANDEM_MODEL: the model. THREADS: default 1.
+# tokens from an empty cache. TANDEM_BIN: the build folder. TANDEM_TEST_MODEL: the model. THREADS: default 1.
 . "$(dirname -- "$0")/../scripts/lib.sh"
 
 bin=$(CDPATH= cd -- "${TANDEM_BIN:-$root/build}" && pwd)
-model=${TANDEM_MODEL:?}
+model=${TANDEM_TEST_MODEL:?}
 say "local: llama-bench of the same llama.cpp (built once per machine)"
 llama_bench=$(cmake -DBACKEND="${BACKEND:-cpu}" -DEXTRA=llama-bench -P "$root/scripts/llama.cmake" |
     sed -n 's/^LLAMA_DIR=//p')/bin/llama-bench

@@ -4,11 +4,11 @@
 # A pair of nodes answers hybrid requests; then the anonymous memory of the four processes (two
 # supervisors, two workers) is summed, and that of two bare engines (bench/llama_bare) that did the
 # same work is subtracted. Memory backed by the model's file is shared and counts for nobody.
-# TANDEM_BIN: the build folder. TANDEM_MODEL: the model. Linux only: it reads /proc.
+# TANDEM_BIN: the build folder. TANDEM_TEST_MODEL: the model. Linux only: it reads /proc.
 . "$(dirname -- "$0")/../scripts/lib.sh"
 
 bin=$(CDPATH= cd -- "${TANDEM_BIN:-$root/build}" && pwd)
-model=${TANDEM_MODEL:?}
+model=${TANDEM_TEST_MODEL:?}
 ctx=2560
 seqs=4
 prompt=2048

@@ -1,4 +1,4 @@
-// How long a choice of nodes takes: place [ROUNDS]. One JSON object per size of fleet, on one line each.
+// How long a choice of nodes takes: place [ROUNDS]. One JSON object, with one line per size of fleet.
 //
 // Fleets of unlike nodes with queues, running answers and prefixes, requests of all sizes; every call is timed by
 // itself. The aims are 50 us for 8 nodes and 1 ms for 1,000.
@@ -105,14 +105,16 @@ int main(int argc, char **argv)
     }
     size_t rounds = (size_t)wanted;
     fleet_make(&random);
+    printf("{\"rounds\":%zu,\"fleets\":[", rounds);
     for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
         size_t considered = measure(sizes[i], rounds, &random);
         qsort(times, rounds, sizeof(times[0]), time_order);
-        printf("{\"nodes\":%zu,\"rounds\":%zu,\"plans\":%.1f,\"median_us\":%.2f,\"p99_us\":%.2f,"
-               "\"worst_us\":%.2f}\n",
-               sizes[i], rounds, (double)considered / (double)rounds,
+        printf("%s\n {\"nodes\":%zu,\"plans\":%.1f,\"median_us\":%.2f,\"p99_us\":%.2f,"
+               "\"worst_us\":%.2f}",
+               i > 0 ? "," : "", sizes[i], (double)considered / (double)rounds,
                (double)times[rounds / 2] / 1e3, (double)times[rounds * 99 / 100] / 1e3,
                (double)times[rounds - 1] / 1e3);
     }
+    puts("\n]}");
     return 0;
 }

@@ -3,11 +3,11 @@
 # 2048 tokens alone and while streaming, in turns and in both orders, so that both see the same
 # machine. Prints JSON: {"cost": median of the pairs' (streaming / alone) - 1, "efficiency": median of
 # (P's prefill alone + D's decode) / hybrid total, "pairs": [...]}
-# TANDEM_BIN: the build folder. TANDEM_MODEL: the model.
+# TANDEM_BIN: the build folder. TANDEM_TEST_MODEL: the model.
 . "$(dirname -- "$0")/../scripts/lib.sh"
 
 bin=$(CDPATH= cd -- "${TANDEM_BIN:-$root/build}" && pwd)
-PYTHONPATH=$root/tests TANDEM_BIN=$bin TANDEM_MODEL=${TANDEM_MODEL:?} exec python3 - "${1:-7}" <<'PYTHON'
+PYTHONPATH=$root/tests TANDEM_BIN=$bin TANDEM_TEST_MODEL=${TANDEM_TEST_MODEL:?} exec python3 - "${1:-7}" <<'PYTHON'
 import statistics
 import sys
 

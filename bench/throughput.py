@@ -29,7 +29,7 @@ TINY = bool(os.environ.get("TINY"))
 PAUSE_S = 0.5
 ROUNDS = int(os.environ.get("ROUNDS") or (1 if TINY else 5))
 THREADS = os.environ.get("THREADS") or str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
-MODEL = os.environ["TANDEM_MODEL"]
+MODEL = os.environ["TANDEM_TEST_MODEL"]
 WORDS = ("the of and to in is was he for it with as his on be at by had not are but from or have an they which one you were "
          "her all she there would their we him been has when who will more no if out so said what up its about into than "
          "them can only other new some could time these two may then do first any my now such like our over man me even "
@@ -184,13 +184,17 @@ def body(tokens, gen, **more):
     return dict({"prompt": tokens, "max_tokens": gen, "temperature": 0, "ignore_eos": True, "cache_prompt": False}, **more)
 
 
-def gaps(chats, begin, end):
-    """The times between two tokens of one stream, of those that came in this span."""
+def spans(chats, begin, end):
+    """From one token of a stream to its next, of those that came in this time: [(from, to)]."""
     found = []
     for s in chats:
         times = s.tokens()
-        found += [b - a for a, b in zip(times, times[1:]) if begin <= b <= end]
+        found += [(a, b) for a, b in zip(times, times[1:]) if begin <= b <= end]
     return found
+
+
+def gaps(chats, begin, end):
+    return [b - a for a, b in spans(chats, begin, end)]
 
 
 def run_on(loop, chats, events):

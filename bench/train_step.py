@@ -6,7 +6,7 @@ the same tokens in the same order, in turns so that both see the same machine. P
   {"ratio": native / PyTorch, the median of the rounds' ratios, "native_step_s", "pytorch_step_s": medians, "rounds": [...]}
 
 The first step of each run is left out, and so is loading. --cpu-time is for a machine that is busy with other things (Linux):
-CPU seconds between two steps, of one thread. TANDEM_BIN: the build folder. TANDEM_MODEL: the model.
+CPU seconds between two steps, of one thread. TANDEM_BIN: the build folder. TANDEM_TEST_MODEL: the model.
 TORCH_PYTHON: a Python that has torch, transformers, peft and gguf.
 """
 import argparse
@@ -98,7 +98,7 @@ def main():
     p.add_argument("--json-file", type=pathlib.Path)
     args = p.parse_args()
     args.threads = 1 if args.cpu_time else args.threads
-    model, binaries = os.environ["TANDEM_MODEL"], os.environ.get("TANDEM_BIN", "build")
+    model, binaries = os.environ["TANDEM_TEST_MODEL"], os.environ.get("TANDEM_BIN", "build")
     python, trainer = os.environ.get("TORCH_PYTHON", "python3"), os.path.join(binaries, "tandem-trainer")
     known = versions(python)
     folder = pathlib.Path(tempfile.mkdtemp(prefix="tandem-train-step-"))
