@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/select.h>
 #include <unistd.h>
 
 static const char usage[] = "usage: tandem chat [OPTIONS] [QUESTION]";
@@ -125,6 +126,29 @@ static bool read_again(bool *once)
     return true;
 }
 
+// A line from a terminal, or less than 0 as of getline. The interrupt is let in only while it waits: one that comes right
+// behind the prompt ends the wait too.
+static ssize_t line_ask(char **line, size_t *cap)
+{
+    sigset_t interrupt, before;
+    fd_set in;
+    int rc;
+
+    sigemptyset(&interrupt);
+    sigaddset(&interrupt, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &interrupt, &before);
+    chat_interrupted = 0;
+    fputs("> ", prompt_file());
+    fflush(prompt_file());
+    do {
+        FD_ZERO(&in);
+        FD_SET(STDIN_FILENO, &in);
+        rc = pselect(STDIN_FILENO + 1, &in, NULL, NULL, NULL, &before);
+    } while (rc < 0 && errno == EINTR && !chat_interrupted);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return rc < 0 ? -1 : getline(line, cap, stdin);
+}
+
 static void converse(struct chat *c)
 {
     bool terminal = isatty(STDIN_FILENO) != 0, once = false;
@@ -133,12 +157,7 @@ static void converse(struct chat *c)
     ssize_t n;
 
     for (;;) {
-        if (terminal) {
-            fputs("> ", prompt_file());
-            fflush(prompt_file());
-        }
-        chat_interrupted = 0;
-        n = getline(&line, &cap, stdin);
+        n = terminal ? line_ask(&line, &cap) : getline(&line, &cap, stdin);
         if (n < 0) {
             if (read_again(&once))
                 continue;
