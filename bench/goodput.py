@@ -190,9 +190,7 @@ def stall_of(server, n_chats, stolen):
     early = not all(s.open for s in chats)
     for s in chats:
         s.close()
-    row = {"prompts": prompts, "worst_s": max(p["worst_s"] for p in prompts.values()),
-           "worst_ratio": max(p["worst_ratio"] for p in prompts.values()),
-           "worst_ratio_net": max(p["net"]["worst_ratio"] for p in prompts.values()), "chats_at": where, "ended_early": early}
+    row = {"prompts": prompts, "chats_at": where, "ended_early": early}
     say("stall, %d chats: %s %s" % (n_chats, server.name, ", ".join(
         "%s tokens: quiet p99 %.3f s, worst %.3f s (%.2f; less stolen time %.2f), first token after %.2f s"
         % (n, p["quiet_p99_s"], p["worst_s"], p["worst_ratio"], p["net"]["worst_ratio"], p["ttft_s"]) for n, p in prompts.items())))

@@ -133,10 +133,7 @@ class Loop:
 
 class LlamaServer:
     def __init__(self, name, *args):
-        self.name, self.log = name, os.path.join(e2e.DIR, name + ".log")
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            self.port = s.getsockname()[1]
+        self.name, self.log, self.port = name, os.path.join(e2e.DIR, name + ".log"), e2e.free_ports(1)
         self.p = subprocess.Popen(
             [sys.argv[1], "-m", MODEL, "-t", THREADS, "-tb", THREADS, "--host", "127.0.0.1", "--port", str(self.port),
              "--cache-ram", "0", *args], stdout=open(self.log, "w"), stderr=subprocess.STDOUT)

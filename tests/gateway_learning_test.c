@@ -1,13 +1,8 @@
 // What placement learns from requests that have ended, and what it does not: pairs without a way, hand-offs in company,
 // answers that were told how long to be, hand-offs that cannot be whole.
-#include "gateway_fake.h"
+#include "gateway_placing.h"
 
-static json_t *explain(struct stage *s)
-{
-    struct web w = web_post(s->port, "/v1/tandem/explain", "{\"prompt_tokens\":400}");
-
-    return finish_json(&w, 200);
-}
+#define PROMPT_400 "{\"prompt_tokens\":400}"
 
 // ---- pairs -------------------------------------------------------------------------------------------------
 
@@ -69,15 +64,7 @@ static void test_not_in_part(void **state)
 
 static double ttft_s(struct stage *s, const char *plan)
 {
-    json_t *v = explain(s), *row;
-    double seconds = -1;
-    size_t i;
-
-    json_array_foreach(at(v, "plans"), i, row) if (strcmp(text_at(row, "plan"), plan) == 0)
-        seconds = json_number_value(at(row, "ttft_s"));
-    json_decref(v);
-    assert_true(seconds > 0);
-    return seconds;
+    return plan_figure(s, PROMPT_400, plan, NULL, "ttft_s");
 }
 
 // A hand-off whose KV was in long after it was read.
@@ -205,7 +192,7 @@ static void test_dispatch(void **state)
 
 static double expected_tokens(struct stage *s)
 {
-    json_t *v = explain(s);
+    json_t *v = explain(s, PROMPT_400, 200);
     double n = json_number_value(at(v, "answer_tokens"));
 
     json_decref(v);

@@ -13,11 +13,13 @@ static UNUSED json_t *explain(struct stage *s, const char *body, int status)
     return finish_json(&w, status);
 }
 
-// A figure of a plan for 4,001 tokens in and one out; node NULL: whoever writes.
-static UNUSED double plan_figure(struct stage *s, const char *plan, const char *node,
-                                 const char *figure)
+#define LONG_IN_ONE_OUT "{\"prompt_tokens\":4001,\"answer_tokens\":1}"
+
+// A figure of a plan for what the body tells; node NULL: whoever writes.
+static UNUSED double plan_figure(struct stage *s, const char *body, const char *plan,
+                                 const char *node, const char *figure)
 {
-    json_t *v = explain(s, "{\"prompt_tokens\":4001,\"answer_tokens\":1}", 200), *row;
+    json_t *v = explain(s, body, 200), *row;
     double seconds = -1;
     size_t i;
 
@@ -30,10 +32,10 @@ static UNUSED double plan_figure(struct stage *s, const char *plan, const char *
     return seconds;
 }
 
-// What this node's profile makes of reading them.
+// What this node's profile makes of reading 4,001 tokens.
 static UNUSED double read_s(struct stage *s, const char *plan, const char *node)
 {
-    return plan_figure(s, plan, node, "read_s");
+    return plan_figure(s, LONG_IN_ONE_OUT, plan, node, "read_s");
 }
 
 static UNUSED json_t *get_json(struct stage *s, const char *path)
@@ -76,6 +78,7 @@ static UNUSED void await_measured(struct stage *s, int node)
         assert_true(clock_now_ns() < limit_ns);
     }
 }
+
 // The two share a machine, so they are asked in turn: the one that is, other than `before` (NULL: either).
 static UNUSED struct fake *asked_next(struct stage *s, const struct fake *before)
 {

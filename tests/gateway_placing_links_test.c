@@ -107,7 +107,7 @@ static void test_links_yield(void **state)
 
 static double transfer_s(struct stage *s)
 {
-    return plan_figure(s, "hybrid", NULL, "transfer_s");
+    return plan_figure(s, LONG_IN_ONE_OUT, "hybrid", NULL, "transfer_s");
 }
 
 // A hand-off is on the link from when its prompt is being read, and not while it waits for its turn.

@@ -185,8 +185,8 @@ uint32_t request_room(const struct request *r, const struct peer *p);
 bool request_is_placed(const struct request *r);
 // Of the leader's prompt, that the worker probably holds.
 uint32_t request_held(const struct request *r, const struct peer *p);
-bool request_is_on(const struct request *r,
-                   const struct peer *p); // it works for it, or is promised to
+// The worker works for it, or is promised to.
+bool request_is_on(const struct request *r, const struct peer *p);
 uint32_t request_count(const struct core *c, const struct peer *p); // that it works on now
 
 // ---- request_out.c: what the client sees ----

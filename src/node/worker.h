@@ -114,7 +114,7 @@ enum worker_event_kind {
     WORKER_EVENT_PROBED,      // link, id, body_bytes, t0: a piece of a measurement is in
     WORKER_EVENT_SENT,        // id, index, t0, t1: a bulk frame left
     WORKER_EVENT_DIALED,      // peer index; link or error
-    WORKER_EVENT_WAKE,        // a buffer came back
+    WORKER_EVENT_WAKE,        // a buffer came back, or a PULL is there
     WORKER_EVENT_MEDIA,       // media: pieces of images that were rendered
 };
 
@@ -441,6 +441,7 @@ int worker_link_accept_parent(struct worker *w, struct net_conn *conn, struct er
 extern const struct acceptor_host worker_host; // ctx: the worker
 void worker_dial_start(struct worker *w, uint32_t peer, int64_t idle_ns, bool same_weights);
 void worker_post(struct worker *w, const struct worker_event *ev);
+void worker_wake(struct worker *w); // there is something beside the inbox to look at
 // Engine and text thread; never blocks. 0, or why the frame will not arrive.
 int worker_link_send(struct worker_link *l, struct wire_frame f);
 

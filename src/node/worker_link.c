@@ -105,6 +105,13 @@ static bool link_accepts(const struct worker_link *l, unsigned type)
     return false;
 }
 
+void worker_wake(struct worker *w)
+{
+    const struct worker_event wake = {.kind = WORKER_EVENT_WAKE};
+
+    chan_send(w->inbox, &wake, 0); // full: the engine thread is awake anyway
+}
+
 static bool brings_work(unsigned type)
 {
     return type == WIRE_GENERATE || type == WIRE_PREFILL || type == WIRE_EMBED;
@@ -115,7 +122,6 @@ static int link_take(struct worker_link *l, struct wire_frame *f, struct err *e)
     struct worker *w = l->worker;
     struct worker_event ev = {
         .kind = WORKER_EVENT_FRAME, .link = l, .frame = *f, .t0 = clock_now_ns()};
-    const struct worker_event wake = {.kind = WORKER_EVENT_WAKE};
 
     if (!link_accepts(l, f->type)) {
         int rc = err_set(e, ERR_INVALID, "unexpected frame: %s", wire_type_name(f->type));
@@ -132,7 +138,7 @@ static int link_take(struct worker_link *l, struct wire_frame *f, struct err *e)
         chan_send(w->text_inbox, &ev, CHAN_FOREVER);
     } else if (f->type == WIRE_PULL) {
         chan_send(w->pulls, &ev, CHAN_FOREVER);
-        chan_send(w->inbox, &wake, 0); // full: the engine thread is awake anyway
+        worker_wake(w);
     } else {
         worker_post(w, &ev);
     }

@@ -133,10 +133,10 @@ static void end_send(struct worker_job *j)
 static void export_release(void *ctx, void *data)
 {
     struct worker_block *b = ctx;
-    struct worker_event wake = {.kind = WORKER_EVENT_WAKE};
+
     (void)data;
     worker_block_back(b);
-    chan_send(b->worker->inbox, &wake, 0); // full: the engine thread is awake anyway
+    worker_wake(b->worker);
 }
 
 // ---- exporting -----------------------------------------------------------------------------------
@@ -266,18 +266,20 @@ static void tile_take(void *ctx, uint32_t layer, const void *data, size_t n)
     struct tile_sink *t = ctx;
     struct worker_job *j = t->job;
 
-    if (layer != t->n || (j->pulled && !tiles_leave(j)))
-        return; // the whole chunk's export has it all
-    t->tiles[t->n] = (struct wire_body){.data = mem_alloc(n), .len = n};
-    memcpy(t->tiles[t->n++].data, data, n);
     if (!j->pulled) {
         worker_prefill_pulls(t->worker);
         // A link that ends just before this is looked at after the chunk.
         if (j->bulk != NULL)
             atomic_store(&t->worker->running_bulk, j->bulk->serial);
-        if (j->pulled && !tiles_leave(j))
-            tiles_drop(t);
     }
+    if (j->pulled && !tiles_leave(j)) {
+        tiles_drop(t); // the whole chunk's export has it all
+        return;
+    }
+    if (layer != t->n)
+        return; // nor does a layer leave whose earlier ones could not be read
+    t->tiles[t->n] = (struct wire_body){.data = mem_alloc(n), .len = n};
+    memcpy(t->tiles[t->n++].data, data, n);
     for (; t->sent < t->n && tiles_leave(j); t->sent++) {
         struct wire_body body = t->tiles[t->sent];
         struct kv_segment s = segment_make(t->worker, j, t->p1, t->sent, body.len);

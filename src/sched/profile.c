@@ -206,40 +206,34 @@ enum profile_verdict profile_learn_steps(struct profile_book *b, const struct pr
     return v;
 }
 
-enum profile_verdict profile_learn_export(struct profile_book *b, double bytes, double seconds)
+static enum profile_verdict book_learn(struct profile_book *b, struct profile_fit *f, double amount,
+                                       double seconds)
 {
-    enum profile_verdict v = learn_one(&b->export, bytes, seconds);
+    enum profile_verdict v = learn_one(f, amount, seconds);
 
     if (v != PROFILE_REFUSED)
         book_publish(b);
     return v;
+}
+
+enum profile_verdict profile_learn_export(struct profile_book *b, double bytes, double seconds)
+{
+    return book_learn(b, &b->export, bytes, seconds);
 }
 
 enum profile_verdict profile_learn_import(struct profile_book *b, double bytes, double seconds)
 {
-    enum profile_verdict v = learn_one(&b->import, bytes, seconds);
-
-    if (v != PROFILE_REFUSED)
-        book_publish(b);
-    return v;
+    return book_learn(b, &b->import, bytes, seconds);
 }
 
 enum profile_verdict profile_learn_load(struct profile_book *b, double seconds)
 {
-    enum profile_verdict v = learn_one(&b->load, 1, seconds);
-
-    if (v != PROFILE_REFUSED)
-        book_publish(b);
-    return v;
+    return book_learn(b, &b->load, 1, seconds);
 }
 
 enum profile_verdict profile_learn_dispatch(struct profile_book *b, double seconds)
 {
-    enum profile_verdict v = learn_one(&b->dispatch, 1, seconds);
-
-    if (v != PROFILE_REFUSED)
-        book_publish(b);
-    return v;
+    return book_learn(b, &b->dispatch, 1, seconds);
 }
 
 #define BATCH_MOST 64
