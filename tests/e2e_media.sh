@@ -165,7 +165,9 @@ def plans(s):
 
 
 def a_new_worker_sees_too(s):
-    os.kill(s.worker(), signal.SIGKILL)
+    old = s.worker()
+    os.kill(old, signal.SIGKILL)
+    wait_for("another worker", lambda: s.worker() not in (None, old) and get(s.port, "/health")[0] == 200)
     check("blue" in told(chat(s, [says(part(png(COLOURS["blue"])))])))
 
 

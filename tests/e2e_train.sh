@@ -305,9 +305,10 @@ assert "--rank is 1000" in p.stderr, p.stderr
 # Too long for max_tokens: only the tokenizer can tell.
 p = run(*BASE, "--data", write("tokens.jsonl", [chat("a", "word " * 300)]), "--max-tokens", "64", code=1)
 assert "line 1" in p.stderr and "at most 64" in p.stderr, p.stderr
-# A disk that is full when the checkpoint is written (a file that may not grow is the same to the trainer).
+# A disk that is full when the checkpoint is written (a file that may not grow is the same to the trainer);
+# what is written beside it is smaller.
 p = run("-m", MODEL, "--data", DATA, "--name", "full", *SMALL, "--epochs", "1", code=1,
-        prefix=("sh", "-c", 'ulimit -f 400; exec "$@"', "sh"))
+        prefix=("sh", "-c", 'ulimit -f 2600; exec "$@"', "sh"))
 assert "checkpoint" in p.stderr, p.stderr
 full = show("full")
 assert full["state"] == "failed" and full["error"]["message"], full

@@ -250,7 +250,7 @@ static void answers_take_turns(void **state)
     size_t done = 0, most = 0, run = 0;
     uint64_t last = 0;
     (void)state;
-    struct rig_node *d = rig_start("fake", ENGINE_HANDOFF_RANGES, false, false);
+    struct rig_node *d = rig_start("fake:decode_us=300", ENGINE_HANDOFF_RANGES, false, false);
     shipped(d, &one);
     shipped(d, &two);
     for (size_t i = 0; i < 3; i++) {

@@ -62,7 +62,9 @@ static int help_run(int argc, char **argv)
 int main(int argc, char **argv)
 {
     config_commands_set(commands, N_COMMANDS);
-    signal(SIGPIPE, SIG_IGN); // a peer that goes away is an error code, not the end of us
+    // A peer that goes away and a file that may not grow are error codes, not the end of us.
+    signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN);
     if (argc < 2) {
         usage_print(stderr);
         return 2;

@@ -8,7 +8,6 @@
 #include "jobs/runner.h"
 
 #include <inttypes.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -407,7 +406,6 @@ int train_runner_run(int argc, char **argv)
     struct err e = {0};
     bool done = false;
     log_process_set("runner");
-    signal(SIGXFSZ, SIG_IGN); // a file that may not grow is an error like a full disk
     jobs_runner_options_default(&o);
     int rc = ask(argc, argv, &w, &a, &done, &e);
     if (rc == 0 && !done)
