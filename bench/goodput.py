@@ -126,6 +126,7 @@ class Stolen:
         self.times.append(time.monotonic())
 
     def run(self):
+        load.go_first()  # Python lets one thread go on at a time
         while True:
             time.sleep(self.SAMPLE_S)
             self.read()
@@ -385,7 +386,7 @@ def main():
     what, names = sys.argv[2], sys.argv[3:]
     if what not in ("stalls", "goodput") or (names and what == "goodput"):
         sys.exit("goodput.py: '%s': stalls [SERVER...] or goodput" % " ".join(sys.argv[2:]))
-    result = {"chats": CHATS, "long_prompts": LONGS}
+    result = {"chats": CHATS, "long_prompts": LONGS, "client_first": load.go_first()}
     if names:
         result["rows"] = stalls(names)
     elif what == "stalls":
