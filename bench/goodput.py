@@ -5,8 +5,7 @@ say so (`tandem`: chats ask for the plan local, prompts for hybrid), once becaus
 and --role write, requests ask for nothing, the gateway chooses). llama-server, of the same build, has both cores, at its default and with batches (-b and -ub) of 32, 128 and 512. One after the other:
 
   stalls   three, then eight chats are running when prompts of 2,500 and 4,000 tokens come, one after the other: the longest
-           time between two tokens of a chat, against the p99 right before and after (`quiet`), and the prompts' time to first token. On
-           a virtual machine others take time away; `net` is the same less what was taken in each of these times. Once
+           time between two tokens of a chat, against the p99 right before and after (`quiet`), and the prompts' time to first token. Once
            more against llama-server on one core: as fast at reading as tandem's reader is (`equal`). tandem and llama-server's
            default have three turns, since a machine is not equally fast all the time; figures are medians of them
   goodput  chats (64 to 192 tokens in, 128 out) come at random and every sixth request is a prompt of 2,500 or 4,000
@@ -18,13 +17,11 @@ and --role write, requests ask for nothing, the gateway chooses). llama-server, 
 Nothing of it is emulated. TINY, SECONDS_EACH and SVG as bench/goodput.sh says.
 """
 
-import bisect
 import json
 import os
 import random
 import statistics
 import sys
-import threading
 import time
 
 import e2e
@@ -55,8 +52,6 @@ def say(what):
 
 class Pair:
     """A node that reads on core 0, and the gateway with the worker that writes on core 1."""
-    answers_on = {1}
-
     def __init__(self, told=True):
         self.name = "tandem" if told else "tandem-auto"
         self.plans = {"chat": "local", "long": "hybrid"} if told else {}
@@ -82,9 +77,7 @@ def llama(batch=None, cores="0,1"):
     args = ("-c", str(STREAMS * CTX_EACH), "-np", str(STREAMS), *(("-b", str(batch), "-ub", str(batch)) if batch else ()))
     try:
         os.sched_setaffinity(0, wanted)
-        server = load.LlamaServer("llama-" + ("ub%d" % batch if batch else "default") + ("" if len(wanted) > 1 else "-one-core"), *args)
-        server.answers_on = wanted
-        return server
+        return load.LlamaServer("llama-" + ("ub%d" % batch if batch else "default") + ("" if len(wanted) > 1 else "-one-core"), *args)
     finally:
         os.sched_setaffinity(0, here)
 
@@ -104,42 +97,6 @@ def warm(server):
     loop = load.Loop()
     for i, (kind, n) in enumerate((("chat", 64), ("long", LONGS[0]), ("chat", 64))):
         loop.finish(start(server, loop, kind, load.prompt(n, "warm", i), 4))
-
-
-class Stolen:
-    """What the hypervisor gave of this machine's cores to others (`steal` of Linux's /proc/stat), looked at all the time."""
-    SAMPLE_S = 0.005
-
-    def __init__(self):
-        self.times, self.rows = [], []
-        self.read()
-        if self.rows[0]:
-            threading.Thread(target=self.run, daemon=True).start()
-
-    def read(self):
-        try:
-            with open("/proc/stat") as f:
-                lines = [line.split() for line in f if line.startswith("cpu") and line[3].isdigit()]
-        except OSError:
-            lines = []
-        self.rows.append({int(v[0][3:]): int(v[8]) / os.sysconf("SC_CLK_TCK") for v in lines})
-        self.times.append(time.monotonic())
-
-    def run(self):
-        load.go_first()  # Python lets one thread go on at a time
-        while True:
-            time.sleep(self.SAMPLE_S)
-            self.read()
-
-    def between(self, cores, begin, end):
-        """Seconds, of the core that lost most, told between these times; less than was taken rather than more."""
-        first, last = bisect.bisect_left(self.times, begin), bisect.bisect_right(self.times, end) - 1
-        if last <= first:
-            return 0.0
-        return max((self.rows[last].get(c, 0) - self.rows[first].get(c, 0) for c in cores), default=0.0)
-
-    def net(self, cores, spans):
-        return [b - a - self.between(cores, a, b) for a, b in spans]
 
 
 # ---- stalls -----------------------------------------------------------------------------------------------------
@@ -171,7 +128,7 @@ def stall_figures(quiet, busy):
             "busy_median_s": statistics.median(busy), "busy_p99_s": load.quantile(busy, 0.99), "worst_s": worst, "worst_ratio": worst / p99}
 
 
-def stall_of(server, n_chats, stolen):
+def stall_of(server, n_chats):
     loop = load.Loop()
     room = CTX_EACH - 128
     chats = [start(server, loop, "chat", load.prompt(64, "stall", n_chats, i), room) for i in range(n_chats)]
@@ -185,27 +142,26 @@ def stall_of(server, n_chats, stolen):
         busy, before = load.spans(chats, begin, time.monotonic()), quiet
         quiet = quiet_for(loop, chats)
         # A deeper chat is a slower one: what is quiet is taken right before and right after.
-        raw = [[b - a for a, b in spans] for spans in (before + quiet, busy)]
-        net = [stolen.net(server.answers_on, spans) for spans in (before + quiet, busy)]
-        prompts[str(n)] = {"ttft_s": read.ttft(), "plan": plan_of(read), **stall_figures(*raw), "net": stall_figures(*net)}
+        seconds = [[b - a for a, b in spans] for spans in (before + quiet, busy)]
+        prompts[str(n)] = {"ttft_s": read.ttft(), "plan": plan_of(read), **stall_figures(*seconds)}
     early = not all(s.open for s in chats)
     for s in chats:
         s.close()
     row = {"prompts": prompts, "chats_at": where, "ended_early": early}
     say("stall, %d chats: %s %s" % (n_chats, server.name, ", ".join(
-        "%s tokens: quiet p99 %.3f s, worst %.3f s (%.2f; less stolen time %.2f), first token after %.2f s"
-        % (n, p["quiet_p99_s"], p["worst_s"], p["worst_ratio"], p["net"]["worst_ratio"], p["ttft_s"]) for n, p in prompts.items())))
+        "%s tokens: quiet p99 %.3f s, worst %.3f s (%.2f), first token after %.2f s"
+        % (n, p["quiet_p99_s"], p["worst_s"], p["worst_ratio"], p["ttft_s"]) for n, p in prompts.items())))
     return row
 
 
 def stalls(names=()):
     """{server: [of each turn, {chats: row}]}"""
-    result, stolen, make = {}, Stolen(), {**makers(), "llama-one-core": lambda: llama(cores="0")}
+    result, make = {}, {**makers(), "llama-one-core": lambda: llama(cores="0")}
     for turn in range(TURNS):
         for name in names or [m for m in make if turn == 0 or m in IN_TURNS]:
             server = make[name]()
             warm(server)
-            result.setdefault(name, []).append({str(n): stall_of(server, n, stolen) for n in CHATS})
+            result.setdefault(name, []).append({str(n): stall_of(server, n) for n in CHATS})
             server.stop()
     return result
 
@@ -230,12 +186,9 @@ def stall_summary(rows):
     best = min((name for name in rows if name.startswith("llama") and name != "llama-one-core"), key=worst_s.get)
     def worst_ratio(name):
         return of_turns(rows[name], lambda p: p["worst_ratio"])
-    def worst_ratio_net(name):
-        return of_turns(rows[name], lambda p: p["net"]["worst_ratio"])
     def ttft(of, against):
         return statistics.median(ttft_ratios(rows, of, against))
     return {"rows": rows, "worst_ratio": worst_ratio("tandem"), "worst_ratio_auto": worst_ratio("tandem-auto"),
-            "worst_ratio_net": worst_ratio_net("tandem"), "worst_ratio_auto_net": worst_ratio_net("tandem-auto"),
             "worst_ratio_max": max(p["worst_ratio"] for t in rows["tandem"] for p in prompts_of(t).values()),
             "worst_s": worst_s, "llama_best_stall": best,
             "ttft_ratio": ttft("tandem", "llama-default"), "ttft_ratio_auto": ttft("tandem-auto", "llama-default"),
@@ -391,7 +344,7 @@ def main():
         result["rows"] = stalls(names)
     elif what == "stalls":
         result.update(stall_summary(stalls()))
-        say("worst stall / quiet p99 %(worst_ratio).2f (less stolen time %(worst_ratio_net).2f); first token of prompts / llama-server's "
+        say("worst stall / quiet p99 %(worst_ratio).2f; first token of prompts / llama-server's "
             "%(ttft_ratio).2f (reader as fast: %(ttft_ratio_equal).2f)" % result)
     else:
         result.update(seconds_each=SECONDS, **goodput())

@@ -99,16 +99,11 @@ assert goodput.limits_of({"tpot_s": {"chat": 1, "4000": 4}, "ttft_s": {"chat": 2
                          {"tpot_s": {"chat": 2, "4000": 3}, "ttft_s": {"chat": 1, "4000": 3}}) == {
     "tpot_s": {"chat": 3, "4000": 12}, "ttft_s": {"chat": 10, "4000": 9}}
 def stall(worst, ttft):
-    return {"3": {"prompts": {n: {"ttft_s": many * ttft, "worst_s": worst, "worst_ratio": worst, "net": {"worst_ratio": worst / 2}}
+    return {"3": {"prompts": {n: {"ttft_s": many * ttft, "worst_s": worst, "worst_ratio": worst}
                               for n, many in (("2500", 1), ("4000", 2))}}}
 s = goodput.stall_summary({"tandem": [stall(1.2, 4), stall(1.1, 9), stall(7, 4)], "tandem-auto": [stall(2, 6)], "llama-default": [stall(9, 2), stall(9, 3), stall(9, 2)],
                            "llama-ub32": [stall(3, 8)], "llama-one-core": [stall(9, 5)]})
 assert (s["worst_ratio"], s["worst_ratio_auto"], s["worst_ratio_max"], s["llama_best_stall"]) == (1.2, 2, 7, "llama-ub32"), s
-assert (s["worst_ratio_net"], s["worst_ratio_auto_net"]) == (0.6, 1), s
-taken = goodput.Stolen.__new__(goodput.Stolen)
-taken.times, taken.rows = [0, 1, 2, 3], [{0: 5, 1: 0}, {0: 5, 1: 0.5}, {0: 5.1, 1: 0.5}, {0: 5.1, 1: 0.9}]
-assert [round(taken.between({0, 1}, a, b), 3) for a, b in ((0, 3), (0.5, 2), (1, 2), (1.2, 1.8), (5, 6))] == [0.9, 0.1, 0.1, 0, 0]
-assert [round(v, 3) for v in taken.net({1}, [(0, 3), (1.5, 2.5)])] == [2.1, 1]
 assert (s["ttft_ratio"], s["ttft_ratio_auto"], s["ttft_ratio_equal"]) == (2, 3, 0.8), s
 class Stream:
     begun = 1
