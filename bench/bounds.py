@@ -1,7 +1,7 @@
 """bounds.py PARTS-FOLDER OUT.json: the measured parts of acceptance.sh against what they must reach.
 
 Prints one line per bound and writes everything with date and machine. What OUT.json holds of parts that were not
-measured now stays, with the date of its own. Exit code 3 when a bound of what was measured now is missed.
+measured now stays, with its own date and machine. Exit code 3 when a bound of what was measured now is missed.
 """
 import datetime
 import json

@@ -114,13 +114,6 @@ def running(server):
     return {n["name"]: n["requests"] for n in e2e.get(server.port, "/v1/tandem/status")[1]["nodes"]}
 
 
-def quiet_for(loop, chats):
-    """From token to token of the chats while nothing else is there."""
-    begin = time.monotonic()
-    load.run_on(loop, chats, QUIET_EVENTS)
-    return load.spans(chats, begin, time.monotonic())
-
-
 def stall_figures(quiet, busy):
     """Of seconds between tokens."""
     p99, worst = load.quantile(quiet, 0.99), max(busy)
@@ -132,21 +125,21 @@ def stall_of(server, n_chats):
     loop = load.Loop()
     room = CTX_EACH - 128
     chats = [start(server, loop, "chat", load.prompt(64, "stall", n_chats, i), room) for i in range(n_chats)]
+    prompts = [load.prompt(n, "long", n_chats, n) for n in LONGS]
     load.run_on(loop, chats, 16)
-    quiet, prompts, where = quiet_for(loop, chats), {}, running(server)
-    for n in LONGS:
-        begin = time.monotonic()
-        read = start(server, loop, str(n), load.prompt(n, "long", n_chats, n), LONG_OUT)
-        loop.finish(read)
-        load.run_on(loop, chats, 1)  # the next token ends the stall that a chat may be in
-        busy, before = load.spans(chats, begin, time.monotonic()), quiet
-        quiet = quiet_for(loop, chats)
-        # A deeper chat is a slower one: what is quiet is taken right before and right after.
-        seconds = [[b - a for a, b in spans] for spans in (before + quiet, busy)]
-        prompts[str(n)] = {"ttft_s": read.ttft(), "plan": plan_of(read), **stall_figures(*seconds)}
-    early = not all(s.open for s in chats)
+    quiet, busy, reads = [load.run_on(loop, chats, QUIET_EVENTS)], [], []
+    for n, tokens in zip(LONGS, prompts):
+        reads.append(start(server, loop, str(n), tokens, LONG_OUT))
+        loop.finish(reads[-1])
+        _, end = load.run_on(loop, chats, 1)  # the next token ends the stall that a chat may be in
+        busy.append((reads[-1].begun, end))
+        quiet.append(load.run_on(loop, chats, QUIET_EVENTS))
+    early, where = not all(s.open for s in chats), running(server)
     for s in chats:
         s.close()
+    # A deeper chat is a slower one: what is quiet is taken right before and right after.
+    figures = [stall_figures(load.gaps(chats, before, after), load.gaps(chats, window)) for before, window, after in zip(quiet, busy, quiet[1:])]
+    prompts = {str(n): {"ttft_s": read.ttft(), "plan": plan_of(read), **f} for n, read, f in zip(LONGS, reads, figures)}
     row = {"prompts": prompts, "chats_at": where, "ended_early": early}
     say("stall, %d chats: %s %s" % (n_chats, server.name, ", ".join(
         "%s tokens: quiet p99 %.3f s, worst %.3f s (%.2f), first token after %.2f s"

@@ -42,7 +42,7 @@ WORDS = ("the of and to in is was he for it with as his on be at by had not are 
 # ---- clients: one thread reads all streams, so that measuring costs little -----------------------------
 
 def go_first():
-    """This thread comes before all servers, where that is permitted (root on Linux); what it starts does not. On a machine all of
+    """This thread comes before all servers, where that is permitted (Linux: CAP_SYS_NICE); what it starts does not. On a machine all of
     whose cores compute, a client waits for one like everybody else, for up to 0.1 s: the stall would be its own."""
     try:
         os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
@@ -58,7 +58,7 @@ class Stream:
         data = json.dumps(dict(body, stream=True, stream_options={"include_usage": True})).encode()
         head = "POST %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nContent-Type: application/json\r\nContent-Length: %d\r\n" \
                "Connection: close\r\n\r\n" % (path, port, len(data))
-        self.loop, self.pieces, self.open = loop, [], True
+        self.loop, self.pieces, self.seen, self.open = loop, [], 0, True  # seen: events so far, about, to wait by
         self.sock = socket.create_connection(("127.0.0.1", port))
         self.begun = time.monotonic()
         self.sock.sendall(head.encode() + data)
@@ -68,6 +68,7 @@ class Stream:
     def read(self):
         piece = self.sock.recv(1 << 16)
         self.pieces.append((time.monotonic(), piece))
+        self.seen += piece.count(b"data: {")
         if not piece:
             self.close()
 
@@ -76,10 +77,6 @@ class Stream:
             self.loop.selector.unregister(self.sock)
             self.sock.close()
             self.open = False
-
-    def seen(self):
-        """A cheap upper bound of the events so far, to wait by."""
-        return sum(p.count(b"data: {") for _, p in self.pieces)
 
     def events(self):
         """[(time, decoded event)], chunked encoding taken off."""
@@ -191,23 +188,21 @@ def body(tokens, gen, **more):
     return dict({"prompt": tokens, "max_tokens": gen, "temperature": 0, "ignore_eos": True, "cache_prompt": False}, **more)
 
 
-def spans(chats, begin, end):
-    """From one token of a stream to its next, of those that came in this time: [(from, to)]."""
+def gaps(streams, *windows):
+    """Seconds from one token of a stream to its next, of those that came in these times. Parses all that came, so not while
+    anything is measured: a client that is busy is late itself."""
     found = []
-    for s in chats:
+    for s in streams:
         times = s.tokens()
-        found += [(a, b) for a, b in zip(times, times[1:]) if begin <= b <= end]
+        found += [b - a for a, b in zip(times, times[1:]) if any(begin <= b <= end for begin, end in windows)]
     return found
 
 
-def gaps(chats, begin, end):
-    return [b - a for a, b in spans(chats, begin, end)]
-
-
-def run_on(loop, chats, events):
-    """Until each has got so many more, or is over."""
-    seen = [s.seen() for s in chats]
-    loop.run(lambda: all(s.seen() >= n + events or not s.open for s, n in zip(chats, seen)))
+def run_on(loop, streams, events):
+    """Until each has got so many more, or is over: (begin, end)."""
+    begin, wanted = time.monotonic(), [(s, s.seen + events) for s in streams]
+    loop.run(lambda: all(s.seen >= n or not s.open for s, n in wanted))
+    return begin, time.monotonic()
 
 
 def quantile(values, q):
@@ -283,25 +278,20 @@ def stall():
     servers = [tandem("--ctx", str(ctx), "--parallel", str(n))] + llama(ctx, n)
     rows = {s.name: [] for s in servers}
 
-    def quiet_for(loop, all_):
-        begin = time.monotonic()
-        run_on(loop, all_, quiet_events)
-        return gaps(all_, begin, time.monotonic())
-
     def once(server, seed):
         loop = Loop()
         all_ = [loop.start(server, body(prompt(64, "stall", seed, i), gen)) for i in range(running)]
-        loop.run(lambda: all(s.seen() >= 16 for s in all_))
-        before = quiet_for(loop, all_)
-        begin = time.monotonic()
-        read = loop.start(server, body(prompt(n_prompt, "long", seed, 0), 1))
+        wanted = body(prompt(n_prompt, "long", seed, 0), 1)
+        run_on(loop, all_, 16)
+        before = run_on(loop, all_, quiet_events)
+        read = loop.start(server, wanted)
         loop.finish(read)
-        run_on(loop, all_, 1)  # the next token of each ends the stall that it may be in
-        busy = gaps(all_, begin, time.monotonic())
-        after = quiet_for(loop, all_)
+        _, end = run_on(loop, all_, 1)  # the next token of each ends the stall that it may be in
+        after = run_on(loop, all_, quiet_events)
         early = not all(s.open for s in all_)  # then some of this was taken with fewer streams
         for s in all_:
             s.close()
+        before, busy, after = gaps(all_, before), gaps(all_, (read.begun, end)), gaps(all_, after)
         quiet = before + after
         return {"quiet_p99_s": quantile(quiet, 0.99), "quiet_median_s": statistics.median(quiet),
                 "before_p99_s": quantile(before, 0.99), "after_p99_s": quantile(after, 0.99) if after else None,

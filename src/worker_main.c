@@ -4,6 +4,7 @@
 #include "engine/probe.h"
 #include "node/node.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -24,6 +25,8 @@ static int quantize_main(int argc, char **argv)
 int main(int argc, char **argv)
 {
     const char *command = argc > 1 ? argv[1] : "";
+
+    signal(SIGXFSZ, SIG_IGN); // a file that may not grow is an error like a full disk
     if (strcmp(command, "serve") == 0)
         return node_worker_main(argc - 1, argv + 1);
     if (strcmp(command, "probe") == 0 || strcmp(command, "check") == 0)

@@ -1,4 +1,4 @@
-// What the tests of placement and of its links share.
+// What the tests of placement, of its links and of what it learns share.
 #ifndef TESTS_GATEWAY_PLACING_H
 #define TESTS_GATEWAY_PLACING_H
 

@@ -126,27 +126,28 @@ static bool read_again(bool *once)
     return true;
 }
 
-// A line from a terminal, or less than 0 as of getline. The interrupt is let in only while it waits: one that comes right
-// behind the prompt ends the wait too.
+// A line from a terminal, or less than 0 as of getline. Between the prompt and the wait the interrupt is blocked: one that
+// comes then ends the wait, too.
 static ssize_t line_ask(char **line, size_t *cap)
 {
     sigset_t interrupt, before;
     fd_set in;
     int rc;
 
+    if (feof(stdin)) // the last line ended with Ctrl-D
+        return -1;
     sigemptyset(&interrupt);
     sigaddset(&interrupt, SIGINT);
     pthread_sigmask(SIG_BLOCK, &interrupt, &before);
-    chat_interrupted = 0;
     fputs("> ", prompt_file());
     fflush(prompt_file());
     do {
         FD_ZERO(&in);
         FD_SET(STDIN_FILENO, &in);
-        rc = pselect(STDIN_FILENO + 1, &in, NULL, NULL, NULL, &before);
-    } while (rc < 0 && errno == EINTR && !chat_interrupted);
+        rc = chat_interrupted ? -1 : pselect(STDIN_FILENO + 1, &in, NULL, NULL, NULL, &before);
+    } while (rc < 0 && !chat_interrupted && errno == EINTR);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return rc < 0 ? -1 : getline(line, cap, stdin);
+    return rc < 0 || chat_interrupted ? -1 : getline(line, cap, stdin);
 }
 
 static void converse(struct chat *c)
@@ -156,6 +157,9 @@ static void converse(struct chat *c)
     size_t cap = 0;
     ssize_t n;
 
+    if (terminal)
+        setvbuf(stdin, NULL, _IONBF,
+                0); // the wait sees what the terminal holds, and nothing else may hold any
     for (;;) {
         n = terminal ? line_ask(&line, &cap) : getline(&line, &cap, stdin);
         if (n < 0) {
@@ -168,6 +172,7 @@ static void converse(struct chat *c)
             line[--n] = '\0';
         if (!line_handle(c, line))
             break;
+        chat_interrupted = 0; // meant for the answer that has ended
     }
     if (terminal)
         fputc('\n', prompt_file());

@@ -260,7 +260,7 @@ static void worker_retire(struct node_supervisor *s)
         worker_rest(s);
 }
 
-static void worker_wake(struct node_supervisor *s)
+static void rest_end(struct node_supervisor *s)
 {
     s->resting = false;
     s->backoff_ns = s->restart_ns = 0;
@@ -276,7 +276,7 @@ static bool order_take(struct node_supervisor *s)
     if (order == ORDER_RETIRE && !s->retired)
         worker_retire(s);
     else if (order == ORDER_WAKE && s->resting && !s->retired)
-        worker_wake(s);
+        rest_end(s);
     else if (order == ORDER_REST && !s->resting)
         worker_rest(s);
     return false;
@@ -302,7 +302,7 @@ static bool wait_events(struct node_supervisor *s)
     }
     // Who connects while it rests waits in the backlog until the worker itself takes the connection.
     if (p[2].revents != 0 && s->resting && !s->retired)
-        worker_wake(s);
+        rest_end(s);
     else if (p[2].revents != 0)
         peer_refuse(s);
     return p[0].revents != 0 && order_take(s);
