@@ -266,11 +266,11 @@ def config():
 class Terminal:
     """A program on a pseudo-terminal."""
 
-    def __init__(self, *args):
+    def __init__(self, *args, prefix=()):
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
             os.environ.update(ENV, TERM="xterm")
-            os.execv(TANDEM, [TANDEM, *args])
+            os.execvp([*prefix, TANDEM][0], [*prefix, TANDEM, *args])
         self.text, self.at = "", 0
 
     def until(self, what, seconds=30):
@@ -353,6 +353,27 @@ def chat():
     t.until("> ")
     t.type("/exit\n")
     check(t.end() == 0, t.text)
+    # A line that ends with Ctrl-D is the last.
+    t = Terminal("chat", *server)
+    t.until("> ")
+    t.type("hello")
+    t.until("hello")
+    t.type("\x04")
+    time.sleep(0.2)  # or the terminal takes both for one
+    t.type("\x04")
+    t.until("an answer")
+    check(t.end() == 0, t.text[-300:])
+    # Ctrl-C while the program has its prompt written and waits for nothing yet: each write returns late.
+    slow = ["strace", "-f", "-o", "/dev/null", "-e", "trace=write", "-e", "inject=write:delay_exit=300000"]
+    if shutil.which("strace") and subprocess.run([*slow, "true"], capture_output=True).returncode == 0:
+        t = Terminal("chat", *server, prefix=slow)
+        t.until("> ")
+        t.type("\x03")
+        t.until("Ctrl-C again leaves", 10)
+        t.type("\x03")
+        check(t.end() == 0, t.text[-300:])
+    else:
+        print("  strace cannot be used here: what comes right behind a prompt is not tested", flush=True)
     # Into a pipe go the answers alone.
     out = run("chat", *server, data="please think\n/clear\nhello\n")
     check(out == "so it is\nan answer\n", repr(out))

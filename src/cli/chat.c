@@ -157,9 +157,9 @@ static void converse(struct chat *c)
     size_t cap = 0;
     ssize_t n;
 
+    // The wait sees what the terminal holds, so nothing else may hold any.
     if (terminal)
-        setvbuf(stdin, NULL, _IONBF,
-                0); // the wait sees what the terminal holds, and nothing else may hold any
+        setvbuf(stdin, NULL, _IONBF, 0);
     for (;;) {
         n = terminal ? line_ask(&line, &cap) : getline(&line, &cap, stdin);
         if (n < 0) {
